@@ -1,0 +1,239 @@
+"""Checkpoints of the training state: written in the background, the latest ones and the best one kept.
+
+One folder a step, named by its number, with three items: `state` (the arrays), `configuration` and `metrics`
+(JSON). A folder appears under its number only when it is complete. Checkpoints that are no longer kept are
+renamed into `deleted/` before their files go, so that a crash never leaves half a checkpoint under a number.
+"""
+
+import json
+import logging
+import math
+import os
+from typing import Any, Self, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+Tree = TypeVar("Tree")
+
+_DELETED = "deleted"
+_NAMED_DIFFERENCES = 5
+
+
+class Checkpoints:
+    """The checkpoints of one training run; a context manager that waits for the last save when it is left.
+
+    Every process of a run opens the same directory and makes the same calls. A save goes on in the
+    background; if it fails, the next call that waits for it (`save`, `wait`, `restore`, `close`) raises its error.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        keep_latest: int = 3,
+        best_metric: str = "mIoU",
+        read_only: bool = False,
+    ):
+        """Opens the directory and clears what killed runs left in it.
+
+        Args:
+          directory: made if it does not exist.
+          keep_latest: how many of the latest checkpoints are kept; the best one is kept beside them.
+          best_metric: the metric whose largest value marks the best checkpoint.
+          read_only: nothing in the directory is made or cleared, as a run may be at work in it; only the
+            checkpoints that are there now are seen.
+
+        Raises:
+          ValueError: `keep_latest` is below 1.
+        """
+        if keep_latest < 1:
+            raise ValueError(f"Expected at least 1 latest checkpoint to keep, found {keep_latest}.")
+        # Orbax reports each stage of a save as information; its warnings and errors stay.
+        logging.getLogger("absl").addFilter(_is_no_progress_message)
+        path = os.fspath(directory)
+        self.directory = path if "://" in path else os.path.abspath(path)
+        self._best_metric = best_metric
+        self._read_only = read_only
+        best = BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "configuration": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), best]),
+                best_fn=self._score,
+                todelete_subdir=_DELETED,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                # When folders are made in the background and one fails, the process lingers for five minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
+        )
+        self._clear_deleted()
+
+    def save(self, step: int, state: Any, metrics: dict | None, configuration: dict) -> None:
+        """Copies the state and starts writing it; its arrays may be donated as soon as this returns.
+
+        Args:
+          step: number of steps done; above that of every checkpoint in the directory.
+          state: a tree of arrays.
+          metrics: JSON-able; `best_metric` ranks the checkpoint, lowest if it is missing, None or not finite.
+          configuration: JSON-able; tuples come back as lists.
+
+        Raises:
+          ValueError: the step is not after the latest one, or the directory is open for reading only.
+          TypeError: metrics or configuration are not JSON-able, or the ranking metric is not a number.
+        """
+        if self._read_only:
+            raise ValueError(f"Cannot save step {step}: {self.directory} is open for reading only.")
+        metrics, configuration = _plain(metrics or {}), _plain(configuration)
+        self._score(metrics)  # Rejects what cannot be ranked before anything is written.
+        self.wait()
+        latest = self.latest_step()
+        if latest is not None and step <= latest:
+            raise ValueError(f"Cannot save step {step}: {self.directory} already has step {latest}.")
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state), configuration=ocp.args.JsonSave(configuration)
+        )
+        self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def latest_step(self) -> int | None:
+        """Returns the highest step, one that is still being written included; None without checkpoints."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Returns the step with the largest `best_metric`, the later of equals; None if none has a number."""
+        self.wait()
+        step = self._manager.best_step()
+        return None if step is None or self._score(self._manager.metrics(step)) == -math.inf else step
+
+    def restore(self, target: Tree, step: int | None = None) -> Tree:
+        """Returns the whole state of a checkpoint.
+
+        Args:
+          target: arrays or `jax.ShapeDtypeStruct`s that give structure, shapes, types and shardings. A leaf
+            without a sharding is restored to the first device.
+          step: default: the latest one.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+          ValueError: names, shapes or types of leaves differ; the message names the first ones.
+        """
+        return self._read(step, target, parts=("",))
+
+    def restore_segmenter(self, target: Tree, step: int | None = None, average: bool = False) -> Tree:
+        """Returns the segmenter alone; discriminators and optimiser state are neither needed nor read.
+
+        Args:
+          target: `{"params": ..., "batch_stats": ...}` of the segmenter, with leaves as in `restore`.
+          step: default: the latest one.
+          average: the segmenter's moving average instead.
+
+        Raises:
+          FileNotFoundError, ValueError: as in `restore`.
+        """
+        if average:
+            return self._read(step, {"average": target}, parts=("average/",))["average"]
+        wanted = {"params": {"segmenter": target["params"]}, "batch_stats": target["batch_stats"]}
+        found = self._read(step, wanted, parts=("params/segmenter/", "batch_stats/"))
+        return {"params": found["params"]["segmenter"], "batch_stats": found["batch_stats"]}
+
+    def configuration(self, step: int | None = None) -> dict:
+        """Returns the configuration saved with a step (default: the latest); FileNotFoundError without it."""
+        items = ocp.args.Composite(configuration=ocp.args.JsonRestore())
+        return self._manager.restore(self._find(step), args=items)["configuration"]
+
+    def metrics(self, step: int | None = None) -> dict:
+        """Returns the metrics saved with a step, as `configuration` does; what was not finite is None."""
+        return self._manager.metrics(self._find(step))
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises its error if it failed."""
+        self._manager.wait_until_finished()
+        self._clear_deleted()
+
+    def close(self) -> None:
+        """Waits for the last save and ends the background threads; raises the save's error if it failed."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
+        try:
+            self.close()
+        except Exception as failure:
+            if error is None:
+                raise
+            error.add_note(f"Moreover, the last save to {self.directory} failed: {failure!r}")
+
+    def _score(self, metrics: dict) -> float:
+        """Ranks a checkpoint; NaN would compare with nothing and make the best one arbitrary."""
+        value = metrics.get(self._best_metric)
+        return float(value) if value is not None and math.isfinite(value) else -math.inf
+
+    def _clear_deleted(self) -> None:
+        deleted = self._manager.directory / _DELETED
+        if not self._read_only and jax.process_index() == 0 and deleted.exists():
+            deleted.rmtree()
+
+    def _find(self, step: int | None) -> int:
+        self.wait()
+        steps = self._manager.all_steps()
+        if not steps or (step is not None and step not in steps):
+            wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+            raise FileNotFoundError(
+                f"No {wanted} in {self.directory}; steps there: {', '.join(map(str, steps)) or 'none'}."
+            )
+        return steps[-1] if step is None else step
+
+    def _read(self, step: int | None, target: Tree, parts: tuple[str, ...]) -> Tree:
+        """Reads `target`, which must be all that the checkpoint holds under paths that begin with `parts`."""
+        step = self._find(step)
+        saved = _describe(self._manager.item_metadata(step)["state"].tree)
+        found = {name: leaf for name, leaf in saved.items() if name.startswith(parts)}
+        expected = _describe(target)
+        differences = [
+            f"\n  {name}: expected {expected.get(name, 'none')}, found {found.get(name, 'none')}"
+            for name in sorted(expected.keys() | found.keys())
+            if expected.get(name) != found.get(name)
+        ]
+        if differences:
+            more = len(differences) - _NAMED_DIFFERENCES
+            raise ValueError(
+                f"Checkpoint {step} in {self.directory} does not fit; leaves that differ: {len(differences)}."
+                + "".join(differences[:_NAMED_DIFFERENCES])
+                + (f"\n  and {more} more" if more > 0 else "")
+            )
+        target = jax.tree.map(_with_sharding, target)
+        arguments = ocp.checkpoint_utils.construct_restore_args(target)
+        state = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
+        return self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    """Returns path -> type and shape of every leaf, such as `float32[3, 4]`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _plain(value: dict) -> dict:
+    """Returns what JSON keeps of a value; numbers that are not finite, which JSON lacks, become None."""
+    return json.loads(json.dumps(value, default=float), parse_constant=lambda name: None)
+
+
+def _is_no_progress_message(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or f"{os.sep}orbax{os.sep}" not in record.pathname

@@ -1,0 +1,125 @@
+"""DeepLab-v2 (arXiv 1606.00915): a stride-8 backbone and a classifier of parallel dilated convolutions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from ass_jax.models.convolution import Conv
+from ass_jax.models.resnet import ResNet
+from ass_jax.models.vgg import Vgg
+
+DILATIONS = (6, 12, 18, 24)
+
+
+class DeepLab(nn.Module):
+    """Segmentation network; parameters lie in the scopes "backbone" and "classifier".
+
+    Attributes:
+      backbone: module that maps (images, train) to features.
+      num_classes: C.
+      branches: how many of `DILATIONS` act.
+      dtype: compute type of the classifier; parameters are float32.
+    """
+
+    backbone: nn.Module
+    num_classes: int
+    branches: int = len(DILATIONS)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Segments normalised images.
+
+        Args:
+          images: [B, H, W, 3].
+          train: whether batch norm uses, and updates its running values by, statistics of the batch.
+
+        Returns:
+          Features [B, h, w, D] in the compute type and logits [B, h, w, C] float32.
+        """
+        features = self.backbone(images, train)
+        classifier = Classifier(self.num_classes, self.branches, self.dtype, name="classifier")
+        return features, classifier(features)
+
+
+class Classifier(nn.Module):
+    """Atrous spatial pyramid: the sum of 3x3 convolutions with bias at growing dilations.
+
+    Attributes:
+      num_classes: C.
+      branches: how many of `DILATIONS` act.
+      dtype: compute type; parameters and the sum are float32.
+    """
+
+    num_classes: int
+    branches: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Maps features [B, h, w, D] to logits [B, h, w, C] float32."""
+        logits = 0.0
+        for dilation in DILATIONS[: self.branches]:
+            branch = Conv(
+                self.num_classes,
+                3,
+                dilation=dilation,
+                use_bias=True,
+                kernel_init=nn.initializers.normal(0.01),
+                dtype=self.dtype,
+                name=f"dilation{dilation}",
+            )
+            logits += branch(features).astype(jnp.float32)
+        return logits
+
+
+def _resnet(model: ConfigDict, **architecture) -> ResNet:
+    return ResNet(
+        stride_in=model.stride_in, batch_norm=model.batch_norm, dtype=jnp.dtype(model.dtype), **architecture
+    )
+
+
+def _vgg(model: ConfigDict) -> Vgg:
+    return Vgg(dtype=jnp.dtype(model.dtype))
+
+
+BACKBONES = {
+    "resnet50": functools.partial(_resnet, stage_sizes=(3, 4, 6, 3)),
+    "resnet101": functools.partial(_resnet, stage_sizes=(3, 4, 23, 3)),
+    "resnet_tiny": functools.partial(_resnet, stage_sizes=(1, 1, 1, 1), width=16, stem_width=16),
+    "vgg16": _vgg,
+}
+
+
+def build_deeplab(model: ConfigDict, num_classes: int) -> DeepLab:
+    """Builds the segmentation network that a configuration names.
+
+    Args:
+      model: `config.model`.
+      num_classes: C.
+
+    Returns:
+      The module, without parameters.
+
+    Raises:
+      ValueError: a setting is not one of its valid values, which the message lists.
+    """
+    _check("model.backbone", model.backbone, tuple(BACKBONES))
+    _check("model.stride_in", model.stride_in, ("1x1", "3x3"))
+    _check("model.batch_norm", model.batch_norm, ("batch", "frozen"))
+    _check("model.dtype", model.dtype, ("float32", "bfloat16"))
+    _check("model.branches", model.branches, tuple(range(1, len(DILATIONS) + 1)))
+    return DeepLab(
+        backbone=BACKBONES[model.backbone](model),
+        num_classes=num_classes,
+        branches=model.branches,
+        dtype=jnp.dtype(model.dtype),
+    )
+
+
+def _check(key: str, value: str | int, valid: tuple[str | int, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"Unknown {key} {value!r}. Valid: {', '.join(map(str, valid))}.")

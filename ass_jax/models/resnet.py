@@ -1,0 +1,117 @@
+"""ResNet (arXiv 1512.03385) with dilated last stages, so that features lie at stride 8 (arXiv 1606.00915)."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from ass_jax.models.convolution import Conv
+
+EXPANSION = 4  # Output channels of a bottleneck block over the channels of its 3x3 convolution.
+STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation of each stage.
+
+
+class ResNet(nn.Module):
+    """Residual network of bottleneck blocks, without the classifier.
+
+    Kernels start He-normal over their outputs, batch norm at scale 1 and offset 0.
+
+    Attributes:
+      stage_sizes: blocks of each of the four stages.
+      width: channels of the 3x3 convolutions of the first stage; doubles with each stage.
+      stem_width: channels of the first convolution.
+      stride_in: convolution of a block that strides, "1x1" or "3x3".
+      batch_norm: "batch" normalises by statistics of the batch in training, "frozen" by running ones.
+      dtype: compute type; parameters and statistics are float32.
+    """
+
+    stage_sizes: tuple[int, int, int, int]
+    width: int = 64
+    stem_width: int = 64
+    stride_in: str = "1x1"
+    batch_norm: str = "batch"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Maps normalised images [B, H, W, 3] to features [B, h, w, 32 * width] at stride 8."""
+        conv = functools.partial(
+            Conv, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), dtype=self.dtype
+        )
+        norm = functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train or self.batch_norm == "frozen",
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+        )
+        x = conv(self.stem_width, 7, stride=2, name="stem")(images)
+        x = nn.relu(norm(name="stem_norm")(x))
+        x = max_pool_ceil(x)
+        for stage, (blocks, (stride, dilation)) in enumerate(zip(self.stage_sizes, STAGES, strict=True)):
+            for block in range(blocks):
+                x = Bottleneck(
+                    width=self.width * 2**stage,
+                    stride=stride if block == 0 else 1,
+                    dilation=dilation,
+                    stride_in=self.stride_in,
+                    project=block == 0,
+                    conv=conv,
+                    norm=norm,
+                    name=f"stage{stage + 1}_block{block + 1}",
+                )(x)
+        return x
+
+
+class Bottleneck(nn.Module):
+    """Residual block: 1x1 to fewer channels, 3x3, 1x1 to `EXPANSION` times as many.
+
+    Attributes:
+      width: channels of the 3x3 convolution.
+      stride: of the block.
+      dilation: of the 3x3 convolution.
+      stride_in: convolution that strides, "1x1" (the first) or "3x3".
+      project: whether the shortcut is a strided 1x1 convolution instead of the identity.
+      conv: constructor of convolutions.
+      norm: constructor of normalisations.
+    """
+
+    width: int
+    stride: int
+    dilation: int
+    stride_in: str
+    project: bool
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, channels] to [B, H', W', EXPANSION * width]."""
+        reduce_stride, spatial_stride = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+        y = self.conv(self.width, 1, stride=reduce_stride, name="reduce")(x)
+        y = nn.relu(self.norm(name="reduce_norm")(y))
+        y = self.conv(self.width, 3, stride=spatial_stride, dilation=self.dilation, name="spatial")(y)
+        y = nn.relu(self.norm(name="spatial_norm")(y))
+        y = self.conv(EXPANSION * self.width, 1, name="expand")(y)
+        y = self.norm(name="expand_norm")(y)
+        if self.project:
+            x = self.conv(EXPANSION * self.width, 1, stride=self.stride, name="shortcut")(x)
+            x = self.norm(name="shortcut_norm")(x)
+        return nn.relu(x + y)
+
+
+def max_pool_ceil(x: jax.Array) -> jax.Array:
+    """Max-pools with kernel 3, stride 2 and padding 1, rounding the size up as the reference does.
+
+    Args:
+      x: [B, H, W, channels].
+
+    Returns:
+      [B, H // 2 + 1, W // 2 + 1, channels]; padding never wins.
+    """
+    # An even size needs one more padded row at the end for its last window.
+    padding = [(0, 0), *((1, 2 - size % 2) for size in x.shape[1:3]), (0, 0)]
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

@@ -1,0 +1,41 @@
+"""VGG-16 (arXiv 1409.1556) as DeepLab uses it: its last two pools removed, its last layers dilated."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ass_jax.models.convolution import Conv
+
+# Convolutions, channels and dilation of each block. The first three end in a pool: stride 8.
+BLOCKS = ((2, 64, 1), (2, 128, 1), (3, 256, 1), (3, 512, 1), (3, 512, 2))
+POOLED = 3
+HEAD = (1024, 1024)  # Channels of the two convolutions that stand for the fully connected layers.
+HEAD_DILATION = 4
+
+
+class Vgg(nn.Module):
+    """VGG-16 without batch norm and classifier; kernels start He-normal over their inputs.
+
+    Attributes:
+      dtype: compute type; parameters are float32.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Maps normalised images [B, H, W, 3] to features [B, H // 8, W // 8, 1024]."""
+        del train  # The network acts alike in training and evaluation.
+        x = images
+        for block, (count, channels, dilation) in enumerate(BLOCKS):
+            for index in range(count):
+                name = f"block{block + 1}_conv{index + 1}"
+                x = nn.relu(self._conv(channels, dilation, name)(x))
+            if block < POOLED:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        for index, channels in enumerate(HEAD):
+            x = nn.relu(self._conv(channels, HEAD_DILATION, f"head_conv{index + 1}")(x))
+        return x
+
+    def _conv(self, channels: int, dilation: int, name: str) -> Conv:
+        return Conv(channels, 3, dilation=dilation, use_bias=True, dtype=self.dtype, name=name)

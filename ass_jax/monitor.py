@@ -1,0 +1,156 @@
+"""What a run tells while it trains: console, TensorBoard, `metrics.jsonl`, and warnings about the adversaries."""
+
+import collections
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from ass_jax.losses import uninformed_loss
+
+METRICS_FILE = "metrics.jsonl"
+_WATCHED = 10  # Reports in a row after which an adversary is said to have won, or to have learnt nothing.
+_WON = 0.995  # Accuracy.
+_NEAR = 0.01  # Distance to the loss of guessing.
+
+
+class Monitor:
+    """Averages the metrics of the steps between two reports and writes them wherever a user looks.
+
+    Metrics stay on the device until a report, so that the steps never wait for the console.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        *,
+        writer: Any,
+        workdir: Path,
+        start: int,
+        images_per_step: int,
+        num_classes: int,
+    ):
+        """Begins at step `start`; earlier reports of `metrics.jsonl` stay, later ones are dropped.
+
+        Args:
+          config: the whole configuration.
+          writer: a `clu.metric_writers.MetricWriter`.
+          workdir: folder of `metrics.jsonl`, which process 0 writes.
+          start: steps done before this call.
+          images_per_step: over all streams and devices.
+          num_classes: `C`.
+        """
+        self._config, self._writer = config, writer
+        self._images, self._num_classes = images_per_step, num_classes
+        self._step, self._pending = start, []
+        self._streaks = collections.Counter()
+        self._file = workdir / METRICS_FILE if jax.process_index() == 0 else None
+        if self._file is not None:
+            _drop_after(self._file, start)
+        self._since = time.monotonic()
+
+    def add(self, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes one step's metrics."""
+        self._pending.append(metrics)
+
+    def report(self, step: int) -> None:
+        """Writes the means since the last report.
+
+        Raises:
+          FloatingPointError: a loss or a gradient of one of these steps is not finite; the message names it.
+        """
+        steps = jax.device_get(self._pending)
+        seconds = time.monotonic() - self._since
+        self._check_finite(steps)
+        means = {name: float(np.mean([metrics[name] for metrics in steps])) for name in steps[0]}
+        means["images_per_second"] = len(steps) * self._images / seconds
+        left = (self._config.steps - step) * seconds / len(steps)
+        self._pending, self._step = [], step
+        self._print(step, means, left)
+        self.write(step, means)
+        self._watch_adversaries(means)
+        self._since = time.monotonic()
+
+    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        """Writes scalars to TensorBoard and `metrics.jsonl`; None, a score that does not exist, only to the latter."""
+        self._writer.write_scalars(step, {name: value for name, value in scalars.items() if value is not None})
+        if self._file is not None:
+            with self._file.open("a") as file:
+                file.write(json.dumps({"step": step, **scalars}) + "\n")
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what happens inside (evaluation, saving) out of the speed and the time left."""
+        begun = time.monotonic()
+        yield
+        self._since += time.monotonic() - begun
+
+    def _print(self, step: int, means: Mapping[str, float], left: float) -> None:
+        if self._file is None:
+            return
+        losses = "  ".join(
+            f"{name.removeprefix('loss/')} {value:.3f}" for name, value in means.items() if name.startswith("loss/")
+        )
+        print(
+            f"step {step}/{self._config.steps}  {losses}  "
+            f"{means['images_per_second']:.1f} images/s  {format_seconds(left)} left",
+            flush=True,
+        )
+
+    def _check_finite(self, steps: list[Mapping[str, np.ndarray]]) -> None:
+        for offset, metrics in enumerate(steps):
+            bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+            if bad:
+                raise FloatingPointError(
+                    f"Step {self._step + offset + 1}: {', '.join(bad)} not finite. Training stops; the checkpoints "
+                    "before this step are sound. Lower optimizer.learning_rate or the loss weights, or set "
+                    "optimizer.clip_norm."
+                )
+
+    def _watch_adversaries(self, means: Mapping[str, float]) -> None:
+        """Warns once of each discriminator that has won or learns nothing: neither teaches the segmenter."""
+        kinds = {"global": self._config.loss.global_kind, "semantic": self._config.loss.semantic_outputs}
+        for name, kind in kinds.items():
+            if f"loss/{name}" not in means:
+                continue
+            guess = uninformed_loss(kind, self._num_classes)
+            signs = {
+                "has won: its accuracy stays at 1, so its gradient teaches nothing. Lower "
+                f"discriminator.{name}_learning_rate": means[f"accuracy/{name}_discriminator"] > _WON,
+                f"has learnt nothing: its loss stays at {guess:.3f}, that of guessing. Raise "
+                f"discriminator.{name}_learning_rate": abs(means[f"loss/{name}_discriminator"] - guess) < _NEAR,
+            }
+            for sign, holds in signs.items():
+                self._streaks[name, sign] = self._streaks[name, sign] + 1 if holds else 0
+                if self._streaks[name, sign] == _WATCHED:
+                    logging.warning("The %s discriminator %s.", name, sign)
+
+
+def format_seconds(seconds: float) -> str:
+    """Formats a duration as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _drop_after(file: Path, step: int) -> None:
+    """Removes the lines of steps that are about to be done again, and a last line cut short by a kill."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            logging.warning("Dropped a damaged line of %s.", file)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(file)

@@ -1,0 +1,90 @@
+"""Schedules and parameter groups: SGD for the segmenter, Adam for the discriminators."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+
+
+def make_schedules(config: ConfigDict) -> dict[str, Schedule]:
+    """Returns the learning rate of every parameter group as a function of the step.
+
+    Polynomial decay `rate * (1 - step / decay_steps) ** power` for all groups, as in AdaptSegNet.
+
+    Args:
+      config: the whole configuration.
+
+    Returns:
+      Schedules by the names "backbone", "classifier", "global_discriminator", "semantic_discriminator".
+    """
+    settings = config.optimizer
+    rates = {
+        "backbone": settings.learning_rate,
+        "classifier": settings.learning_rate * settings.classifier_factor,
+        "global_discriminator": config.discriminator.global_learning_rate,
+        "semantic_discriminator": config.discriminator.semantic_learning_rate,
+    }
+    return {
+        group: optax.polynomial_schedule(rate, 0.0, settings.decay_power, settings.decay_steps)
+        for group, rate in rates.items()
+    }
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns one optimiser for `{"segmenter": ..., "global_discriminator": ..., "semantic_discriminator": ...}`.
+
+    The segmenter: clip (optional), then weight decay added to the gradient, momentum and the learning rate of
+    the group, as PyTorch's SGD. The discriminators: Adam. Keys that the parameters lack are not asked for.
+
+    Args:
+      config: the whole configuration.
+    """
+    settings, schedules = config.optimizer, make_schedules(config)
+
+    def descend(schedule: Schedule) -> optax.GradientTransformation:
+        # PyTorch adds the decay to the gradient before the momentum; `optax.adamw` and the like do not.
+        decay = optax.add_decayed_weights(settings.weight_decay, None if settings.decay_biases else _matrices)
+        return optax.chain(decay, optax.sgd(schedule, momentum=settings.momentum))
+
+    def adapt(schedule: Schedule) -> optax.GradientTransformation:
+        return optax.adam(schedule, *config.discriminator.betas)
+
+    def groups(params: dict) -> dict:
+        discriminators = {network: network for network in params}
+        return discriminators | {"segmenter": segmenter_groups(params["segmenter"], config.model.train_norm_affine)}
+
+    optimizer = optax.partition(
+        {
+            "backbone": descend(schedules["backbone"]),
+            "classifier": descend(schedules["classifier"]),
+            "frozen": optax.set_to_zero(),
+            "global_discriminator": adapt(schedules["global_discriminator"]),
+            "semantic_discriminator": adapt(schedules["semantic_discriminator"]),
+        },
+        groups,
+    )
+    if not settings.clip_norm:
+        return optimizer
+    clip = optax.clip_by_global_norm(settings.clip_norm)
+    return optax.chain(optax.masked(clip, lambda params: {key: key == "segmenter" for key in params}), optimizer)
+
+
+def segmenter_groups(params: dict, train_norm_affine: bool) -> dict:
+    """Returns a tree of the segmenter's parameters' groups: "backbone", "classifier" or "frozen".
+
+    Frozen are the scale and offset of batch norm, unless `train_norm_affine`.
+    """
+
+    def group(path: tuple, _: jax.Array) -> str:
+        names = [entry.key for entry in path]
+        is_norm = len(names) > 1 and "norm" in names[-2]
+        return "frozen" if is_norm and not train_norm_affine else names[0]
+
+    return jax.tree_util.tree_map_with_path(group, params)
+
+
+def _matrices(params: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

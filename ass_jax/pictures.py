@@ -1,0 +1,162 @@
+"""Pictures of label maps for people to look at, and prediction files for programs to read.
+
+Legend: N images, H W pixels, Y X label pixels, C classes.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_IGNORED = 255
+_NAMED_HEADINGS = ("input", "prediction", "truth")
+_SMALLEST_PANEL = 256  # Pixels; smaller images are enlarged until the longer side has as many.
+_LARGEST_PANEL = 640  # Larger ones are thinned out until it has no more.
+_GAP = 2
+_TEXT = 14
+_LINE = 20
+_WHITE = (255, 255, 255)
+
+
+def colourise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Returns the colour of each label.
+
+    Args:
+      labels: integers `[..., Y, X]` in `0..C-1`, or 255 for ignored pixels, which become black.
+      palette: uint8 `[C, 3]`.
+
+    Returns:
+      uint8 `[..., Y, X, 3]`.
+
+    Raises:
+      ValueError: a label has no colour.
+    """
+    return _colour_table(labels, palette)[labels]
+
+
+def save_prediction(path: str | os.PathLike, labels: np.ndarray, palette: np.ndarray) -> None:
+    """Writes a PNG whose pixel values are the labels and which viewers show in the colours of the palette.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+      path: ends in `.png`; its folder exists.
+      labels: integers `[Y, X]` in `0..C-1` or 255.
+      palette: uint8 `[C, 3]`.
+
+    Raises:
+      ValueError: a label has no colour.
+    """
+    colours = _colour_table(labels, palette)
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(colours.tobytes())
+    _write(path, image)
+
+
+def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Writes a uint8 `[H, W, 3]` picture as a PNG, which appears under its name only when it is complete."""
+    _write(path, Image.fromarray(picture))
+
+
+def prediction_strip(
+    images: np.ndarray,
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    palette: np.ndarray,
+    names: Sequence[str] = (),
+) -> np.ndarray:
+    """Lays out input, prediction and truth side by side, an image a row, with headings and a legend.
+
+    Small images are enlarged and large ones thinned out, both by a whole number and without smoothing, so that
+    every pixel shows one class.
+
+    Args:
+      images: uint8 RGB `[N, H, W, 3]`.
+      predictions: integers `[N, Y, X]` in `0..C-1`.
+      labels: integers `[N, Y, X]` in `0..C-1` or 255.
+      palette: uint8 `[C, 3]`.
+      names: of the `C` classes, for the legend; none: no legend.
+
+    Returns:
+      uint8 RGB `[height, width, 3]`.
+
+    Raises:
+      ValueError: a label has no colour.
+    """
+    height, width = labels.shape[1:]
+    inputs = images
+    if images.shape[1:3] != (height, width):
+        inputs = np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in images])
+    columns = [
+        _fit(column) for column in (inputs, colourise(predictions, palette), colourise(labels, palette))
+    ]
+    rows = [_side_by_side(panels) for panels in zip(*columns, strict=True)]
+    total = rows[0].shape[1]
+    parts = [_headings(total)]
+    for row in rows:
+        parts += [row, np.full((_GAP, total, 3), 255, np.uint8)]
+    if names:
+        parts.append(_legend(names, palette, total))
+    return np.concatenate(parts)
+
+
+def _colour_table(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Returns the colours of all 256 values, uint8 `[256, 3]`, once every label is known to have one."""
+    wrong = np.setdiff1d(labels, [*range(len(palette)), _IGNORED])
+    if wrong.size:
+        raise ValueError(
+            f"Expected labels 0 to {len(palette) - 1} or {_IGNORED}, found {wrong[:5].tolist()}."
+        )
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    return table
+
+
+def _fit(pictures: np.ndarray) -> np.ndarray:
+    """Brings pictures `[N, H, W, 3]` to a size that a person can look at."""
+    side = max(pictures.shape[1:3])
+    factor = -(-_SMALLEST_PANEL // side)
+    step = -(-side // _LARGEST_PANEL)
+    return pictures[:, ::step, ::step].repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
+    gap = np.full((panels[0].shape[0], _GAP, 3), 255, np.uint8)
+    first, *others = panels
+    return np.concatenate([first, *(part for panel in others for part in (gap, panel))], axis=1)
+
+
+def _headings(width: int) -> np.ndarray:
+    """Returns a line of text `[_LINE, width, 3]` with a word above the middle of each column."""
+    canvas = Image.new("RGB", (width, _LINE), _WHITE)
+    for column, word in enumerate(_NAMED_HEADINGS):
+        centre = (column + 0.5) * width / len(_NAMED_HEADINGS)
+        ImageDraw.Draw(canvas).text((centre, _LINE / 2), word, "black", ImageFont.load_default(_TEXT), "mm")
+    return np.asarray(canvas)
+
+
+def _legend(names: Sequence[str], palette: np.ndarray, width: int) -> np.ndarray:
+    """Returns lines of coloured squares with their names, `[lines * _LINE, width, 3]`."""
+    font = ImageFont.load_default(_TEXT)
+    entries = [*zip(names, map(tuple, palette.tolist()), strict=True), ("ignored", (0, 0, 0))]
+    cell = max(int(font.getlength(name)) for name, _ in entries) + 2 * _LINE
+    columns = max(1, width // cell)
+    canvas = Image.new("RGB", (width, -(-len(entries) // columns) * _LINE), _WHITE)
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, colour) in enumerate(entries):
+        left, top = index % columns * cell, index // columns * _LINE
+        draw.rectangle((left + 3, top + 3, left + _LINE - 4, top + _LINE - 4), fill=colour)
+        draw.text((left + _LINE + 2, top + _LINE / 2), name, "black", font, "lm")
+    return np.asarray(canvas)
+
+
+def _write(path: str | os.PathLike, image: Image.Image) -> None:
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        image.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,89 @@
+"""Mesh, shardings and global batches: data parallel over one axis, parameters replicated."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def make_mesh(images_per_step: Iterable[int]) -> Mesh:
+    """Returns a mesh with one axis, `data`, over as many devices as divide every stream of a step.
+
+    Args:
+      images_per_step: images per step of each stream, over all devices.
+
+    Raises:
+      ValueError: with several processes, the devices do not divide the streams.
+    """
+    sizes = list(images_per_step)
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if math.gcd(*sizes) % n == 0)
+    if count < len(devices):
+        message = (
+            f"Images per step {sizes} cannot be divided among {len(devices)} devices: make each a multiple of "
+            f"{len(devices)} (--config.data.batch.source=... and so on)"
+        )
+        if jax.process_count() > 1:
+            raise ValueError(message + ".")
+        logging.warning("%s; using %d of them.", message, count)
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of what every device holds whole: the state."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_image(mesh: Mesh) -> NamedSharding:
+    """Sharding of what is divided along its first axis: batches."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def global_batch(batch: dict, mesh: Mesh) -> dict:
+    """Sends this process's share of a batch to its devices.
+
+    Args:
+      batch: tree of host arrays `[B / processes, ...]`.
+      mesh: see `make_mesh`.
+
+    Returns:
+      The same tree of global arrays `[B, ...]`, divided along their first axis.
+    """
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(by_image(mesh), array), batch)
+
+
+def on_mesh(tree: Any, mesh: Mesh) -> Any:
+    """Returns shapes and types of a tree's leaves as replicated over a mesh: a target to restore."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), tree)
+
+
+def local_images(array: jax.Array) -> np.ndarray:
+    """Returns this process's share of an array divided by image, `[B / processes, ...]`."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def pad_images(batch: dict[str, np.ndarray], multiple: int, ignored: int) -> dict[str, np.ndarray]:
+    """Adds empty, ignored images to an evaluation batch until the devices divide the batch.
+
+    Args:
+      batch: `image` `[B, ...]`, `label` `[B, ...]`, `valid` `[B]`.
+      multiple: number of devices.
+      ignored: label of the added images' pixels.
+    """
+    missing = -len(batch["valid"]) % multiple
+    if not missing:
+        return batch
+
+    def pad(array: np.ndarray, value: int) -> np.ndarray:
+        return np.concatenate([array, np.full((missing, *array.shape[1:]), value, array.dtype)])
+
+    return {
+        "image": pad(batch["image"], 0),
+        "label": pad(batch["label"], ignored),
+        "valid": pad(batch["valid"], 0),
+    }

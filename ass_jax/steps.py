@@ -1,0 +1,211 @@
+"""The pure steps: training, evaluation and prediction. No jit, no input or output.
+
+Legend: B batch, H W pixels, h w feature cells, D feature channels, C classes.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.lax import stop_gradient
+from ml_collections import ConfigDict
+
+from ass_jax.losses import (
+    SOURCE,
+    TARGET,
+    domain_accuracy,
+    domain_logits,
+    domain_loss,
+    segmentation_loss,
+    semantic_loss,
+)
+from ass_jax.metrics import confusion_matrix
+from ass_jax.models import Networks
+from ass_jax.optimizers import make_schedules, segmenter_groups
+from ass_jax.resize import resize_bilinear
+from ass_jax.semantic import class_means
+from ass_jax.state import TrainState, Variables
+
+Metrics = dict[str, Array]
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, dict[str, Array]],
+    *,
+    networks: Networks,
+    config: ConfigDict,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """One step of the min-max game: each image passes the segmenter once, one backward pass trains all networks.
+
+    The players' gradients are told apart by stopping them, so that the whole game is one scalar,
+    `L(segmenter; stopped discriminators) + L_D(discriminators; stopped maps)`.
+
+    Args:
+      state: see `TrainState`.
+      batch: streams "source" and "labelled" with `image` uint8 `[B, H, W, 3]` and `label` `[B, H, W]`,
+        "unlabelled" with `image`; each with its own sizes, and only those that a term needs.
+      networks: the discriminators are None where their weight is 0.
+      config: the whole configuration; static.
+      optimizer: of `make_optimizer(config)`.
+
+    Returns:
+      The next state and float32 scalars: losses, accuracies, gradient norms and learning rates.
+    """
+
+    def objective(params: dict) -> tuple[Array, tuple[dict, Metrics]]:
+        params = _freeze(params, config)
+        maps, batch_stats = _forward(params["segmenter"], state.batch_stats, batch, networks, config)
+        segmentation, metrics = _segmentation_terms(maps, batch)
+        total = segmentation
+        ramp = _ramp(state.step, config.loss.warmup_steps)
+        if networks.global_discriminator is not None:
+            fool, learn, found = _global_terms(params["global_discriminator"], maps, networks, config)
+            total += ramp * config.loss.global_weight * fool + learn
+            metrics |= found
+        if networks.semantic_discriminator is not None:
+            fool, learn, found = _semantic_terms(params["semantic_discriminator"], maps, batch, networks, config)
+            total += ramp * config.loss.semantic_weight * fool + learn
+            metrics |= found
+        return total, (batch_stats, metrics)
+
+    gradients, (batch_stats, metrics) = jax.grad(objective, has_aux=True)(state.params)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    for network, gradient in gradients.items():
+        metrics[f"gradient_norm/{network}"] = optax.tree.norm(gradient)
+    for group, schedule in make_schedules(config).items():
+        if group in ("backbone", "classifier") or group in params:
+            metrics[f"learning_rate/{group}"] = schedule(state.step)
+    average = state.average
+    if average is not None:
+        segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
+        average = optax.incremental_update(segmenter, average, 1.0 - config.average_decay)
+    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average), metrics
+
+
+def evaluation_step(
+    variables: Variables, batch: dict[str, Array], *, networks: Networks, config: ConfigDict
+) -> tuple[Array, Array]:
+    """Scores a batch with running statistics: logits up-sampled (aligned corners) to the labels, then argmax.
+
+    Args:
+      variables: of the segmenter.
+      batch: `image` uint8 `[B, H, W, 3]`, `label` `[B, Y, X]`; padding has only ignored pixels.
+      networks: the segmenter is used.
+      config: the whole configuration; static.
+
+    Returns:
+      Confusion matrix int32 `[C, C]` (rows: truth) and the predictions uint8 `[B, Y, X]`.
+    """
+    size = batch["label"].shape[1:]
+    predictions = prediction_step(variables, batch["image"], networks=networks, config=config, size=size)
+    return confusion_matrix(predictions, batch["label"], networks.segmenter.num_classes), predictions
+
+
+def prediction_step(
+    variables: Variables, images: Array, *, networks: Networks, config: ConfigDict, size: tuple[int, int]
+) -> Array:
+    """Labels images `[B, H, W, 3]` uint8 at `size` (height, width): uint8 `[B, *size]`."""
+    _, logits = networks.segmenter.apply(variables, normalise(images, config), train=False)
+    return jnp.argmax(resize_bilinear(logits, size), axis=-1).astype(jnp.uint8)
+
+
+def normalise(images: Array, config: ConfigDict) -> Array:
+    """RGB images uint8 `[B, H, W, 3]` to the float32 pixels that the segmenter's initial weights expect."""
+    if config.model.pixel_order == "bgr":
+        images = images[..., ::-1]
+    mean, deviation = jnp.array(config.model.pixel_mean), jnp.array(config.model.pixel_deviation)
+    return (images.astype(jnp.float32) - mean) / deviation
+
+
+def _freeze(params: dict, config: ConfigDict) -> dict:
+    """Stops the gradients of the segmenter's frozen group, which is then neither computed, clipped nor logged."""
+    groups = segmenter_groups(params["segmenter"], config.model.train_norm_affine)
+    segmenter = jax.tree.map(
+        lambda leaf, group: stop_gradient(leaf) if group == "frozen" else leaf, params["segmenter"], groups
+    )
+    return params | {"segmenter": segmenter}
+
+
+def _forward(params: dict, batch_stats: dict, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, dict]:
+    """Passes every stream once through the segmenter, each with its own batch statistics.
+
+    Returns:
+      By stream: `features` `[B, h, w, D]`, `logits` `[B, h, w, C]`, `scores` (logits at image size)
+      `[B, H, W, C]`; and the running statistics after all streams, in the order of the batch.
+    """
+    maps = {}
+    for stream, examples in batch.items():
+        images = normalise(examples["image"], config)
+        (features, logits), updated = networks.segmenter.apply(
+            {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
+        )
+        batch_stats = updated.get("batch_stats", batch_stats)
+        scores = resize_bilinear(logits, images.shape[1:3])
+        maps[stream] = {"features": features, "logits": logits, "scores": scores}
+    return maps, batch_stats
+
+
+def _segmentation_terms(maps: dict, batch: dict) -> tuple[Array, Metrics]:
+    losses = {
+        f"loss/segmentation_{stream}": segmentation_loss(maps[stream]["scores"], examples["label"])
+        for stream, examples in batch.items()
+        if "label" in examples
+    }
+    return sum(losses.values()), losses
+
+
+def _global_terms(params: dict, maps: dict, networks: Networks, config: ConfigDict) -> tuple[Array, Array, Metrics]:
+    """The output-space adversary (AdaptSegNet): its terms for the segmenter and for itself, and what to log."""
+    kind = config.loss.global_kind
+    source = jax.nn.softmax(maps["source"]["scores"])
+    target = jax.nn.softmax(maps["unlabelled"]["scores"])
+
+    def judge(discriminator: dict, probabilities: Array) -> Array:
+        return networks.global_discriminator.apply({"params": discriminator}, probabilities)
+
+    fool = domain_loss(judge(stop_gradient(params), target), SOURCE, kind=kind)
+    on_source, on_target = judge(params, stop_gradient(source)), judge(params, stop_gradient(target))
+    learn = 0.5 * (domain_loss(on_source, SOURCE, kind=kind) + domain_loss(on_target, TARGET, kind=kind))
+    threshold = 0.5 if kind == "least_squares" else 0.0
+    accuracy = 0.5 * (domain_accuracy(on_source - threshold, SOURCE) + domain_accuracy(on_target - threshold, TARGET))
+    return fool, learn, _adversary_metrics("global", fool, learn, accuracy)
+
+
+def _semantic_terms(
+    params: dict, maps: dict, batch: dict, networks: Networks, config: ConfigDict
+) -> tuple[Array, Array, Metrics]:
+    """The adversary on class means (ASS): its terms for the segmenter and for itself, and what to log."""
+    kind, read = config.loss.semantic_outputs, config.loss.semantic_input
+    num_classes = networks.segmenter.num_classes
+    source, in_source = class_means(maps["source"][read], batch["source"]["label"], num_classes)
+    target, in_target = class_means(maps["labelled"][read], batch["labelled"]["label"], num_classes)
+
+    def judge(discriminator: dict, vectors: Array) -> Array:
+        return networks.semantic_discriminator.apply({"params": discriminator}, vectors)
+
+    fool = semantic_loss(judge(stop_gradient(params), target), SOURCE, in_target, kind)
+    on_source, on_target = judge(params, stop_gradient(source)), judge(params, stop_gradient(target))
+    learn = 0.5 * (
+        semantic_loss(on_source, SOURCE, in_source, kind) + semantic_loss(on_target, TARGET, in_target, kind)
+    )
+    accuracy = 0.5 * (
+        domain_accuracy(domain_logits(on_source, kind), SOURCE, in_source)
+        + domain_accuracy(domain_logits(on_target, kind), TARGET, in_target)
+    )
+    return fool, learn, _adversary_metrics("semantic", fool, learn, accuracy)
+
+
+def _adversary_metrics(name: str, fool: Array, learn: Array, accuracy: Array) -> Metrics:
+    return {
+        f"loss/{name}": fool,
+        f"loss/{name}_discriminator": learn,
+        f"accuracy/{name}_discriminator": accuracy,
+    }
+
+
+def _ramp(step: Array, warmup_steps: int) -> Array | float:
+    """Share of the adversarial weights in force: rises linearly from 0 to 1 over the warm-up."""
+    return jnp.minimum(1.0, step / warmup_steps) if warmup_steps else 1.0

@@ -1,0 +1,190 @@
+"""The training loop, told from top to bottom."""
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ass_jax.checkpoint import Checkpoints
+from ass_jax.evaluate import (
+    CHECKPOINTS,
+    STRIP,
+    Batch,
+    Strip,
+    evaluate,
+    make_evaluation_step,
+    print_report,
+    score_all,
+)
+from ass_jax.losses import IGNORED
+from ass_jax.models import build_networks
+from ass_jax.monitor import Monitor, format_seconds
+from ass_jax.optimizers import make_optimizer
+from ass_jax.sharding import global_batch, make_mesh, on_mesh, replicated
+from ass_jax.state import TrainState, create_state
+from ass_jax.steps import train_step
+
+TrainingBatch = dict[str, Batch]
+
+
+def train(
+    config: ConfigDict,
+    *,
+    class_table: Any,
+    training_batches: Callable[[int], Iterator[TrainingBatch]],
+    evaluation_batches: Callable[[], Iterable[Batch]],
+    writer: Any,
+    workdir: Path,
+) -> dict:
+    """Trains to `config.steps`, from the last checkpoint if there is one, and scores the result.
+
+    Args:
+      config: the whole configuration.
+      class_table: `names`, `palette` `[C, 3]` and `subsets` of the classes.
+      training_batches: gives the batches from a step on, a pure function of it: see `ass_jax.steps.train_step`.
+      evaluation_batches: gives one pass over the validation images.
+      writer: a `clu.metric_writers.MetricWriter`.
+      workdir: of checkpoints, `metrics.jsonl`, `config.json` and pictures.
+
+    Returns:
+      The report of `ass_jax.evaluate.evaluate` at the last step.
+
+    Raises:
+      ValueError: the batches or the checkpoint do not fit the configuration.
+      FloatingPointError: a loss is not finite.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    num_classes = len(class_table.names)
+    networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
+    with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep) as checkpoints:
+        start = checkpoints.latest_step() or 0
+        if start >= config.steps:
+            print(f"Step {start} of {config.steps} is done already: evaluating.", flush=True)
+            return evaluate(config, class_table=class_table, evaluation_batches=evaluation_batches, workdir=workdir)
+        (workdir / "config.json").write_text(config.to_json(indent=2) + "\n")
+
+        # The data's position is the step: nothing else is needed to go on where a run stopped.
+        batches = training_batches(start)
+        first = next(batches)
+        _check_batch(first, num_classes)
+        mesh = make_mesh([examples["image"].shape[0] * jax.process_count() for examples in first.values()])
+        initialise = functools.partial(
+            create_state, networks=networks, optimizer=optimizer, config=config, num_classes=num_classes
+        )
+        if start:
+            state = checkpoints.restore(on_mesh(jax.eval_shape(initialise), mesh), start)
+            print(f"Goes on from step {start} of {checkpoints.directory}.", flush=True)
+        else:
+            state = jax.jit(initialise, out_shardings=replicated(mesh))()
+
+        batch = global_batch(first, mesh)
+        begun = time.monotonic()
+        step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
+        step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch).compile()
+        evaluation_step = make_evaluation_step(networks, config, mesh)
+        _print_start(config, state, batch, mesh.size, time.monotonic() - begun)
+
+        monitor = Monitor(
+            config,
+            writer=writer,
+            workdir=workdir,
+            start=start,
+            images_per_step=sum(examples["image"].shape[0] for examples in batch.values()),
+            num_classes=num_classes,
+        )
+        report = None
+        for number in range(start + 1, config.steps + 1):
+            state, metrics = step(state, batch)
+            monitor.add(metrics)
+            last = number == config.steps
+            if not last:
+                batch = global_batch(next(batches), mesh)  # Prepared while the devices work on the step.
+            save = last or _due(number, config.checkpoint.every)
+            judge = last or _due(number, config.evaluation.every)
+            if last or save or judge or _due(number, config.log_every):
+                # Before saving: a state that is not finite must not become a checkpoint.
+                monitor.report(number)
+            with monitor.paused():
+                if judge:
+                    strip = Strip(config.evaluation.pictures, class_table)
+                    report = {"step": number} | score_all(
+                        _variables(state),
+                        evaluation_batches,
+                        step=evaluation_step,
+                        mesh=mesh,
+                        class_table=class_table,
+                        see=strip,
+                    )
+                    _log_scores(number, report, strip, monitor, writer)
+                if save:
+                    scores = {"mIoU": main_score(report)} if judge else None
+                    checkpoints.save(number, state, scores, config.to_dict())
+    writer.flush()
+    print_report(config.variant, report)
+    print(f"Picture: {strip.save(workdir / STRIP)}", flush=True)
+    return report
+
+
+def main_score(report: dict) -> float:
+    """Returns the mIoU over the first class subset, which ranks checkpoints; NaN where no class was seen."""
+    score = next(iter(report["mean_iou"].values()))
+    return float("nan") if score is None else score
+
+
+def _due(number: int, every: int) -> bool:
+    return every > 0 and number % every == 0
+
+
+def _variables(state: TrainState) -> dict:
+    average = {} if state.average is None else {"average": state.average}
+    return {"": state.segmenter} | average
+
+
+def _log_scores(number: int, report: dict, strip: Strip, monitor: Monitor, writer: Any) -> None:
+    """Sends the scores of an evaluation to the console, TensorBoard and `metrics.jsonl`."""
+    scores = {}
+    for prefix, found in {"validation": report, "validation_average": report.get("average")}.items():
+        if found is not None:
+            scores |= {f"{prefix}/mIoU_{subset}": value for subset, value in found["mean_iou"].items()}
+            scores |= {f"{prefix}_IoU/{name}": value for name, value in found["class_iou"].items()}
+    monitor.write(number, scores)
+    picture = strip.picture()
+    if picture is not None:
+        writer.write_images(number, {"validation": picture[None]})
+
+
+def _check_batch(batch: TrainingBatch, num_classes: int) -> None:
+    """Raises ValueError unless the first batch is as the step expects it."""
+    for stream, examples in batch.items():
+        image = examples["image"]
+        if image.ndim != 4 or image.shape[-1] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"Expected {stream} images uint8 [B, H, W, 3], found {image.dtype} {image.shape}.")
+        if "label" not in examples:
+            continue
+        labels = examples["label"]
+        if labels.shape != image.shape[:3]:
+            raise ValueError(f"Expected {stream} labels {image.shape[:3]} as its images, found {labels.shape}.")
+        unknown = np.setdiff1d(labels, [*range(num_classes), IGNORED])
+        if unknown.size:
+            raise ValueError(
+                f"Expected {stream} labels 0 to {num_classes - 1}, or {IGNORED} for ignored pixels; "
+                f"found {unknown[:10].tolist()}."
+            )
+
+
+def _print_start(config: ConfigDict, state: TrainState, batch: dict, devices: int, seconds: float) -> None:
+    weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))
+    sizes = ", ".join(
+        f"{len(examples['image'])} {stream} {examples['image'].shape[1]}x{examples['image'].shape[2]}"
+        for stream, examples in batch.items()
+    )
+    print(
+        f"{config.variant}: {config.model.backbone}, {weights / 1e6:.2f} million weights; a step takes {sizes}; "
+        f"{devices} {jax.devices()[0].platform} device(s); compiled in {format_seconds(seconds)}.",
+        flush=True,
+    )

@@ -1,0 +1,1 @@
+"""Configurations: plain values, one file per experiment; `base.py` has every key."""

@@ -1,0 +1,186 @@
+"""Every setting, its default and its reason; the other files in `configs/` change only what differs.
+
+The defaults are the numbers of the paper's set-up (ASS, arXiv 2004.00794; AdaptSegNet, arXiv
+1802.10349). Where neither gives one, the comment says that the choice is ours.
+
+`--config=configs/toy.py:adaptsegnet,smoke` applies words after the colon, in order: one of
+`VARIANTS` (which terms of the method act) and `smoke` (a size that only shows that all of it runs).
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+
+def get_config(words: str = "") -> ConfigDict:
+    """Returns the paper's defaults, with the `words` applied."""
+    return finish(default_config(), words)
+
+
+def default_config() -> ConfigDict:
+    """Returns every setting at its default."""
+    config = ConfigDict()
+    config.variant = "ass"  # Set by the word; recorded in reports.
+    config.seed = 0  # Initial weights, order of the data, augmentation.
+    config.steps = 150_000  # Training stops here; the schedule is as long as optimizer.decay_steps.
+
+    config.data = ConfigDict()
+    config.data.directory = ""  # Prepared data sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    config.data.source = "toy"  # Data set of the source domain; names: data/pipeline.py.
+    config.data.target = "toy"  # Data set of the target domain.
+    config.data.classes = "toy"  # Class table of data/labels.py.
+    config.data.labelled_count = 100  # Labelled target images; -1 takes all.
+    config.data.labelled_seed = 0  # Which ones: lists of one seed are nested.
+    config.data.source_size = (720, 1280)  # Height, width that source images are resized to.
+    config.data.target_size = (512, 1024)  # Height, width that target images are resized to.
+    config.data.readers = 4  # Threads that decode and augment; the batches do not depend on it.
+    config.data.prefetch = 2  # Batches prepared ahead.
+
+    config.data.batch = ConfigDict()  # Images per step over all devices.
+    config.data.batch.source = 1
+    config.data.batch.labelled = 1
+    config.data.batch.unlabelled = 1
+
+    config.data.toy = ConfigDict()  # The generated data set (data/toy.py); other data sets ignore it.
+    config.data.toy.height = 64  # Pixels.
+    config.data.toy.width = 128
+    config.data.toy.source_count = 400
+    config.data.toy.target_count = 400
+    config.data.toy.validation_count = 100
+    config.data.toy.seed = 0  # Of the scenes; config.seed does not change the images.
+    config.data.toy.shift = 1.0  # 0: target rendered as source; 1: the documented default.
+
+    config.augment = ConfigDict()  # Training only. The reference only resizes: all off.
+    config.augment.flip = False  # Left-right mirror of half of the images.
+    config.augment.scale = (1.0, 1.0)  # Range of the random resize factor; (1, 1): none.
+    config.augment.crop = (0, 0)  # Height, width of a random crop after scaling; 0: whole image.
+    config.augment.brightness = 0.0  # Largest shift, as a share of 255.
+    config.augment.contrast = 0.0  # Factor in [1 - c, 1 + c].
+    config.augment.saturation = 0.0  # Factor in [1 - s, 1 + s].
+    config.augment.hue = 0.0  # Largest turn, as a share of the circle; at most 0.5.
+
+    config.model = ConfigDict()
+    config.model.backbone = "resnet101"  # Names: ass_jax/models/deeplab.py.
+    config.model.branches = 4  # Of the dilations 6, 12, 18, 24; AdaptSegNet's released weights act with 2.
+    config.model.stride_in = "1x1"  # Where a block strides: "1x1" as Caffe, "3x3" as torchvision.
+    config.model.batch_norm = "batch"  # "batch": statistics of each stream; "frozen": running ones.
+    config.model.train_norm_affine = False  # The reference freezes scale and offset of batch norm.
+    config.model.dtype = "float32"  # Compute type; "bfloat16" for TPU and GPU. Parameters stay float32.
+    config.model.pixel_order = "bgr"  # Or "rgb": belongs to the initial weights, like mean and deviation.
+    config.model.pixel_mean = (104.00698793, 116.66876762, 122.67891434)  # In pixel order, of 0..255.
+    config.model.pixel_deviation = (1.0, 1.0, 1.0)
+
+    config.loss = ConfigDict()  # A weight of 0 removes the term and all work that only it needs.
+    config.loss.global_weight = 0.001  # AdaptSegNet; 0.01 with least squares.
+    config.loss.global_kind = "bce"  # "bce" or "least_squares".
+    config.loss.semantic_weight = 0.001  # Ours: the paper's value is not recoverable.
+    config.loss.semantic_input = "features"  # Map that is averaged by class: "features" or "logits".
+    config.loss.semantic_outputs = "binary"  # "binary", "per_class" or "class_domain".
+    config.loss.warmup_steps = 0  # Both adversarial weights rise linearly from 0 over these; ours.
+
+    config.discriminator = ConfigDict()
+    config.discriminator.global_width = 64  # Channels of the first of its five convolutions.
+    config.discriminator.semantic_width = 1024  # Of both hidden layers.
+    config.discriminator.global_learning_rate = 1e-4
+    config.discriminator.semantic_learning_rate = 1e-4
+    config.discriminator.betas = (0.9, 0.99)  # Adam.
+
+    config.optimizer = ConfigDict()  # SGD of the segmenter.
+    config.optimizer.learning_rate = 2.5e-4
+    config.optimizer.classifier_factor = 10.0  # The classifier learns this much faster.
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.decay_biases = True  # The reference decays all that is trained.
+    config.optimizer.decay_steps = 250_000  # Length of the polynomial decay, discriminators included.
+    config.optimizer.decay_power = 0.9
+    config.optimizer.clip_norm = 0.0  # Largest global gradient norm of the segmenter; 0: no clip.
+
+    config.average_decay = 0.0  # Moving average of the segmenter, evaluated beside it; 0: off.
+
+    config.evaluation = ConfigDict()
+    config.evaluation.batch = 1  # Images per evaluation step over all devices.
+    config.evaluation.every = 5_000  # Steps; the last step is always evaluated. 0: only the last.
+    config.evaluation.pictures = 4  # Images in the prediction strip.
+    config.evaluation.checkpoint = "last"  # That --mode=eval scores: "last" or "best".
+
+    config.log_every = 50  # Steps between lines on the console, in TensorBoard and metrics.jsonl.
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 5_000  # Steps; the last step is always saved.
+    config.checkpoint.keep = 3  # Latest ones kept, the best one beside them.
+    return config
+
+
+# Which parts of the method act in each variant: source labels, target labels ("few": data.labelled_count
+# of them), the global term and the semantic term.
+VARIANTS = {
+    "source_only": (True, "none", False, False),
+    "target_only": (False, "few", False, False),
+    "joint": (True, "few", False, False),
+    "adaptsegnet": (True, "few", True, False),
+    "semantic": (True, "few", False, True),
+    "ass": (True, "few", True, True),
+    "oracle": (False, "all", False, False),
+    "ass_all": (True, "all", True, True),
+}
+
+
+def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] | None = None) -> ConfigDict:
+    """Applies comma-separated words to a configuration.
+
+    Args:
+      config: changed in place.
+      words: at most one name of `VARIANTS` (default "ass") and, optionally, "smoke".
+      smoke: shrinks the configuration for the word "smoke"; default: `shrink`.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      ValueError: a word is unknown, or two variants are named.
+    """
+    given = [word for word in words.split(",") if word]
+    unknown = [word for word in given if word not in VARIANTS and word != "smoke"]
+    if unknown:
+        valid = ", ".join([*VARIANTS, "smoke"])
+        raise ValueError(f"Unknown word {unknown[0]!r} after the file's colon. Valid: {valid}.")
+    variants = [word for word in given if word in VARIANTS] or ["ass"]
+    if len(variants) > 1:
+        raise ValueError(f"Expected one variant after the file's colon, found {', '.join(variants)}.")
+    _set_variant(config, variants[0])
+    if "smoke" in given:
+        (smoke or shrink)(config)
+    return config
+
+
+def _set_variant(config: ConfigDict, name: str) -> None:
+    """Switches terms and streams; every variant sees as many labelled images per step as the full method."""
+    source, target, global_term, semantic_term = VARIANTS[name]
+    batch = config.data.batch
+    config.variant = name
+    if not source:
+        batch.labelled, batch.source = batch.labelled + batch.source, 0
+    if target == "none":
+        batch.source, batch.labelled = batch.source + batch.labelled, 0
+    if target == "all":
+        config.data.labelled_count = -1
+    if not global_term:
+        config.loss.global_weight = 0.0
+        batch.unlabelled = 0
+    if not semantic_term:
+        config.loss.semantic_weight = 0.0
+
+
+def shrink(config: ConfigDict) -> None:
+    """Makes every part tiny, so that a run shows in seconds that all of them work together."""
+    config.steps = 6
+    config.data.labelled_count = min(config.data.labelled_count, 4)
+    config.data.source_size = (64, 128)
+    config.data.target_size = (64, 128)
+    config.data.toy.update(height=64, width=128, source_count=12, target_count=12, validation_count=5)
+    config.augment.crop = (0, 0)
+    config.model.backbone = "resnet_tiny"
+    config.discriminator.update(global_width=8, semantic_width=32)
+    config.evaluation.update(batch=2, every=3, pictures=2)
+    config.log_every = 1
+    config.checkpoint.every = 3

@@ -1,0 +1,167 @@
+"""Reads the command line: checks each `--config.KEY=VALUE` against the keys of the configuration file.
+
+It imports neither JAX nor TensorFlow, so that help and mistakes are answered at once.
+"""
+
+import difflib
+import importlib.util
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from configs.base import VARIANTS, default_config
+
+HELP = ("--help", "-help", "-h", "--helpshort", "-?")
+EXIT_CODE_OF_MISTAKE = 2
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """Parses the flags of the main module, of which `config` and `workdir` are required.
+
+    Help, and any mistake, end the process: help with 0, a mistake with one message and code 2.
+
+    Args:
+      arguments: the command line, the program first.
+
+    Returns:
+      The program alone; arguments that are no flags are mistakes.
+    """
+    asked_for_help = any(argument in HELP for argument in arguments)
+    arguments = [argument for argument in arguments if argument not in HELP]
+    try:
+        defaults = _load_config(arguments)
+        rest = _parse_flags(arguments, defaults)
+        if asked_for_help:
+            print(_help(dict(_flatten(flags.FLAGS.config)) if defaults else {}))
+            sys.exit(0)
+        _check_complete(rest)
+    except flags.Error as error:
+        print(f"{error}\n`python {arguments[0]} --help` shows what is valid.", file=sys.stderr)
+        sys.exit(EXIT_CODE_OF_MISTAKE)
+    return rest
+
+
+def _load_config(arguments: list[str]) -> dict[str, Any]:
+    """Returns the values of the configuration file by full key; nothing where no file is named.
+
+    The library would report what is checked here as a traceback, or on first use of the configuration.
+
+    Raises:
+      flags.Error: the file is missing, a word after its colon is unknown, or a key does not exist.
+    """
+    alone = flags.FlagValues()
+    flags.DEFINE_string("config", None, "", flag_values=alone)
+    alone.set_gnu_getopt(True)
+    others = alone(arguments, known_only=True)
+    overrides = [match[1] for other in others if (match := re.match(r"--?(?:no)?(config\.[^=]*)", other))]
+    if alone.config is None:
+        if overrides:
+            raise flags.Error(f"--{overrides[0]} needs --config=FILE before it.")
+        return {}
+    file, *words = alone.config.split(":", 1)
+    if not Path(file).is_file():
+        raise flags.Error(f"There is no configuration file {file!r}. Found: {', '.join(_config_files())}.")
+    specification = importlib.util.spec_from_file_location("config_file", file)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    try:
+        values = dict(_flatten(module.get_config(*words)))
+    except ValueError as error:
+        raise flags.Error(str(error)) from error
+    valid = dict(_flatten(default_config()))
+    for name in values:
+        _check_key(name, valid, f"{file} sets a key that configs/base.py does not define: ")
+    for name in overrides:
+        _check_key(name, valid, "There is no --")
+        if name == "config.variant":
+            raise flags.Error(
+                f"The variant is no key but a word after the file's colon, as in --config={file}:joint.\n"
+                f"Valid: {', '.join(VARIANTS)}."
+            )
+    return values
+
+
+def _config_files() -> list[str]:
+    """Returns the paths of this folder's configuration files."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return [os.path.relpath(file) for file in files if re.search(r"(?m)^def get_config", file.read_text())]
+
+
+def _flatten(config: ConfigDict, prefix: str = "config") -> Iterator[tuple[str, Any]]:
+    """Yields every full key, such as "config.data.batch.source", and its value."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _flatten(value, f"{prefix}.{key}")
+        else:
+            yield f"{prefix}.{key}", value
+
+
+def _check_key(name: str, valid: dict[str, Any], problem: str) -> None:
+    """Raises an error that lists the valid keys beside `name` if it is not among them."""
+    if name in valid:
+        return
+    group = name
+    while not (below := [key.removeprefix(f"{group}.") for key in valid if key.startswith(f"{group}.")]):
+        group = group.rpartition(".")[0]
+    heads = dict.fromkeys(re.sub(r"\..*", ".*", key) for key in below)
+    close = difflib.get_close_matches(name, valid, 1)
+    if group == name:
+        message = f"--{name} is a group of keys."
+    else:
+        message = f"{problem}{name}." + (f" Did you mean {close[0]}?" if close else "")
+    raise flags.Error(f"{message}\nKeys of {group}: {', '.join(heads)}.")
+
+
+def _parse_flags(arguments: list[str], defaults: dict[str, Any]) -> list[str]:
+    """Parses all flags; returns the program and the arguments that are no flags.
+
+    Raises:
+      flags.Error: a flag is unknown or its value is of the wrong type.
+    """
+    try:
+        rest = flags.FLAGS(arguments)
+    except flags.UnrecognizedFlagError as error:
+        raise flags.Error(f"{error}\nValid: --config, --config.KEY, --workdir, --mode.") from error
+    except flags.IllegalFlagValueError as error:
+        name = re.match(r"flag --([\w.]+)", str(error))
+        default = defaults.get(name[1]) if name else None
+        hint = "" if default is None else f"\nExpected: {type(default).__name__}, such as {default!r}."
+        raise flags.Error(f"{error}{hint}") from error
+    for name, default in defaults.items():
+        if isinstance(default, tuple):
+            _check_tuple(name, default, flags.FLAGS.config[name.removeprefix("config.")])
+    return rest
+
+
+def _check_tuple(name: str, default: tuple, value: tuple) -> None:
+    """Raises an error if a tuple differs from the default's in length or in the type of its numbers."""
+    accepted = (int, float) if isinstance(default[0], float) else int
+    if len(value) != len(default) or not all(isinstance(entry, accepted) for entry in value):
+        raise flags.Error(f"flag --{name}={value}: expected {len(default)} numbers, such as {default}.")
+
+
+def _check_complete(rest: list[str]) -> None:
+    """Raises an error if an argument is no flag or a required flag is missing."""
+    if len(rest) > 1:
+        raise flags.Error(f"Unexpected argument {rest[1]!r}: a flag is written --NAME=VALUE.")
+    for name, example in {"config": "configs/toy.py", "workdir": "runs/toy"}.items():
+        if flags.FLAGS[name].value is None:
+            raise flags.Error(f"--{name} is missing. Example: --{name}={example}.")
+
+
+def _help(values: dict[str, Any]) -> str:
+    """Returns the help text, with the configuration's keys and values where a file was named."""
+    lines = [sys.modules["__main__"].__doc__, "Flags:"]
+    lines += [f"  --{name:12}{flags.FLAGS[name].help}" for name in ("config", "workdir", "mode")]
+    lines += ["  --config.KEY  One key of the configuration, changed."]
+    if values:
+        lines += ["", "Keys and values of this configuration:"]
+        lines += [f"  --{name}={shlex.quote(str(value))}" for name, value in values.items()]
+    return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""Generated streets: the whole method in minutes on a laptop's processor, with nothing to download.
+
+Numbers: ours, for a small network trained from scratch.
+
+    python main.py --config=configs/toy.py --workdir=runs/toy
+    python main.py --config=configs/toy.py:source_only --workdir=runs/toy_source_only
+
+`make demo` runs both and shows their scores side by side.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(words: str = "") -> ConfigDict:
+    """Returns the configuration of the generated data set, with the `words` applied."""
+    config = base.default_config()
+    config.steps = 1000
+
+    config.data.labelled_count = 8
+    config.data.source_size = (64, 128)  # As generated.
+    config.data.target_size = (64, 128)
+    config.data.batch.update(source=4, labelled=2, unlabelled=2)
+
+    config.model.backbone = "resnet_tiny"
+    config.model.train_norm_affine = True  # Nothing to preserve: the weights start at random.
+    config.model.pixel_order = "rgb"
+    config.model.pixel_mean = (127.5, 127.5, 127.5)  # Centres 0..255.
+    config.model.pixel_deviation = (64.0, 64.0, 64.0)
+
+    config.discriminator.update(global_width=16, semantic_width=128)
+
+    config.optimizer.learning_rate = 0.02
+    config.optimizer.classifier_factor = 1.0  # All layers are equally new.
+    config.optimizer.decay_steps = config.steps
+
+    config.evaluation.update(batch=20, every=250)
+    config.checkpoint.every = 250
+    return base.finish(config, words)

@@ -1,0 +1,175 @@
+"""Resizing and random augmentation: small functions `(example, seed) -> example`.
+
+An example is {"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W, 1]}; the label may be absent. Every draw
+is a pure function of the seed (int64 [2]). Geometry moves image and label together, colours change the
+image only. With a setting that asks for nothing a function returns its example as it is, at no cost.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from data.labels import IGNORED
+
+Example = dict[str, tf.Tensor]
+Augmentation = Callable[[Example, tf.Tensor], Example]
+
+PADDING = 115  # Mean grey of ImageNet, so that padding is near zero once the network has normalised it.
+
+
+def augmentations(settings: ConfigDict, size: Sequence[int]) -> list[Augmentation]:
+    """Returns what is done to every training example of a stream, in order.
+
+    Args:
+      settings: `config.augment`.
+      size: height and width of the stream. Where `settings.crop` is (0, 0) batches have this size: a scaled
+        image is then cropped or padded back to it.
+    """
+    crop_size = size if tuple(settings.crop) == (0, 0) else settings.crop
+    return [
+        functools.partial(resize, size=tuple(size), scale=tuple(settings.scale)),
+        functools.partial(crop, size=tuple(crop_size)),
+        functools.partial(flip, active=settings.flip),
+        functools.partial(brightness, largest=settings.brightness),
+        functools.partial(contrast, largest=settings.contrast),
+        functools.partial(saturation, largest=settings.saturation),
+        functools.partial(hue, largest=settings.hue),
+    ]
+
+
+def apply(functions: Sequence[Augmentation], example: Example, seed: tf.Tensor) -> Example:
+    """Applies functions in order, each with its own seed: what one draws does not depend on the others."""
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, len(functions)))
+    for function, own_seed in zip(functions, seeds, strict=True):
+        example = function(example, own_seed)
+    return example
+
+
+def resize(
+    example: Example, seed: tf.Tensor, *, size: tuple[int, int], scale: tuple[float, float] = (1.0, 1.0)
+) -> Example:
+    """Resizes to `size` times a random factor, in one resampling.
+
+    Images are resized bilinearly with antialiasing, labels by the nearest pixel.
+
+    Args:
+      example: image and label of any size, [Y, X, K].
+      seed: of the draw.
+      size: height and width at factor 1.
+      scale: smallest and largest factor, drawn uniformly.
+    """
+    if scale != (1.0, 1.0):
+        factor = tf.random.stateless_uniform([], seed, *scale)
+        size = tf.maximum(tf.cast(tf.round(tf.cast(size, tf.float32) * factor), tf.int32), 1)
+    return {key: _resize_one(key, tensor, size) for key, tensor in example.items()}
+
+
+def _resize_one(key: str, tensor: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+    """Resizes [Y, X, K] to [H, W, K], keeping the type."""
+
+    def resample() -> tf.Tensor:
+        if key == "label":
+            return tf.image.resize(tensor, size, "nearest")
+        return _to_uint8(tf.image.resize(tensor, size, "bilinear", antialias=True))
+
+    if isinstance(size, tf.Tensor):
+        return resample()
+    if tensor.shape.is_fully_defined():
+        return tensor if tensor.shape[:2] == size else resample()
+    fits = tf.reduce_all(tf.shape(tensor)[:2] == size)
+    return tf.ensure_shape(tf.cond(fits, lambda: tensor, resample), (*size, None))
+
+
+def crop(example: Example, seed: tf.Tensor, *, size: tuple[int, int]) -> Example:
+    """Cuts out a window of `size` at a random place.
+
+    Where the window is larger than the image, the image lies at a random place inside it; around it the label
+    is ignored and the image is `PADDING`.
+    """
+    height, width = size
+    if example["image"].shape[:2] == size:
+        return example
+    shape = tf.shape(example["image"])[:2]
+    spare = shape - [height, width]
+    draw = tf.random.stateless_uniform([2], seed)
+    # Negative where the window starts outside the image. The cast rounds down, as draw < 1.
+    low = tf.minimum(spare, 0)
+    offset = low + tf.cast(tf.floor(draw * tf.cast(tf.abs(spare) + 1, tf.float32)), tf.int32)
+    start = tf.maximum(offset, 0)
+    taken = tf.minimum(shape, [height, width])
+    before = tf.maximum(-offset, 0)
+    after = [height, width] - taken - before
+
+    def window(key: str, tensor: tf.Tensor) -> tf.Tensor:
+        tensor = tensor[start[0] : start[0] + taken[0], start[1] : start[1] + taken[1]]
+        fill = IGNORED if key == "label" else PADDING
+        around = tf.stack([[before[0], after[0]], [before[1], after[1]], [0, 0]])
+        tensor = tf.pad(tensor, around, constant_values=tf.constant(fill, tensor.dtype))
+        return tf.ensure_shape(tensor, (height, width, None))
+
+    return {key: window(key, tensor) for key, tensor in example.items()}
+
+
+def flip(example: Example, seed: tf.Tensor, *, active: bool = True) -> Example:
+    """Mirrors left and right in half of the draws."""
+    if not active:
+        return example
+    mirrored = tf.random.stateless_uniform([], seed) < 0.5
+    return tf.cond(
+        mirrored,
+        lambda: {key: tf.reverse(tensor, axis=[1]) for key, tensor in example.items()},
+        lambda: dict(example),
+    )
+
+
+def brightness(example: Example, seed: tf.Tensor, *, largest: float) -> Example:
+    """Adds up to `largest` * 255 to all values, or takes it away."""
+    if largest == 0:
+        return example
+    shift = 255.0 * tf.random.stateless_uniform([], seed, -largest, largest)
+    return _recolour(example, lambda pixels: pixels + shift)
+
+
+def contrast(example: Example, seed: tf.Tensor, *, largest: float) -> Example:
+    """Multiplies the difference from the image's mean by a factor in [1 - largest, 1 + largest]."""
+    if largest == 0:
+        return example
+    factor = tf.random.stateless_uniform([], seed, 1 - largest, 1 + largest)
+
+    def adjust(pixels: tf.Tensor) -> tf.Tensor:
+        mean = tf.reduce_mean(pixels)
+        return mean + factor * (pixels - mean)
+
+    return _recolour(example, adjust)
+
+
+def saturation(example: Example, seed: tf.Tensor, *, largest: float) -> Example:
+    """Multiplies each pixel's difference from its grey value by a factor in [1 - largest, 1 + largest]."""
+    if largest == 0:
+        return example
+    factor = tf.random.stateless_uniform([], seed, 1 - largest, 1 + largest)
+
+    def adjust(pixels: tf.Tensor) -> tf.Tensor:
+        grey = tf.image.rgb_to_grayscale(pixels)
+        return grey + factor * (pixels - grey)
+
+    return _recolour(example, adjust)
+
+
+def hue(example: Example, seed: tf.Tensor, *, largest: float) -> Example:
+    """Turns the hue by up to `largest` of the circle, either way."""
+    if largest == 0:
+        return example
+    turn = tf.random.stateless_uniform([], seed, -largest, largest)
+    return _recolour(example, lambda pixels: tf.image.adjust_hue(pixels, turn))
+
+
+def _recolour(example: Example, adjust: Callable[[tf.Tensor], tf.Tensor]) -> Example:
+    """Applies a function of float32 pixels [H, W, 3] in 0..255 to the image."""
+    return {**example, "image": _to_uint8(adjust(tf.cast(example["image"], tf.float32)))}
+
+
+def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.saturate_cast(tf.round(pixels), tf.uint8)

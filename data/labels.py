@@ -1,0 +1,99 @@
+"""Tables of classes: names, colours and the subsets that are reported.
+
+Train ids are the positions in a table: contiguous from 0. `IGNORED` marks pixels without a class.
+"""
+
+import dataclasses
+
+import numpy as np
+
+IGNORED = 255
+
+# Names and colours of Cityscapes, in the order of its train ids.
+_CITYSCAPES = {
+    "road": (128, 64, 128),
+    "sidewalk": (244, 35, 232),
+    "building": (70, 70, 70),
+    "wall": (102, 102, 156),
+    "fence": (190, 153, 153),
+    "pole": (153, 153, 153),
+    "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0),
+    "vegetation": (107, 142, 35),
+    "terrain": (152, 251, 152),
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "rider": (255, 0, 0),
+    "car": (0, 0, 142),
+    "truck": (0, 0, 70),
+    "bus": (0, 60, 100),
+    "train": (0, 80, 100),
+    "motorcycle": (0, 0, 230),
+    "bicycle": (119, 11, 32),
+}
+# SYNTHIA has no terrain, truck and train; its 13-class score leaves three thin classes out as well.
+_NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
+_NOT_IN_THIRTEEN = {*_NOT_IN_SYNTHIA, "wall", "fence", "pole"}
+_NOT_IN_TOY = {*_NOT_IN_THIRTEEN, "traffic light", "rider", "bus", "motorcycle", "bicycle"} - {
+    "terrain",
+    "pole",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassTable:
+    """Classes of a task; a class is known by its position, its train id.
+
+    Attributes:
+      names: [C].
+      palette: uint8 [C, 3], RGB.
+      subsets: name of a subset -> its train ids, ascending; a mean IoU is reported over each.
+    """
+
+    names: tuple[str, ...]
+    palette: np.ndarray
+    subsets: dict[str, tuple[int, ...]]
+
+
+def _table(left_out: set[str], subsets: dict[str, set[str]]) -> ClassTable:
+    """Builds a table of Cityscapes' classes.
+
+    Args:
+      left_out: names that are not in the table.
+      subsets: name of a subset -> names that are not in it.
+
+    Returns:
+      The table.
+    """
+    names = tuple(name for name in _CITYSCAPES if name not in left_out)
+    palette = np.array([_CITYSCAPES[name] for name in names], np.uint8)
+    palette.setflags(write=False)
+    ids = {
+        subset: tuple(train_id for train_id, name in enumerate(names) if name not in outside)
+        for subset, outside in subsets.items()
+    }
+    return ClassTable(names, palette, ids)
+
+
+CLASS_TABLES = {
+    "cityscapes19": _table(set(), {"19": set(), "16": _NOT_IN_SYNTHIA, "13": _NOT_IN_THIRTEEN}),
+    "synthia16": _table(_NOT_IN_SYNTHIA, {"16": set(), "13": _NOT_IN_THIRTEEN}),
+    "toy": _table(_NOT_IN_TOY, {"toy": set()}),
+}
+
+
+def class_table(name: str) -> ClassTable:
+    """Returns the table of a name of `CLASS_TABLES`.
+
+    Args:
+      name: as in `config.data.classes`.
+
+    Returns:
+      The table.
+
+    Raises:
+      ValueError: the name is unknown.
+    """
+    if name not in CLASS_TABLES:
+        raise ValueError(f"Unknown class table {name!r}. Valid: {', '.join(CLASS_TABLES)}.")
+    return CLASS_TABLES[name]

@@ -1,0 +1,79 @@
+"""What a configuration asks of the data, without importing TensorFlow: streams, and checks of settings."""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+STREAMS = ("source", "labelled", "unlabelled")
+
+
+def streams(config: ConfigDict) -> dict[str, int]:
+    """Returns the images per step, over all hosts, of every stream that a term of the loss needs.
+
+    Args:
+      config: the whole configuration.
+
+    Returns:
+      Stream name to images per step, in the order of `STREAMS`. Streams of no images are absent, and so is
+      the unlabelled one where the global term is off.
+
+    Raises:
+      ValueError: a setting of the data is out of its range, or no stream is left.
+    """
+    check(config)
+    needed = {"source": True, "labelled": True, "unlabelled": config.loss.global_weight > 0}
+    images = {name: config.data.batch[name] for name in STREAMS if needed[name] and config.data.batch[name]}
+    if not images:
+        raise ValueError(
+            "Nothing to train on: data.batch asks for no images of any stream that a term needs."
+        )
+    return images
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError if a setting of `config.data`, `.augment` or `.evaluation` is out of its range."""
+    data, augment = config.data, config.augment
+    for name in STREAMS:
+        _expect(data.batch[name] >= 0, f"data.batch.{name}", data.batch[name], "0 or more images")
+    for name in ("source_size", "target_size"):
+        _expect(_is_size(data[name]), f"data.{name}", data[name], "a positive height and width")
+    _expect(data.readers >= 1, "data.readers", data.readers, "1 or more threads")
+    _expect(data.prefetch >= 1, "data.prefetch", data.prefetch, "1 or more batches")
+    _expect(config.evaluation.batch >= 1, "evaluation.batch", config.evaluation.batch, "1 or more images")
+    _expect(
+        len(augment.scale) == 2 and 0 < augment.scale[0] <= augment.scale[1],
+        "augment.scale",
+        augment.scale,
+        "a smallest and a largest factor, 0 < smallest <= largest",
+    )
+    _expect(
+        _is_size(augment.crop) or tuple(augment.crop) == (0, 0),
+        "augment.crop",
+        augment.crop,
+        "a positive height and width, or (0, 0)",
+    )
+    for name in ("brightness", "contrast", "saturation"):
+        _expect(0 <= augment[name] <= 1, f"augment.{name}", augment[name], "0 to 1")
+    _expect(0 <= augment.hue <= 0.5, "augment.hue", augment.hue, "0 to 0.5")
+
+
+def host_share(name: str, images: int, hosts: int) -> int:
+    """Returns how many of the `images` per step each host takes; ValueError if they do not divide.
+
+    Args:
+      name: the setting that holds `images`, for the message.
+      images: images per step over all hosts.
+      hosts: number of hosts.
+    """
+    if images % hosts:
+        raise ValueError(f"{name} is {images}, which {hosts} hosts cannot share evenly.")
+    return images // hosts
+
+
+def _is_size(size: Sequence[int]) -> bool:
+    return len(size) == 2 and all(isinstance(length, int) and length > 0 for length in size)
+
+
+def _expect(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value}; expected {expected}.")

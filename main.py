@@ -1,0 +1,88 @@
+"""Trains a segmentation network across two domains, or evaluates a trained one.
+
+  python main.py --config=configs/toy.py --workdir=runs/toy
+  python main.py --config=configs/toy.py:source_only --workdir=runs/toy_source_only
+  python main.py --config=configs/toy.py --config.loss.semantic_weight=0.01 --workdir=runs/toy_strong
+  python main.py --config=configs/toy.py --workdir=runs/toy --mode=eval
+
+`python main.py --config=FILE --help` lists every key of that configuration with its value.
+`configs/base.py` says what each key means and which words may follow the file's colon.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from configs import command_line
+from data import labels, streams
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file; words after a colon choose its variant.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, scores and pictures.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval"], "train (the default; goes on from the last checkpoint) or eval."
+)
+EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C.
+
+
+def main(arguments: list[str]) -> None:
+    """Joins data, method and writer as the flags say, and leaves the scores in `eval.json`."""
+    del arguments  # All are flags.
+    config = CONFIG.value
+    try:
+        class_table = labels.class_table(config.data.classes)
+        streams.streams(config)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(command_line.EXIT_CODE_OF_MISTAKE)
+    if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
+        logging.set_verbosity(logging.WARNING)
+    # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # Not at the top: TensorFlow takes seconds, which help and mistakes should not.
+    import jax
+    from clu import metric_writers
+
+    from ass_jax import compare, evaluate, train
+    from data import pipeline
+
+    workdir = Path(WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    pipeline.prepare(config)
+    host = {"host": jax.process_index(), "hosts": jax.process_count()}
+    common = {
+        "class_table": class_table,
+        "evaluation_batches": functools.partial(pipeline.evaluation_batches, config, **host),
+        "workdir": workdir,
+    }
+    if MODE.value == "eval":
+        report = evaluate.evaluate(config, **common)
+    else:
+        training_batches = functools.partial(pipeline.training_batches, config, **host)
+        writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
+        with contextlib.closing(writer):
+            report = train.train(config, training_batches=training_batches, writer=writer, **common)
+    if host["host"] == 0:
+        scores = json.dumps({"variant": config.variant, **report}, indent=2)
+        (workdir / compare.SCORES).write_text(scores + "\n")
+
+
+def run() -> None:
+    """Runs `main`; Ctrl-C ends it with a sentence instead of a traceback."""
+    try:
+        app.run(main, flags_parser=command_line.parse)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(EXIT_CODE_OF_INTERRUPT)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,155 @@
+"""Every configuration, with every word, has the keys of `configs/base.py` and the numbers it claims."""
+
+import pytest
+
+from configs import base, gta5, synthia, toy
+
+FILES = {"base": base, "toy": toy, "gta5": gta5, "synthia": synthia}
+
+# Images per step (source, labelled, unlabelled), labelled target images, global and semantic weight.
+PAPER = {
+    "source_only": ((2, 0, 0), 100, 0.0, 0.0),
+    "target_only": ((0, 2, 0), 100, 0.0, 0.0),
+    "joint": ((1, 1, 0), 100, 0.0, 0.0),
+    "adaptsegnet": ((1, 1, 1), 100, 0.001, 0.0),
+    "semantic": ((1, 1, 0), 100, 0.0, 0.001),
+    "ass": ((1, 1, 1), 100, 0.001, 0.001),
+    "oracle": ((0, 2, 0), -1, 0.0, 0.0),
+    "ass_all": ((1, 1, 1), -1, 0.001, 0.001),
+}
+
+
+def flatten(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def stream_sizes(config):
+    return (config.data.batch.source, config.data.batch.labelled, config.data.batch.unlabelled)
+
+
+@pytest.mark.parametrize("smoke", ["", ",smoke"])
+@pytest.mark.parametrize("variant", base.VARIANTS)
+@pytest.mark.parametrize("name", FILES)
+def test_keys_and_types_are_those_of_base(name, variant, smoke):
+    expected = {key: type(value) for key, value in flatten(base.default_config())}
+    config = FILES[name].get_config(variant + smoke)
+    assert {key: type(value) for key, value in flatten(config)} == expected
+    assert config.variant == variant
+
+
+@pytest.mark.parametrize("name", ["base", "gta5", "synthia"])
+@pytest.mark.parametrize("variant", PAPER)
+def test_variant_switches_streams_and_terms(name, variant):
+    config = FILES[name].get_config(variant)
+    found = (
+        stream_sizes(config),
+        config.data.labelled_count,
+        config.loss.global_weight,
+        config.loss.semantic_weight,
+    )
+    assert found == PAPER[variant]
+
+
+def test_every_variant_is_checked():
+    assert set(PAPER) == set(base.VARIANTS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_variants_differ_in_nothing_but_streams_and_terms(name):
+    switched = {
+        "variant",
+        "data.labelled_count",
+        "data.batch.source",
+        "data.batch.labelled",
+        "data.batch.unlabelled",
+        "loss.global_weight",
+        "loss.semantic_weight",
+    }
+    full = dict(flatten(FILES[name].get_config("ass")))
+    for variant in base.VARIANTS:
+        changed = dict(flatten(FILES[name].get_config(variant)))
+        assert {key for key in full if full[key] != changed[key]} <= switched
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_labelled_images_per_step_are_the_same_in_every_variant(name):
+    sums = {sum(stream_sizes(FILES[name].get_config(variant))[:2]) for variant in base.VARIANTS}
+    assert len(sums) == 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_default_variant_is_the_full_method(name):
+    assert FILES[name].get_config() == FILES[name].get_config("ass")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_smoke_is_small_and_keeps_the_variant(name):
+    config = FILES[name].get_config("smoke,adaptsegnet")
+    assert config.variant == "adaptsegnet"
+    assert config.steps <= 10
+    assert max(config.data.source_size + config.data.target_size) <= 128
+    assert config.loss.global_weight == 0.001
+    assert config.loss.semantic_weight == 0.0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("adapt", "Unknown word 'adapt'.*Valid: source_only, .*, ass_all, smoke"),
+        ("ass,joint", "one variant .* found ass, joint"),
+        ("smoke,Smoke", "Unknown word 'Smoke'"),
+    ],
+)
+@pytest.mark.parametrize("name", FILES)
+def test_wrong_words_are_refused(name, words, expected):
+    with pytest.raises(ValueError, match=expected):
+        FILES[name].get_config(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "data_names"),
+    [("gta5", ("gta5", "cityscapes", "cityscapes19")), ("synthia", ("synthia", "cityscapes", "synthia16"))],
+)
+def test_numbers_of_the_papers(name, data_names):
+    config = FILES[name].get_config()
+    assert (config.data.source, config.data.target, config.data.classes) == data_names
+    expected = {
+        "steps": 150_000,
+        "data.labelled_count": 100,
+        "data.source_size": (720, 1280),
+        "data.target_size": (512, 1024),
+        "model.backbone": "resnet101",
+        "model.branches": 4,
+        "model.train_norm_affine": False,
+        "model.pixel_order": "bgr",
+        "model.pixel_mean": (104.00698793, 116.66876762, 122.67891434),
+        "model.pixel_deviation": (1.0, 1.0, 1.0),
+        "loss.global_kind": "bce",
+        "loss.semantic_input": "features",
+        "loss.semantic_outputs": "binary",
+        "discriminator.global_width": 64,
+        "discriminator.semantic_width": 1024,
+        "discriminator.global_learning_rate": 1e-4,
+        "discriminator.semantic_learning_rate": 1e-4,
+        "discriminator.betas": (0.9, 0.99),
+        "optimizer.learning_rate": 2.5e-4,
+        "optimizer.classifier_factor": 10.0,
+        "optimizer.momentum": 0.9,
+        "optimizer.weight_decay": 5e-4,
+        "optimizer.decay_steps": 250_000,
+        "optimizer.decay_power": 0.9,
+    }
+    found = dict(flatten(config))
+    assert {key: found[key] for key in expected} == expected
+    assert not any(value for key, value in found.items() if key in ("augment.flip", "augment.brightness"))
+
+
+def test_toy_needs_no_other_data():
+    config = toy.get_config()
+    assert (config.data.source, config.data.target, config.data.classes) == ("toy", "toy", "toy")
+    assert stream_sizes(config) == (4, 2, 2)
+    assert config.optimizer.decay_steps == config.steps

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from data.labels import CLASS_TABLES, IGNORED, class_table
+
+
+def test_cityscapes_names_and_palette():
+    # The published train ids and colours.
+    expected = [
+        ("road", (128, 64, 128)),
+        ("sidewalk", (244, 35, 232)),
+        ("building", (70, 70, 70)),
+        ("wall", (102, 102, 156)),
+        ("fence", (190, 153, 153)),
+        ("pole", (153, 153, 153)),
+        ("traffic light", (250, 170, 30)),
+        ("traffic sign", (220, 220, 0)),
+        ("vegetation", (107, 142, 35)),
+        ("terrain", (152, 251, 152)),
+        ("sky", (70, 130, 180)),
+        ("person", (220, 20, 60)),
+        ("rider", (255, 0, 0)),
+        ("car", (0, 0, 142)),
+        ("truck", (0, 0, 70)),
+        ("bus", (0, 60, 100)),
+        ("train", (0, 80, 100)),
+        ("motorcycle", (0, 0, 230)),
+        ("bicycle", (119, 11, 32)),
+    ]
+    table = class_table("cityscapes19")
+    assert [*zip(table.names, map(tuple, table.palette.tolist()), strict=True)] == expected
+
+
+def test_cityscapes_as_the_official_scripts_have_it():
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels")
+    official = sorted(
+        (label for label in labels.labels if label.trainId in range(19)), key=lambda label: label.trainId
+    )
+    table = class_table("cityscapes19")
+    assert list(table.names) == [label.name for label in official]
+    assert table.palette.tolist() == [list(label.color) for label in official]
+
+
+def test_cityscapes_subsets():
+    assert class_table("cityscapes19").subsets == {
+        "19": tuple(range(19)),
+        "16": (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+        "13": (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+    }
+
+
+def test_synthia_ids_are_contiguous():
+    table, whole = class_table("synthia16"), class_table("cityscapes19")
+    assert table.subsets == {"16": tuple(range(16)), "13": (0, 1, 2, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)}
+    for subset in ("16", "13"):
+        names = [table.names[train_id] for train_id in table.subsets[subset]]
+        assert names == [whole.names[train_id] for train_id in whole.subsets[subset]]
+
+
+def test_toy():
+    table = class_table("toy")
+    expected = "road, sidewalk, building, pole, traffic sign, vegetation, terrain, sky, person, car"
+    assert ", ".join(table.names) == expected
+    assert table.subsets == {"toy": tuple(range(10))}
+
+
+@pytest.mark.parametrize("name", CLASS_TABLES)
+def test_every_table_is_sound(name):
+    table = class_table(name)
+    assert table.palette.dtype == np.uint8
+    assert table.palette.shape == (len(table.names), 3)
+    assert len(set(table.names)) == len(table.names) < IGNORED
+    assert len(np.unique(table.palette, axis=0)) == len(table.names)
+    assert not table.palette.flags.writeable
+    for ids in table.subsets.values():
+        assert list(ids) == sorted(set(ids))
+        assert set(ids) <= set(range(len(table.names)))
+
+
+def test_unknown_name_lists_the_valid_ones():
+    with pytest.raises(ValueError, match=r"'coco'.*cityscapes19, synthia16, toy"):
+        class_table("coco")

@@ -1,0 +1,352 @@
+import collections
+import hashlib
+import itertools
+import os
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data import pipeline, toy
+from data.labels import IGNORED
+
+SOURCE_COUNT, TARGET_COUNT, VALIDATION_COUNT = 7, 6, 5
+HEIGHT, WIDTH = SIZE = (16, 32)
+COUNTS = {"source": SOURCE_COUNT, "labelled": 3, "unlabelled": TARGET_COUNT}
+
+
+@pytest.fixture
+def config(toy_config):
+    """All three streams with different numbers of images per step, and no augmentation."""
+    toy_config.data.toy.update(
+        source_count=SOURCE_COUNT, target_count=TARGET_COUNT, validation_count=VALIDATION_COUNT
+    )
+    toy_config.data.labelled_count = COUNTS["labelled"]
+    toy_config.data.batch.update(source=2, labelled=2, unlabelled=4)
+    return toy_config
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def digest(batches):
+    """Returns a hash of every array of the batches, with names, types and shapes."""
+    total = hashlib.sha256()
+    for batch in batches:
+        for stream, arrays in sorted(batch.items()):
+            for key, value in sorted(arrays.items()):
+                total.update(f"{stream} {key} {value.dtype} {value.shape}".encode() + value.tobytes())
+    return total.hexdigest()
+
+
+def joined(parts):
+    """Returns the global batch of the hosts' parts of one step."""
+    return {
+        stream: {key: np.concatenate([part[stream][key] for part in parts]) for key in arrays}
+        for stream, arrays in parts[0].items()
+    }
+
+
+def stored(config, split):
+    """Returns image and label of every record, read in the plain way."""
+    return list(toy.open_builder(config.data).as_data_source(split))
+
+
+def places(images, records):
+    """Returns the index of each image among the records."""
+    known = {record["image"].tobytes(): index for index, record in enumerate(records)}
+    assert len(known) == len(records)
+    return [known[image.tobytes()] for image in images]
+
+
+def test_batches_have_the_documented_form(config):
+    config.data.source_size = (20, 24)
+    config.data.target_size = (12, 16)
+    batch = next(pipeline.training_batches(config))
+    assert list(batch) == ["source", "labelled", "unlabelled"]
+    form = {
+        stream: {key: (type(value), value.dtype, value.shape) for key, value in arrays.items()}
+        for stream, arrays in batch.items()
+    }
+
+    def array(*shape):
+        return (np.ndarray, np.uint8, shape)
+
+    assert form == {
+        "source": {"image": array(2, 20, 24, 3), "label": array(2, 20, 24)},
+        "labelled": {"image": array(2, 12, 16, 3), "label": array(2, 12, 16)},
+        "unlabelled": {"image": array(4, 12, 16, 3)},
+    }
+
+
+def test_crop_sets_the_size_of_all_streams(config):
+    config.augment.crop = (10, 40)
+    batch = next(pipeline.training_batches(config))
+    assert {arrays["image"].shape[1:3] for arrays in batch.values()} == {(10, 40)}
+    assert (batch["source"]["label"] == IGNORED).sum() >= 2 * 10 * 8
+
+
+def test_images_and_labels_are_those_of_the_records(config):
+    batch = next(pipeline.training_batches(config))
+    for stream, split in (("source", "source_train"), ("labelled", "target_train")):
+        records = stored(config, split)
+        for image, label in zip(batch[stream]["image"], batch[stream]["label"], strict=True):
+            (place,) = places([image], records)
+            np.testing.assert_array_equal(label, records[place]["label"][..., 0])
+
+
+def test_batches_depend_neither_on_readers_nor_on_hosts(config):
+    config.augment.update(flip=True, crop=(12, 24), brightness=0.1)
+    digests = set()
+    for readers in (1, 2, 8):
+        config.data.readers = readers
+        digests.add(digest(take(pipeline.training_batches(config), 100)))
+    hosts = [take(pipeline.training_batches(config, host=host, hosts=2), 100) for host in range(2)]
+    assert hosts[0][0]["unlabelled"]["image"].shape[0] == 2
+    digests.add(digest(joined(parts) for parts in zip(*hosts, strict=True)))
+    assert len(digests) == 1
+
+
+def test_starting_at_a_step_continues_exactly(config):
+    config.augment.update(flip=True, brightness=0.1)
+    straight = take(pipeline.training_batches(config), 10)
+    assert digest(take(pipeline.training_batches(config, start_step=7), 3)) == digest(straight[7:])
+
+
+def test_a_late_step_is_reached_within_a_second(config):
+    seconds = []
+    for start_step in (999_999, 1_000_000, 1_000_000):
+        begin = time.perf_counter()
+        batches = pipeline.training_batches(config, start_step=start_step)
+        first = next(batches)
+        seconds.append(time.perf_counter() - begin)
+        if start_step == 999_999:
+            expected = next(batches)
+    assert digest([first]) == digest([expected])
+    assert min(seconds) < 1
+
+
+def test_steps_beyond_32_bits_work(config):
+    config.augment.flip = True
+    batches = pipeline.training_batches(config, start_step=2**40)
+    assert digest([next(batches)]) != digest([next(batches)])
+
+
+def test_every_image_comes_once_an_epoch_in_a_new_order(config):
+    batches = take(pipeline.training_batches(config), 42)
+    splits = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}
+    for stream, count in COUNTS.items():
+        images = np.concatenate([batch[stream]["image"] for batch in batches])
+        order = places(images, stored(config, splits[stream]))
+        epochs = [tuple(order[start : start + count]) for start in range(0, len(order), count)]
+        assert len(epochs) >= 12
+        assert {len(epoch) for epoch in epochs} == {count}
+        assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1
+        assert all(len(set(epoch)) == count for epoch in epochs)
+        assert len(set(epochs)) > 3
+
+
+def test_seeds_give_other_orders(config):
+    first = take(pipeline.training_batches(config), 5)
+    config.seed = 1
+    assert digest(take(pipeline.training_batches(config), 5)) != digest(first)
+
+
+def test_labelled_images_are_the_named_ones(config):
+    names = pipeline.labelled_names(config)
+    assert len(names) == 3
+    assert names == sorted(names)
+    records = stored(config, "target_train")
+    images = np.concatenate(
+        [batch["labelled"]["image"] for batch in take(pipeline.training_batches(config), 6)]
+    )
+    seen = {records[place]["name"].decode() for place in places(images, records)}
+    assert seen == set(names)
+    config.data.labelled_count = -1
+    assert pipeline.labelled_names(config) == sorted(record["name"].decode() for record in records)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_labelled_images_than_a_batch(config, count):
+    config.data.labelled_count = count
+    config.data.batch.labelled = 3
+    config.augment.brightness = 0.2
+    batches = take(pipeline.training_batches(config), 4)
+    labels = np.concatenate([batch["labelled"]["label"] for batch in batches])
+    numbers = collections.Counter(label.tobytes() for label in labels)
+    assert sorted(numbers.values()) == [12 // count] * count
+    images = np.concatenate([batch["labelled"]["image"] for batch in batches])
+    assert len({image.tobytes() for image in images}) == 12
+
+
+def test_removing_a_stream_leaves_the_others(config):
+    config.augment.update(flip=True, brightness=0.1)
+    full = take(pipeline.training_batches(config), 5)
+    config.data.batch.labelled = 0
+    without = take(pipeline.training_batches(config), 5)
+    assert without[0].keys() == {"source", "unlabelled"}
+    assert digest(without) == digest({key: batch[key] for key in without[0]} for batch in full)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Counts the records that are read, by split, and the splits that are opened."""
+    counts = {}
+
+    class Counting:
+        def __init__(self, source, split):
+            self.source, self.split = source, split
+
+        def __getitem__(self, index):
+            counts[self.split] += 1
+            return self.source[index]
+
+    def opened(data_config):
+        builder = toy.open_builder(data_config)
+        as_data_source = builder.as_data_source
+
+        def counting(split, **options):
+            counts.setdefault(split, 0)
+            return Counting(as_data_source(split, **options), split)
+
+        builder.as_data_source = counting
+        return builder
+
+    monkeypatch.setitem(pipeline.DATASETS, "toy", pipeline.DATASETS["toy"]._replace(open=opened))
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("batch", "global_weight", "expected"),
+    [
+        ({"labelled": 0}, 0.0, {"source_train"}),
+        ({"source": 0}, 0.0, {"target_train"}),
+        ({"source": 0, "labelled": 0}, 0.1, {"target_train"}),
+    ],
+)
+def test_only_what_a_term_needs_is_read(config, reads, batch, global_weight, expected):
+    config.data.labelled_count = -1
+    config.data.batch.update(batch)
+    config.loss.global_weight = global_weight
+    batches = pipeline.training_batches(config)
+    images = sum(len(arrays["image"]) for arrays in next(batches).values())
+    assert reads.keys() == expected
+    assert sum(reads.values()) >= images
+
+
+def test_labels_of_unlabelled_images_are_not_decoded(config):
+    split = pipeline._open(config, ["target_train"])["target_train"]
+    record = tf.train.Example.FromString(split.fetch(np.array([0]))[0])
+    record.features.feature["label"].bytes_list.value[0] = b"no picture"
+    damaged = tf.constant(record.SerializeToString())
+    assert split.decoder("image")(damaged).keys() == {"image"}
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        split.decoder("image", "label")(damaged)
+
+
+@pytest.mark.parametrize(
+    ("batch", "hosts"),
+    [(1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 2), (6, 3), (7, 1), (7, 7)],
+)
+def test_evaluation_counts_every_image_once(config, batch, hosts):
+    config.evaluation.batch = batch
+    records = stored(config, "target_validation")
+    parts = [list(pipeline.evaluation_batches(config, host=host, hosts=hosts)) for host in range(hosts)]
+    assert {len(part) for part in parts} == {-(-VALIDATION_COUNT // batch)}
+    images, labels, valid = [
+        np.concatenate([part[step][key] for step in range(len(parts[0])) for part in parts])
+        for key in ("image", "label", "valid")
+    ]
+    assert valid.dtype == bool
+    assert valid.tolist() == [True] * VALIDATION_COUNT + [False] * (len(valid) - VALIDATION_COUNT)
+    assert places(images[valid], records) == list(range(VALIDATION_COUNT))
+    np.testing.assert_array_equal(labels[valid], [record["label"][..., 0] for record in records])
+    assert (labels[~valid] == IGNORED).all()
+    assert len(labels) % batch == 0
+
+
+def test_evaluation_resizes_images_but_not_labels(config):
+    config.data.target_size = (8, 12)
+    config.augment.update(flip=True, crop=(4, 4), brightness=0.5)
+    config.evaluation.batch = 2
+    batch = next(pipeline.evaluation_batches(config))
+    assert batch["image"].shape == (2, 8, 12, 3)
+    assert batch["label"].shape == (2, HEIGHT, WIDTH)
+    assert batch["label"].dtype == np.uint8
+    expected = stored(config, "target_validation")[1]
+    np.testing.assert_array_equal(batch["label"][1], expected["label"][..., 0])
+    shrunk = tf.image.resize(expected["image"], (8, 12), antialias=True)
+    np.testing.assert_array_equal(batch["image"][1], np.round(shrunk))
+
+
+def test_passes_leave_no_open_files(config):
+    def open_files():
+        return len(os.listdir("/proc/self/fd"))
+
+    for _ in range(2):
+        list(pipeline.evaluation_batches(config))
+    before = open_files()
+    for _ in range(5):
+        list(pipeline.evaluation_batches(config))
+    assert open_files() <= before
+
+
+def test_tensorflow_sees_no_accelerator():
+    assert {device.device_type for device in tf.config.get_visible_devices()} == {"CPU"}
+
+
+@pytest.mark.parametrize("key", ["source", "target"])
+def test_unknown_data_sets_are_refused(config, key):
+    config.data[key] = "cityscape"
+    with pytest.raises(ValueError, match=f"'cityscape' for {key}_train. Valid: toy"):
+        pipeline.training_batches(config)
+
+
+def test_a_data_set_without_the_domain_is_refused(config, monkeypatch):
+    monkeypatch.setitem(
+        pipeline.DATASETS, "roads", pipeline.DataSet(toy.open_builder, "source_train", None, None)
+    )
+    config.data.target = "roads"
+    with pytest.raises(ValueError, match="'roads' for target_validation. Valid: toy"):
+        pipeline.evaluation_batches(config)
+
+
+def test_empty_splits_are_refused(config):
+    config.data.toy.validation_count = 0
+    with pytest.raises(ValueError, match="no images in its split 'target_validation'"):
+        pipeline.evaluation_batches(config)
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_impossible_labelled_counts_are_refused(config, count):
+    config.data.labelled_count = count
+    with pytest.raises(ValueError, match=f"labelled_count is {count}, but .* 6 images"):
+        pipeline.training_batches(config)
+
+
+def test_images_that_hosts_cannot_share_are_refused(config):
+    config.data.batch.labelled = 3
+    with pytest.raises(ValueError, match=r"data\.batch\.labelled is 3, which 2 hosts"):
+        pipeline.training_batches(config, hosts=2)
+    config.evaluation.batch = 1
+    with pytest.raises(ValueError, match=r"evaluation\.batch is 1, which 2 hosts"):
+        pipeline.evaluation_batches(config, hosts=2)
+
+
+def test_settings_out_of_range_are_refused(config):
+    config.augment.hue = 0.7
+    for batches in (pipeline.training_batches, pipeline.evaluation_batches):
+        with pytest.raises(ValueError, match=r"augment\.hue is 0\.7"):
+            batches(config)
+
+
+def test_prepare_makes_the_data_set_once(config, tmp_path):
+    config.data.directory = str(tmp_path)
+    config.data.toy.update(source_count=1, target_count=1, validation_count=1)
+    pipeline.prepare(config)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert any("target_validation" in path.name for path in files)
+    pipeline.prepare(config)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files

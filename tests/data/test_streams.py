@@ -1,0 +1,67 @@
+import pytest
+
+from configs import base
+from data import streams
+
+
+def test_streams_of_the_full_method_in_order():
+    config = base.default_config()
+    config.data.batch.update(source=1, labelled=2, unlabelled=3)
+    assert list(streams.streams(config).items()) == [("source", 1), ("labelled", 2), ("unlabelled", 3)]
+
+
+def test_unlabelled_stream_needs_the_global_term():
+    config = base.default_config()
+    config.loss.global_weight = 0.0
+    assert streams.streams(config) == {"source": 1, "labelled": 1}
+
+
+def test_streams_of_no_images_are_absent():
+    config = base.default_config()
+    config.data.batch.source = 0
+    assert streams.streams(config) == {"labelled": 1, "unlabelled": 1}
+
+
+def test_nothing_to_train_on_is_refused():
+    config = base.default_config()
+    config.data.batch.update(source=0, labelled=0)
+    config.loss.global_weight = 0.0
+    with pytest.raises(ValueError, match="Nothing to train on"):
+        streams.streams(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.batch.source", -1),
+        ("data.source_size", (0, 128)),
+        ("data.target_size", (64, 128, 3)),
+        ("data.readers", 0),
+        ("data.prefetch", 0),
+        ("evaluation.batch", 0),
+        ("augment.scale", (2.0, 0.5)),
+        ("augment.scale", (0.0, 1.0)),
+        ("augment.crop", (0, 64)),
+        ("augment.crop", (-64, 64)),
+        ("augment.brightness", -0.1),
+        ("augment.contrast", 1.5),
+        ("augment.saturation", -1.0),
+        ("augment.hue", 0.6),
+    ],
+)
+def test_settings_out_of_range_are_named(name, value):
+    config = base.default_config()
+    group, _, key = name.rpartition(".")
+    section = config
+    for part in group.split("."):
+        section = section[part]
+    section[key] = value
+    with pytest.raises(ValueError, match=f"^{name} is ") as raised:
+        streams.streams(config)
+    assert str(value) in str(raised.value)
+
+
+def test_hosts_share_evenly_or_are_refused():
+    assert streams.host_share("data.batch.source", 6, 3) == 2
+    with pytest.raises(ValueError, match=r"data.batch.source is 6, which 4 hosts"):
+        streams.host_share("data.batch.source", 6, 4)

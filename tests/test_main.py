@@ -1,0 +1,210 @@
+"""The command line answers help and mistakes at once, without the heavy libraries."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOY = "--config=configs/toy.py"
+HEAVY = ("tensorflow", "tensorflow_datasets", "jax", "flax", "clu", "orbax")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """An environment in which importing a heavy library fails."""
+    folder = tmp_path_factory.mktemp("heavy")
+    for library in HEAVY:
+        (folder / f"{library}.py").write_text(f"raise RuntimeError('{library} was imported')\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def answer(arguments, environment):
+    """Runs main.py; returns its exit code, output and seconds (the better of two runs if one is slow)."""
+    seconds = []
+    for _ in range(2):
+        start = time.monotonic()
+        result = subprocess.run(
+            [sys.executable, "main.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        seconds.append(time.monotonic() - start)
+        if seconds[-1] < 2:
+            break
+    return result.returncode, result.stdout, result.stderr, min(seconds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["--config is missing", "--config=configs/toy.py"]),
+        ([TOY], ["--workdir is missing"]),
+        (["--workdr=runs/x"], ["'workdr'", "Did you mean: workdir", "--config.KEY"]),
+        ([TOY, "--mode=trian"], ["--mode=trian", "<train|eval>"]),
+        ([TOY, "runs/x"], ["'runs/x'", "--NAME=VALUE"]),
+        (["--config=configs/tyo.py"], ["'configs/tyo.py'", "configs/toy.py", "configs/gta5.py"]),
+        (
+            ["--config=configs/tyo.py", "--config.loss.global_weight=1"],
+            ["'configs/tyo.py'", "configs/toy.py"],
+        ),
+        (["--config=configs/toy.py:as"], ["'as'", "source_only, target_only", "smoke"]),
+        (["--config", "configs/toy.py:ass,joint"], ["one variant", "ass, joint"]),
+        (["--config.steps=3"], ["--config.steps", "--config=FILE"]),
+        ([TOY, "--config.stebs=3"], ["config.stebs", "Did you mean config.steps?", "seed, steps"]),
+        (
+            [TOY, "--config.loss.semantic_wieght=1"],
+            ["semantic_wieght", "Did you mean config.loss.semantic_weight?", "global_kind, global_weight"],
+        ),
+        ([TOY, "--config.semantic_weight", "1"], ["Did you mean config.loss.semantic_weight?"]),
+        ([TOY, "--noconfig.augment.flop"], ["Did you mean config.augment.flip?"]),
+        ([TOY, "--config.steps.many=1"], ["config.steps.many", "Keys of config:"]),
+        ([TOY, "--config.data=1"], ["--config.data is a group of keys", "batch.*, classes"]),
+        ([TOY, "--config.data.source_size[0]=1"], ["Did you mean config.data.source_size?"]),
+        ([TOY, "--config.variant=joint"], ["configs/toy.py:joint", "source_only, target_only"]),
+        ([TOY, "--config.steps=many"], ["--config.steps=many", "Expected: int, such as 1000"]),
+        ([TOY, "--config.data.source_size=64"], ["expected 2 numbers, such as (64, 128)"]),
+        ([TOY, "--config.data.source_size=(64,12.5)"], ["expected 2 numbers, such as (64, 128)"]),
+    ],
+    ids=lambda value: (
+        " ".join(value) if isinstance(value, list) and value and value[0].startswith("--") else ""
+    ),
+)
+def test_mistake_gets_one_message(environment, arguments, expected):
+    code, output, message, seconds = answer(arguments, environment)
+    assert code == 2
+    assert output == ""
+    assert all(part in message for part in [*expected, "main.py --help"]), message
+    assert "Traceback" not in message
+    assert message.count("\n") <= 4
+    assert seconds < 2
+
+
+def test_configuration_file_cannot_define_keys(environment, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs import base\n\n"
+        "def get_config(words=''):\n"
+        "    config = base.get_config(words)\n"
+        "    config.data.labeled_count = 3\n"
+        "    return config\n"
+    )
+    code, _, message, _ = answer([f"--config={file}"], environment)
+    assert code == 2
+    assert "config.data.labeled_count. Did you mean config.data.labelled_count?" in message
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort"])
+def test_help_is_short(environment, flag):
+    code, output, message, seconds = answer([flag], environment)
+    assert (code, message) == (0, "")
+    for part in ("--config=configs/toy.py", "--workdir", "train|eval", "--config.KEY", "configs/base.py"):
+        assert part in output
+    assert output.count("\n") < 25
+    assert seconds < 2
+
+
+def test_help_with_a_configuration_lists_its_keys(environment):
+    code, output, _, seconds = answer([TOY + ":joint", "--config.steps=7", "--help"], environment)
+    assert code == 0
+    for part in ("--config.steps=7\n", "--config.data.source_size='(64, 128)'\n", "--config.variant=joint\n"):
+        assert part in output
+    assert seconds < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config.data.classes=toys"], ["'toys'", "toy", "cityscapes19"]),
+        (["--config.data.batch.source=-1"], ["data.batch.source is -1", "0 or more"]),
+    ],
+)
+def test_impossible_setting_is_refused_before_the_heavy_imports(environment, tmp_path, arguments, expected):
+    code, _, message, seconds = answer([TOY, f"--workdir={tmp_path}", *arguments], environment)
+    assert code == 2
+    assert all(part in message for part in expected)
+    assert "Traceback" not in message
+    assert seconds < 2
+
+
+# Runs main.py with stand-ins for what is heavy; they write down how they are called.
+WIRING = """
+import sys, types
+
+def stand_in(name, **content):
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(content)
+
+class Writer:
+    def close(self):
+        print("writer closed")
+
+def call(name, result=None):
+    def record(*arguments, **keywords):
+        print(name, *arguments[1:], *sorted(keywords.items()))
+        return result
+    return record
+
+def train(config, *, class_table, training_batches, evaluation_batches, writer, workdir):
+    print("train", config.variant, config.seed, config.is_locked, class_table.names[0], workdir.name)
+    assert isinstance(writer, Writer)
+    training_batches(7)
+    evaluation_batches()
+    if config.steps == 1:
+        raise KeyboardInterrupt
+    return {"step": 9, "mIoU": 0.5}
+
+def evaluate(config, *, class_table, evaluation_batches, workdir):
+    print("evaluate", config.variant, class_table.names[0], workdir.name)
+    return {"step": 8, "mIoU": 0.25}
+
+stand_in("jax", process_index=lambda: 0, process_count=lambda: 2)
+stand_in("clu")
+sys.modules["clu"].metric_writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: Writer())
+stand_in("ass_jax")
+stand_in("ass_jax.compare", SCORES="eval.json")
+stand_in("ass_jax.train", train=train)
+stand_in("ass_jax.evaluate", evaluate=evaluate)
+names = ("prepare", "training_batches", "evaluation_batches")
+stand_in("data.pipeline", **{name: call(name) for name in names})
+import main
+main.run()
+"""
+
+
+def wire(tmp_path, *arguments):
+    command = [sys.executable, "-c", WIRING, "--config=configs/toy.py:joint", f"--workdir={tmp_path}/new/run"]
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_training_is_wired(tmp_path):
+    result = wire(tmp_path, "--config.seed=5")
+    assert result.stdout.splitlines() == [
+        "prepare",
+        "train joint 5 True road run",
+        "training_batches 7 ('host', 0) ('hosts', 2)",
+        "evaluation_batches ('host', 0) ('hosts', 2)",
+        "writer closed",
+    ]
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "new/run/eval.json").read_text())
+    assert report == {"variant": "joint", "step": 9, "mIoU": 0.5}
+
+
+def test_evaluation_is_wired(tmp_path):
+    result = wire(tmp_path, "--mode=eval")
+    assert result.stdout.splitlines() == ["prepare", "evaluate joint road run"]
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "new/run/eval.json").read_text())
+    assert report == {"variant": "joint", "step": 8, "mIoU": 0.25}
+
+
+def test_interrupt_is_answered_plainly(tmp_path):
+    result = wire(tmp_path, "--config.steps=1")
+    assert result.returncode == 130
+    assert result.stdout.splitlines()[-1] == "writer closed"
+    assert result.stderr.startswith("Interrupted.")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "new/run/eval.json").exists()
