@@ -25,15 +25,11 @@ class Checkpoints:
     """The checkpoints of one training run; a context manager that waits for the last save when it is left.
 
     Every process of a run opens the same directory and makes the same calls. A save goes on in the
-    background; if it fails, the next call that waits for it (`save`, `wait`, `restore`, `close`) raises its error.
+    background; if it fails, its error is raised by the next call that waits for it: any but `latest_step`.
     """
 
     def __init__(
-        self,
-        directory: str | os.PathLike,
-        keep_latest: int = 3,
-        best_metric: str = "mIoU",
-        read_only: bool = False,
+        self, directory: str | os.PathLike, keep_latest: int = 3, best_metric: str = "mIoU", read_only: bool = False
     ):
         """Opens the directory and clears what killed runs left in it.
 
@@ -41,8 +37,7 @@ class Checkpoints:
           directory: made if it does not exist.
           keep_latest: how many of the latest checkpoints are kept; the best one is kept beside them.
           best_metric: the metric whose largest value marks the best checkpoint.
-          read_only: nothing in the directory is made or cleared, as a run may be at work in it; only the
-            checkpoints that are there now are seen.
+          read_only: makes and clears nothing, as a run may be at work there; sees the checkpoints of this moment.
 
         Raises:
           ValueError: `keep_latest` is below 1.
@@ -58,10 +53,7 @@ class Checkpoints:
         best = BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             self.directory,
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "configuration": ocp.JsonCheckpointHandler(),
-            },
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "configuration": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), best]),
                 best_fn=self._score,
@@ -95,9 +87,7 @@ class Checkpoints:
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(f"Cannot save step {step}: {self.directory} already has step {latest}.")
-        items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(state), configuration=ocp.args.JsonSave(configuration)
-        )
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), configuration=ocp.args.JsonSave(configuration))
         self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def latest_step(self) -> int | None:
@@ -122,7 +112,7 @@ class Checkpoints:
           FileNotFoundError: there is no such checkpoint.
           ValueError: names, shapes or types of leaves differ; the message names the first ones.
         """
-        return self._read(step, target, parts=("",))
+        return self._read(step, target)
 
     def restore_segmenter(self, target: Tree, step: int | None = None, average: bool = False) -> Tree:
         """Returns the segmenter alone; discriminators and optimiser state are neither needed nor read.
@@ -188,32 +178,21 @@ class Checkpoints:
         steps = self._manager.all_steps()
         if not steps or (step is not None and step not in steps):
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-            raise FileNotFoundError(
-                f"No {wanted} in {self.directory}; steps there: {', '.join(map(str, steps)) or 'none'}."
-            )
+            there = ", ".join(map(str, steps)) or "none"
+            raise FileNotFoundError(f"No {wanted} in {self.directory}; steps there: {there}.")
         return steps[-1] if step is None else step
 
-    def _read(self, step: int | None, target: Tree, parts: tuple[str, ...]) -> Tree:
-        """Reads `target`, which must be all that the checkpoint holds under paths that begin with `parts`."""
+    def _read(self, step: int | None, target: Tree, parts: tuple[str, ...] = ()) -> Tree:
+        """Reads `target`: all that the checkpoint holds, or all under the paths that begin with one of `parts`."""
         step = self._find(step)
         saved = _describe(self._manager.item_metadata(step)["state"].tree)
-        found = {name: leaf for name, leaf in saved.items() if name.startswith(parts)}
-        expected = _describe(target)
-        differences = [
-            f"\n  {name}: expected {expected.get(name, 'none')}, found {found.get(name, 'none')}"
-            for name in sorted(expected.keys() | found.keys())
-            if expected.get(name) != found.get(name)
-        ]
+        found = {name: leaf for name, leaf in saved.items() if not parts or name.startswith(parts)}
+        differences = _differences(_describe(target), found)
         if differences:
-            more = len(differences) - _NAMED_DIFFERENCES
-            raise ValueError(
-                f"Checkpoint {step} in {self.directory} does not fit; leaves that differ: {len(differences)}."
-                + "".join(differences[:_NAMED_DIFFERENCES])
-                + (f"\n  and {more} more" if more > 0 else "")
-            )
+            raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differences}")
         target = jax.tree.map(_with_sharding, target)
         arguments = ocp.checkpoint_utils.construct_restore_args(target)
-        state = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
+        state = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=bool(parts))
         return self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
 
 
@@ -223,6 +202,18 @@ def _describe(tree: Any) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _differences(expected: dict[str, str], found: dict[str, str]) -> str:
+    """Returns how many leaves differ and the first of them, a line each; empty if none does."""
+    lines = [
+        f"\n  {name}: expected {expected.get(name, 'none')}, found {found.get(name, 'none')}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    more = len(lines) - _NAMED_DIFFERENCES
+    shown = "".join(lines[:_NAMED_DIFFERENCES]) + (f"\n  and {more} more" if more > 0 else "")
+    return f"leaves that differ: {len(lines)}.{shown}" if lines else ""
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:

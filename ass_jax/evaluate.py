@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from PIL import Image
 
 from ass_jax import metrics, pictures
 from ass_jax.checkpoint import Checkpoints
@@ -146,15 +145,13 @@ class Strip:
     def __call__(self, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
         """Takes an image `[H, W, 3]`, its prediction `[Y, X]` and its labels `[Y, X]`."""
         if len(self._seen) < self._count:
-            if image.shape[:2] != labels.shape:
-                image = np.asarray(Image.fromarray(image).resize(labels.shape[::-1]))
             self._seen.append((image, prediction, labels))
 
     def picture(self) -> np.ndarray | None:
         """Returns the picture, uint8 `[height, width, 3]`; None if no image was seen."""
         if not self._seen:
             return None
-        images, predictions, labels = zip(*self._seen, strict=True)
+        images, predictions, labels = (np.stack(maps) for maps in zip(*self._seen, strict=True))
         table = self._class_table
         return pictures.prediction_strip(images, predictions, labels, table.palette, table.names)
 

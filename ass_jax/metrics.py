@@ -29,9 +29,7 @@ def confusion_matrix(predictions: Array, labels: Array, num_classes: int) -> Arr
     predictions, labels = predictions.astype(jnp.int32), labels.astype(jnp.int32)
     valid = (labels >= 0) & (labels < num_classes)
     cells = num_classes * num_classes
-    indices = jnp.where(
-        valid, labels * num_classes + predictions, cells
-    )  # One more cell takes what is left out.
+    indices = jnp.where(valid, labels * num_classes + predictions, cells)  # One more cell takes what is left out.
     return jnp.bincount(indices.reshape(-1), length=cells + 1)[:cells].reshape(num_classes, num_classes)
 
 
@@ -111,12 +109,9 @@ def format_table(columns: Mapping[str, dict]) -> str:
     """
     reports = list(columns.values())
     rows = [["IoU in %", *columns]]
-    rows += [
-        _row(name, name, [scores["class_iou"] for scores in reports]) for name in _union(reports, "class_iou")
-    ]
+    rows += [_row(name, name, [scores["class_iou"] for scores in reports]) for name in _union(reports, "class_iou")]
     means = [
-        _row(f"mIoU {name}", name, [scores["mean_iou"] for scores in reports])
-        for name in _union(reports, "mean_iou")
+        _row(f"mIoU {name}", name, [scores["mean_iou"] for scores in reports]) for name in _union(reports, "mean_iou")
     ]
     widths = [max(map(len, column)) for column in zip(*rows, *means, strict=True)]
     first, *others = widths
@@ -138,9 +133,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _by_name(names: Iterable[str], values: Iterable[float]) -> dict[str, float | None]:
-    return {
-        name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)
-    }
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}
 
 
 def _union(reports: list[dict], kind: str) -> list[str]:

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _IGNORED = 255
-_NAMED_HEADINGS = ("input", "prediction", "truth")
+_HEADINGS = ("input", "prediction", "truth")
 _SMALLEST_PANEL = 256  # Pixels; smaller images are enlarged until the longer side has as many.
 _LARGEST_PANEL = 640  # Larger ones are thinned out until it has no more.
-_GAP = 2
-_TEXT = 14
-_LINE = 20
+_GAP = 2  # Between panels.
+_TEXT_SIZE = 14
+_LINE = 20  # Height of a line of text.
 _WHITE = (255, 255, 255)
 
 
@@ -69,8 +69,8 @@ def prediction_strip(
 ) -> np.ndarray:
     """Lays out input, prediction and truth side by side, an image a row, with headings and a legend.
 
-    Small images are enlarged and large ones thinned out, both by a whole number and without smoothing, so that
-    every pixel shows one class.
+    Small images are enlarged and large ones thinned out, both by a whole number and without smoothing, so
+    that every pixel shows one class.
 
     Args:
       images: uint8 RGB `[N, H, W, 3]`.
@@ -89,9 +89,7 @@ def prediction_strip(
     inputs = images
     if images.shape[1:3] != (height, width):
         inputs = np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in images])
-    columns = [
-        _fit(column) for column in (inputs, colourise(predictions, palette), colourise(labels, palette))
-    ]
+    columns = [_fit(column) for column in (inputs, colourise(predictions, palette), colourise(labels, palette))]
     rows = [_side_by_side(panels) for panels in zip(*columns, strict=True)]
     total = rows[0].shape[1]
     parts = [_headings(total)]
@@ -104,11 +102,9 @@ def prediction_strip(
 
 def _colour_table(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Returns the colours of all 256 values, uint8 `[256, 3]`, once every label is known to have one."""
-    wrong = np.setdiff1d(labels, [*range(len(palette)), _IGNORED])
+    wrong = labels[((labels < 0) | (labels >= len(palette))) & (labels != _IGNORED)]
     if wrong.size:
-        raise ValueError(
-            f"Expected labels 0 to {len(palette) - 1} or {_IGNORED}, found {wrong[:5].tolist()}."
-        )
+        raise ValueError(f"Expected labels 0 to {len(palette) - 1} or {_IGNORED}, found {np.unique(wrong)}.")
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     return table
@@ -131,15 +127,15 @@ def _side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
 def _headings(width: int) -> np.ndarray:
     """Returns a line of text `[_LINE, width, 3]` with a word above the middle of each column."""
     canvas = Image.new("RGB", (width, _LINE), _WHITE)
-    for column, word in enumerate(_NAMED_HEADINGS):
-        centre = (column + 0.5) * width / len(_NAMED_HEADINGS)
-        ImageDraw.Draw(canvas).text((centre, _LINE / 2), word, "black", ImageFont.load_default(_TEXT), "mm")
+    for column, word in enumerate(_HEADINGS):
+        centre = (column + 0.5) * width / len(_HEADINGS)
+        ImageDraw.Draw(canvas).text((centre, _LINE / 2), word, "black", ImageFont.load_default(_TEXT_SIZE), "mm")
     return np.asarray(canvas)
 
 
 def _legend(names: Sequence[str], palette: np.ndarray, width: int) -> np.ndarray:
     """Returns lines of coloured squares with their names, `[lines * _LINE, width, 3]`."""
-    font = ImageFont.load_default(_TEXT)
+    font = ImageFont.load_default(_TEXT_SIZE)
     entries = [*zip(names, map(tuple, palette.tolist()), strict=True), ("ignored", (0, 0, 0))]
     cell = max(int(font.getlength(name)) for name, _ in entries) + 2 * _LINE
     columns = max(1, width // cell)

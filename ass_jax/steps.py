@@ -28,6 +28,10 @@ from ass_jax.state import TrainState, Variables
 
 Metrics = dict[str, Array]
 
+STREAMS = ("source", "labelled", "unlabelled")  # In the order in which they update the running statistics.
+
+# Order of the forward passes, and so of the updates of the running statistics: `jit` sorts the batch's keys.
+
 
 def train_step(
     state: TrainState,
@@ -134,11 +138,13 @@ def _forward(params: dict, batch_stats: dict, batch: dict, networks: Networks, c
 
     Returns:
       By stream: `features` `[B, h, w, D]`, `logits` `[B, h, w, C]`, `scores` (logits at image size)
-      `[B, H, W, C]`; and the running statistics after all streams, in the order of the batch.
+      `[B, H, W, C]`; and the running statistics after all streams, in the order of `STREAMS`.
     """
     maps = {}
-    for stream, examples in batch.items():
-        images = normalise(examples["image"], config)
+    for stream in STREAMS:
+        if stream not in batch:
+            continue
+        images = normalise(batch[stream]["image"], config)
         (features, logits), updated = networks.segmenter.apply(
             {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
         )

@@ -65,9 +65,7 @@ def prepare(config: ConfigDict) -> None:
     _open(config, [_PARTS[name] for name in streams(config)] + ["target_validation"])
 
 
-def training_batches(
-    config: ConfigDict, start_step: int = 0, host: int = 0, hosts: int = 1
-) -> Iterator[Batch]:
+def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
     """Yields this host's part of the batches of the steps `start_step`, `start_step` + 1, ... without end.
 
     Args:
@@ -210,6 +208,11 @@ def _iterate(batches: tf.data.Dataset, config: ConfigDict) -> Iterator[Batch]:
     return batches.prefetch(config.data.prefetch).with_options(options).as_numpy_iterator()
 
 
+# TensorFlow never lets go of a function given to `numpy_function`, nor of the open files that it holds: each
+# split is opened once in a process. By folder and name.
+_OPENED: dict[tuple[str, str], "_Split"] = {}
+
+
 class _Split:
     """The records of a split: random access, and decoding of the features that are wanted."""
 
@@ -218,9 +221,7 @@ class _Split:
         if not self.count:
             raise ValueError(f"The data set {builder.name!r} has no images in its split {split!r}.")
         self._features = builder.info.features
-        self._records = builder.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
+        self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
 
     def read(self, indices: tf.Tensor) -> tf.Tensor:
         """Returns the undecoded records (string [N]) at `indices` (int64 [N])."""
@@ -249,4 +250,11 @@ def _open(config: ConfigDict, parts: Iterable[str]) -> dict[str, _Split]:
         if name not in valid:
             raise ValueError(f"Unknown data set {name!r} for {part}. Valid: {', '.join(valid)}.")
     builders = {name: DATASETS[name].open(config.data) for name in sorted(set(names.values()))}
-    return {part: _Split(builders[name], getattr(DATASETS[name], part)) for part, name in names.items()}
+    opened = {}
+    for part, name in names.items():
+        builder, split = builders[name], getattr(DATASETS[name], part)
+        key = (str(builder.data_path), split)
+        if key not in _OPENED:
+            _OPENED[key] = _Split(builder, split)
+        opened[part] = _OPENED[key]
+    return opened

@@ -24,9 +24,7 @@ def streams(config: ConfigDict) -> dict[str, int]:
     needed = {"source": True, "labelled": True, "unlabelled": config.loss.global_weight > 0}
     images = {name: config.data.batch[name] for name in STREAMS if needed[name] and config.data.batch[name]}
     if not images:
-        raise ValueError(
-            "Nothing to train on: data.batch asks for no images of any stream that a term needs."
-        )
+        raise ValueError("Nothing to train on: data.batch asks for no images of any stream that a term needs.")
     return images
 
 

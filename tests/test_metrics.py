@@ -43,9 +43,7 @@ def official_scores(paths: list[tuple[str, str]]) -> dict:
 
 
 def test_scores_equal_the_official_evaluation_exactly(tmp_path):
-    train_labels = sorted(
-        (label for label in official_labels if label.trainId in range(19)), key=lambda x: x.trainId
-    )
+    train_labels = sorted((label for label in official_labels if label.trainId in range(19)), key=lambda x: x.trainId)
     raw_ids = np.array([label.id for label in train_labels])
     ignored_ids = np.array([label.id for label in official_labels if label.ignoreInEval and label.id >= 0])
     names = [label.name for label in train_labels]

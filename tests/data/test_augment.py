@@ -108,9 +108,7 @@ def test_crop_larger_than_the_image_pads(example):
         assert_still_one_picture(result)
         inside = np.argwhere(label_of(result) != IGNORED)
         top, left = inside.min(axis=0)
-        np.testing.assert_array_equal(
-            label_of(result)[top : top + HEIGHT, left : left + WIDTH], label_of(example)
-        )
+        np.testing.assert_array_equal(label_of(result)[top : top + HEIGHT, left : left + WIDTH], label_of(example))
         assert len(inside) == HEIGHT * WIDTH
         corners.add((int(top), int(left)))
     assert corners == {(0, 0), (0, 1), (1, 0), (1, 1)}

@@ -1,0 +1,112 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ass_jax.models.convolution import CHANNELS_FOR_TAPS, Conv, convolve
+
+# Rows, columns, channels, features, kernel, stride, dilation.
+CASES = [
+    (5, 7, 3, 4, 1, 1, 1),
+    (6, 7, 3, 4, 1, 2, 1),
+    (5, 6, 3, 4, 3, 1, 1),
+    (6, 5, 3, 4, 3, 2, 1),
+    (5, 9, 3, 4, 3, 1, 2),
+    (5, 9, 3, 4, 3, 1, 6),  # The outer rows of the kernel lie in the padding.
+    (5, 9, 3, 4, 3, 1, 12),  # Only its centre does not.
+    (9, 8, 3, 4, 7, 2, 1),
+    (8, 6, 3, 4, 4, 2, 1),
+    (5, 7, CHANNELS_FOR_TAPS, 2, 3, 1, 1),
+    (6, 9, CHANNELS_FOR_TAPS, 2, 3, 2, 1),
+    (5, 9, CHANNELS_FOR_TAPS, 2, 3, 1, 4),
+    (5, 9, CHANNELS_FOR_TAPS, 2, 3, 1, 6),
+    (5, 7, CHANNELS_FOR_TAPS, 2, 4, 2, 1),
+    (2, 3, CHANNELS_FOR_TAPS, 2, 4, 2, 1),
+]
+
+
+def example(rows, columns, channels, features, size):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, rows, columns, channels)).astype(np.float32)
+    kernel = generator.normal(size=(size, size, channels, features)).astype(np.float32) / np.sqrt(channels)
+    return x, kernel
+
+
+def convolve_by_loop(x, kernel, stride, dilation):
+    """Sums the taps of every output cell in float64."""
+    size = kernel.shape[0]
+    padding = dilation * (size - 1) // 2
+    x = np.pad(x.astype(np.float64), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = ((length - dilation * (size - 1) - 1) // stride + 1 for length in x.shape[1:3])
+    result = np.zeros((x.shape[0], height, width, kernel.shape[3]))
+    for i, j in np.ndindex(height, width):
+        for row, column in np.ndindex(size, size):
+            cell = x[:, i * stride + row * dilation, j * stride + column * dilation]
+            result[:, i, j] += cell @ kernel[row, column]
+    return result
+
+
+def plain(x, kernel, stride, dilation):
+    padding = dilation * (kernel.shape[0] - 1) // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@pytest.mark.parametrize(("rows", "columns", "channels", "features", "size", "stride", "dilation"), CASES)
+def test_value_equals_loop_and_gradients_equal_plain(rows, columns, channels, features, size, stride, dilation):
+    x, kernel = example(rows, columns, channels, features, size)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(function, x, kernel):
+        value, transpose = jax.vjp(lambda x, kernel: function(x, kernel, stride, dilation), x, kernel)
+        return value, *transpose(jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape))
+
+    value, *gradients = value_and_gradients(convolve, x, kernel)
+    np.testing.assert_allclose(value, convolve_by_loop(x, kernel, stride, dilation), atol=1e-5)
+    for gradient, expected in zip(gradients, value_and_gradients(plain, x, kernel)[1:], strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_gradients():
+    x, kernel = example(5, 9, CHANNELS_FOR_TAPS, 4, 3)
+
+    def gradients(x, kernel):
+        return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel, 1, 2))), (0, 1))(x, kernel)
+
+    half = gradients(jnp.array(x, jnp.bfloat16), jnp.array(kernel, jnp.bfloat16))
+    for gradient, expected in zip(half, gradients(x, kernel), strict=True):
+        assert gradient.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(gradient, np.float32), expected, atol=0.05 * np.std(expected) * 4)
+
+
+@pytest.mark.parametrize(("platform", "count"), [("cpu", 2), ("cuda", 3), ("tpu", 3)])
+def test_filter_gradient_is_a_convolution_except_on_a_cpu(platform, count):
+    x, kernel = example(5, 9, CHANNELS_FOR_TAPS, 4, 3)
+    gradients = jax.jit(jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel))), (0, 1)))
+    text = gradients.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == count  # Forward, input and, elsewhere, filter.
+
+
+def test_module_adds_bias_and_computes_in_its_type():
+    x, _ = example(5, 7, 3, 4, 3)
+    module = Conv(4, 3, stride=2, use_bias=True, dtype=jnp.bfloat16)
+    params = module.init(jax.random.key(0), x)["params"]
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), params) == {
+        "kernel": ((3, 3, 3, 4), "float32"),
+        "bias": ((4,), "float32"),
+    }
+    np.testing.assert_array_equal(params["bias"], 0)
+    params["bias"] = jnp.arange(4.0)
+    y = module.apply({"params": params}, x)
+    assert y.dtype == jnp.bfloat16
+    expected = convolve_by_loop(x, np.asarray(params["kernel"]), 2, 1) + np.arange(4)
+    np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=0.05)

@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ass_jax.models.deeplab import BACKBONES, Classifier, build_deeplab
+from configs import base
+
+CLASSES = 5
+
+
+@pytest.fixture
+def model():
+    model = base.default_config().model
+    model.backbone = "resnet_tiny"
+    return model
+
+
+@pytest.fixture(scope="module")
+def features():
+    return jax.random.normal(jax.random.key(0), (2, 13, 15, 6))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_shares_one_interface(model, backbone):
+    model.backbone = backbone
+    module = build_deeplab(model, CLASSES)
+    images = jax.ShapeDtypeStruct((2, 512, 1024, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    assert set(variables["params"]) == {"backbone", "classifier"}
+    assert set(variables.get("batch_stats", {})) == (set() if backbone == "vgg16" else {"backbone"})
+    (features, logits), updated = jax.eval_shape(
+        lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]), variables, images
+    )
+    assert features.shape[:3] == logits.shape[:3] == (2, *((64, 128) if backbone == "vgg16" else (65, 129)))
+    assert logits.shape[3] == CLASSES
+    assert jax.tree.structure(updated.get("batch_stats", {})) == jax.tree.structure(variables.get("batch_stats", {}))
+
+
+@pytest.mark.parametrize("branches", [1, 2, 4])
+def test_classifier_sums_its_branches(features, branches):
+    module = Classifier(CLASSES, branches, jnp.float32)
+    params = module.init(jax.random.key(1), features)["params"]
+    dilations = (6, 12, 18, 24)[:branches]
+    assert set(params) == {f"dilation{dilation}" for dilation in dilations}
+    expected = 0.0
+    for dilation in dilations:
+        branch = params[f"dilation{dilation}"]
+        branch["bias"] = jnp.arange(CLASSES) + float(dilation)
+        expected += branch["bias"] + lax.conv_general_dilated(
+            features,
+            branch["kernel"],
+            (1, 1),
+            [(dilation, dilation)] * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    np.testing.assert_allclose(module.apply({"params": params}, features), expected, atol=1e-5)
+
+
+def test_classifier_starts_small():
+    params = Classifier(19, 4, jnp.float32).init(jax.random.key(0), jnp.zeros((1, 1, 1, 256)))["params"]
+    for branch in params.values():
+        assert np.std(branch["kernel"]) == pytest.approx(0.01, rel=0.02)
+        np.testing.assert_array_equal(branch["bias"], 0)
+
+
+def test_bfloat16_gives_float32_logits_close_to_float32(model):
+    images = jax.random.normal(jax.random.key(0), (2, 32, 64, 3))
+    module = build_deeplab(model, CLASSES)
+    variables = jax.jit(lambda x: module.init(jax.random.key(1), x, train=False))(images)
+    model.dtype = "bfloat16"
+    half = build_deeplab(model, CLASSES)
+    features, logits = half.apply(variables, images, train=False)
+    assert (features.dtype, logits.dtype) == (jnp.bfloat16, jnp.float32)
+    _, expected = module.apply(variables, images, train=False)
+    assert np.sqrt(np.mean((logits - expected) ** 2)) < 0.02 * np.std(expected)
+    initial = jax.eval_shape(lambda x: half.init(jax.random.key(1), x, train=False), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "valid"),
+    [
+        ("backbone", "resnet", ", ".join(BACKBONES)),
+        ("stride_in", "7x7", "1x1, 3x3"),
+        ("batch_norm", "none", "batch, frozen"),
+        ("dtype", "float16", "float32, bfloat16"),
+        ("branches", 5, "1, 2, 3, 4"),
+        ("branches", 0, "1, 2, 3, 4"),
+    ],
+)
+def test_unknown_setting_lists_valid_ones(model, key, value, valid):
+    model[key] = value
+    with pytest.raises(ValueError, match=rf"Unknown model\.{key} {value!r}\. Valid: {valid}\."):
+        build_deeplab(model, CLASSES)

@@ -1,0 +1,153 @@
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from ass_jax.models.convolution import Conv
+from ass_jax.models.resnet import ResNet, max_pool_ceil
+
+TINY = {"stage_sizes": (2, 1, 1, 1), "width": 4, "stem_width": 4}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.normal(jax.random.key(0), (2, 32, 64, 3))
+
+
+@pytest.fixture(scope="module")
+def variables(images):
+    return jax.jit(lambda x: ResNet(**TINY).init(jax.random.key(1), x, train=False))(images)
+
+
+def shapes(module, size):
+    """Returns the shapes of the variables and of the features of one image, without computing them."""
+    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    return variables, jax.eval_shape(lambda v, x: module.apply(v, x, train=False), variables, images)
+
+
+def convolutions(module, size=(64, 128)):
+    """Returns (stride, dilation, kernel size, features) of every convolution, by path."""
+    found = {}
+
+    def record(call, arguments, keywords, context):
+        conv = context.module
+        if isinstance(conv, Conv):
+            found["/".join(conv.path)] = (conv.stride, conv.dilation, conv.kernel_size, conv.features)
+        return call(*arguments, **keywords)
+
+    with nn.intercept_methods(record):
+        shapes(module, size)
+    return found
+
+
+@pytest.mark.parametrize(("stage_sizes", "count"), [((3, 4, 6, 3), 23_508_032), ((3, 4, 23, 3), 42_500_160)])
+def test_number_of_parameters_equals_torchvision(stage_sizes, count):
+    variables, _ = shapes(ResNet(stage_sizes), (64, 64))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
+
+
+@pytest.mark.parametrize(
+    ("size", "cells"),
+    [
+        ((512, 1024), (65, 129)),
+        ((720, 1280), (91, 161)),
+        ((513, 1025), (65, 129)),
+        ((321, 321), (41, 41)),
+        ((64, 128), (9, 17)),
+        ((32, 33), (5, 5)),
+    ],
+)
+@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
+def test_features_lie_at_stride_eight(size, cells, stride_in):
+    _, features = shapes(ResNet((1, 1, 1, 1), stride_in=stride_in), size)
+    assert features.shape == (1, *cells, 2048)
+
+
+@pytest.mark.parametrize(("stride_in", "reduce", "spatial"), [("1x1", 2, 1), ("3x3", 1, 2)])
+def test_places_of_strides_and_dilations(stride_in, reduce, spatial):
+    found = convolutions(ResNet((2, 2, 2, 2), stride_in=stride_in))
+    assert found.pop("stem") == (2, 1, 7, 64)
+    expected = {}
+    for stage, (width, dilation) in enumerate([(64, 1), (128, 1), (256, 2), (512, 4)], start=1):
+        strides = stage == 2  # Only this stage strides, in its first block.
+        first, second = f"stage{stage}_block1", f"stage{stage}_block2"
+        expected |= {
+            f"{first}/reduce": (reduce if strides else 1, 1, 1, width),
+            f"{first}/spatial": (spatial if strides else 1, dilation, 3, width),
+            f"{first}/expand": (1, 1, 1, 4 * width),
+            f"{first}/shortcut": (2 if strides else 1, 1, 1, 4 * width),
+            f"{second}/reduce": (1, 1, 1, width),
+            f"{second}/spatial": (1, dilation, 3, width),
+            f"{second}/expand": (1, 1, 1, 4 * width),
+        }
+    assert found == expected
+
+
+@pytest.mark.parametrize("size", [(6, 9), (7, 8), (1, 2)])
+def test_max_pool_rounds_up(size):
+    # Negative values: padding with zeros would win.
+    x = -np.random.default_rng(0).uniform(1, 2, (2, *size, 3)).astype(np.float32)
+    height, width = (-(-(length - 1) // 2) + 1 for length in size)
+    expected = np.zeros((2, height, width, 3))
+    for i, j in np.ndindex(height, width):
+        window = x[:, max(2 * i - 1, 0) : 2 * i + 2, max(2 * j - 1, 0) : 2 * j + 2]
+        expected[:, i, j] = window.max(axis=(1, 2))
+    np.testing.assert_array_equal(max_pool_ceil(jnp.array(x)), expected.astype(np.float32))
+
+
+def test_block_adds_its_shortcut(images, variables):
+    """A block whose last scale is zero returns its shortcut alone."""
+    _, captured = ResNet(**TINY).apply(variables, images, False, capture_intermediates=True)
+    first = captured["intermediates"]["stage1_block1"]["__call__"][0]
+    paths = flax.traverse_util.flatten_dict(variables["params"])
+    path = ("stage1_block2", "expand_norm", "scale")
+    zeroed = flax.traverse_util.unflatten_dict(paths | {path: jnp.zeros_like(paths[path])})
+    _, captured = ResNet(**TINY).apply(variables | {"params": zeroed}, images, False, capture_intermediates=True)
+    np.testing.assert_array_equal(captured["intermediates"]["stage1_block2"]["__call__"][0], first)
+
+
+def test_batch_norm_learns_running_statistics(images, variables):
+    module = ResNet(**TINY)
+    features, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    stem = lax.conv_general_dilated(
+        images,
+        variables["params"]["stem"]["kernel"],
+        (2, 2),
+        [(3, 3), (3, 3)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    running = updated["batch_stats"]["stem_norm"]
+    np.testing.assert_allclose(running["mean"], 0.1 * stem.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(running["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-5)
+    assert not np.allclose(features, module.apply(variables, images, train=False))
+
+
+def test_frozen_batch_norm_uses_and_keeps_running_statistics(images, variables):
+    module = ResNet(**TINY, batch_norm="frozen")
+    features, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
+    np.testing.assert_array_equal(features, ResNet(**TINY).apply(variables, images, train=False))
+
+
+def test_statistics_and_affine_parameters_are_recognisable(variables):
+    flat = flax.traverse_util.flatten_dict(variables["params"])
+    norms = {path for path in flat if path[-1] in ("scale", "bias")}
+    assert norms == {path for path in flat if path[-2].endswith("norm")}
+    statistics = flax.traverse_util.flatten_dict(variables["batch_stats"])
+    assert {path[:-1] for path in statistics} == {path[:-1] for path in norms}
+
+
+def test_bfloat16_computes_close_to_float32(images, variables):
+    module = ResNet(**TINY, dtype=jnp.bfloat16)
+    initial, _ = shapes(module, (32, 64))
+    assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
+    features, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    assert features.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {jnp.dtype("float32")}
+    expected, _ = ResNet(**TINY).apply(variables, images, train=True, mutable=["batch_stats"])
+    difference = np.asarray(features, np.float32) - expected
+    assert np.sqrt(np.mean(difference**2)) < 0.1 * np.std(expected)

@@ -1,0 +1,331 @@
+"""Checks that a checkpoint gives back what was saved, that the right ones are kept and that failures are told."""
+
+import json
+import logging
+import random
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ass_jax.checkpoint import Checkpoints
+from ass_jax.state import TrainState
+
+NAN = float("nan")
+CONFIGURATION = {"steps": 6, "data": {"target_size": (64, 128), "source": "toy"}, "seed": None}
+
+
+def make_state(seed: int = 0, width: int = 4, with_average: bool = True) -> TrainState:
+    """Returns a small state with all that a real one has: named tuples, empty optimiser states, a scalar, bfloat16."""
+    draw = np.random.default_rng(seed)
+    segmenter = {
+        "backbone": {"kernel": jnp.asarray(draw.normal(size=(3, width)), jnp.float32)},
+        "classifier": {"bias": jnp.asarray(draw.normal(size=2), jnp.bfloat16)},
+    }
+    discriminator = {"kernel": jnp.asarray(draw.normal(size=5), jnp.float32)}
+    params = {"segmenter": segmenter, "global_discriminator": discriminator}
+    batch_stats = {"backbone": {"mean": jnp.asarray(draw.normal(size=3), jnp.float32)}}
+    optimizer = optax.partition(
+        {"momentum": optax.chain(optax.identity(), optax.sgd(0.1, 0.9)), "adam": optax.adam(1e-3)},
+        {"segmenter": "momentum", "global_discriminator": "adam"},
+    )
+    optimizer_state = jax.tree.map(lambda leaf: leaf + jnp.asarray(seed + 1, leaf.dtype), optimizer.init(params))
+    average = jax.tree.map(lambda leaf: leaf + 1, {"params": segmenter, "batch_stats": batch_stats})
+    return TrainState(jnp.int32(seed), params, batch_stats, optimizer_state, average if with_average else None)
+
+
+def assert_identical(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert left.dtype == right.dtype
+        assert left.shape == right.shape
+        assert np.asarray(left).tobytes() == np.asarray(right).tobytes()
+
+
+def steps_on_disk(directory: Path) -> list[int]:
+    return sorted(int(path.name) for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("with_average", [True, False])
+@pytest.mark.parametrize("abstract", [True, False])
+def test_restores_every_bit(tmp_path, with_average, abstract):
+    state = make_state(1, with_average=with_average)
+    target = make_state(2, with_average=with_average)
+    with Checkpoints(tmp_path / "new" / "folder") as checkpoints:
+        checkpoints.save(1, state, None, CONFIGURATION)
+        restored = checkpoints.restore(jax.eval_shape(lambda: target) if abstract else target)
+    assert_identical(restored, state)
+
+
+def test_restores_any_step_after_reopening(tmp_path):
+    states = {step: make_state(step) for step in (3, 7)}
+    with Checkpoints(tmp_path, keep_latest=2) as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(step, state, {"mIoU": 0.5}, {**CONFIGURATION, "seed": step})
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 7
+        assert_identical(checkpoints.restore(states[3]), states[7])
+        assert_identical(checkpoints.restore(states[7], step=3), states[3])
+        assert checkpoints.configuration(3) == json.loads(json.dumps({**CONFIGURATION, "seed": 3}))
+        assert checkpoints.configuration()["seed"] == 7
+
+
+def test_state_may_be_donated_while_it_is_written(tmp_path):
+    state = {"kernel": jax.random.normal(jax.random.key(0), (2_000_000,)), "step": jnp.int32(3)}
+    expected = jax.tree.map(np.array, state)
+    overwrite = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0 + 7, tree), donate_argnums=0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, None, {})
+        for _ in range(3):
+            state = overwrite(state)
+        assert_identical(checkpoints.restore(state), expected)
+
+
+@pytest.mark.parametrize("saved_on", [1, 4])
+def test_restores_onto_other_devices(tmp_path, saved_on):
+    meshes = {
+        count: NamedSharding(jax.sharding.Mesh(jax.devices()[:count], ("data",)), PartitionSpec())
+        for count in (1, 2, 4)
+    }
+    state = make_state()
+    target = jax.eval_shape(lambda: state)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, jax.device_put(state, meshes[saved_on]), None, CONFIGURATION)
+        for sharding in meshes.values():
+            placed = jax.tree.map(
+                lambda leaf, sharding=sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
+            )
+            restored = checkpoints.restore(placed)
+            assert_identical(restored, state)
+            assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(restored))
+            variables = checkpoints.restore_segmenter(placed.segmenter)
+            assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(variables))
+
+
+def test_segmenter_is_restored_alone(tmp_path):
+    state = make_state(5)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state, None, CONFIGURATION)
+        target = make_state(6).segmenter
+        assert_identical(checkpoints.restore_segmenter(target), state.segmenter)
+        assert_identical(checkpoints.restore_segmenter(target, step=2, average=True), state.average)
+
+
+def test_segmenter_without_batch_norm_or_average(tmp_path):
+    state = make_state(with_average=False).replace(batch_stats={})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state, None, CONFIGURATION)
+        assert_identical(checkpoints.restore_segmenter(state.segmenter), state.segmenter)
+        with pytest.raises(ValueError, match=r"average/params/backbone/kernel: expected float32\[3, 4\], found none"):
+            checkpoints.restore_segmenter(state.segmenter, average=True)
+
+
+@pytest.mark.parametrize(
+    ("scores", "keep", "kept", "best"),
+    [
+        ([0.1, 0.9, 0.3, 0.4, 0.5], 2, [2, 4, 5], 2),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 2, [4, 5], 5),
+        ([0.9, 0.9, 0.3, 0.4], 1, [2, 4], 2),
+        ([0.9, NAN, 0.3, NAN], 1, [1, 4], 1),
+        ([NAN, NAN, NAN], 1, [3], None),
+        (["missing", 0.2, "missing", None, NAN], 2, [2, 4, 5], 2),
+        (["none", float("inf"), "none", "none"], 2, [3, 4], None),
+        ([0.0, -1.0, -2.0], 1, [1, 3], 1),
+    ],
+)
+def test_latest_and_best_are_kept(tmp_path, scores, keep, kept, best):
+    metrics = [
+        None if score == "none" else {} if score == "missing" else {"mIoU": score, "loss": 1} for score in scores
+    ]
+    with Checkpoints(tmp_path, keep_latest=keep) as checkpoints:
+        for step, values in enumerate(metrics, start=1):
+            checkpoints.save(step, {"step": jnp.int32(step)}, values, {})
+            assert checkpoints.latest_step() == step
+        assert checkpoints.best_step() == best
+    assert steps_on_disk(tmp_path) == kept
+    with Checkpoints(tmp_path, keep_latest=keep) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (kept[-1], best)
+        assert int(checkpoints.restore({"step": jnp.int32(0)}, best)["step"]) == (best or kept[-1])
+
+
+def test_random_runs_with_restarts_keep_latest_and_best(tmp_path):
+    draw = random.Random(0)
+    for run in range(4):
+        directory, scores = tmp_path / str(run), {}
+        keep = draw.randint(1, 3)
+        for _ in range(2):
+            with Checkpoints(directory, keep_latest=keep, best_metric="score") as checkpoints:
+                for _ in range(draw.randint(1, 4)):
+                    score = draw.choice([NAN, None, draw.random(), draw.random()])
+                    step = (checkpoints.latest_step() or 0) + draw.randint(1, 3)
+                    scores[step] = -1.0 if score is None or score != score else score
+                    checkpoints.save(step, {"step": jnp.int32(step)}, {"score": score}, {})
+            best = max(scores, key=lambda step: (scores[step], step))
+            assert steps_on_disk(directory) == sorted({*list(scores)[-keep:], best})
+            scores = {step: scores[step] for step in steps_on_disk(directory)}
+
+
+def test_metrics_are_plain_json(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"step": jnp.int32(1)}, {"mIoU": np.float32(0.5), "loss": NAN, "list": (1, 2)}, {})
+        assert checkpoints.metrics() == {"mIoU": 0.5, "loss": None, "list": [1, 2]}
+
+
+def test_missing_checkpoints_say_where_they_were_sought(tmp_path):
+    state = make_state()
+    missing = tmp_path / "absent"
+    with Checkpoints(missing, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() is None
+        assert checkpoints.best_step() is None
+        for call in (lambda: checkpoints.restore(state), checkpoints.configuration, checkpoints.metrics):
+            with pytest.raises(FileNotFoundError, match=f"No checkpoint in {missing}; steps there: none"):
+                call()
+        with pytest.raises(ValueError, match="open for reading only"):
+            checkpoints.save(1, state, None, {})
+    assert not missing.exists()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, state, None, CONFIGURATION)
+        with pytest.raises(FileNotFoundError, match=f"No checkpoint of step 5 in {tmp_path}; steps there: 4"):
+            checkpoints.restore_segmenter(state.segmenter, step=5)
+
+
+def test_state_that_does_not_fit_is_named(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, make_state(), None, CONFIGURATION)
+        wider = make_state(width=6)
+        with pytest.raises(ValueError, match=r"Checkpoint 4 in .* leaves that differ: 3\.") as error:
+            checkpoints.restore(wider)
+        assert "params/segmenter/backbone/kernel: expected float32[3, 6], found float32[3, 4]" in str(error.value)
+        with pytest.raises(ValueError, match=r"params/segmenter/backbone/kernel: expected float32\[3, 6\]"):
+            checkpoints.restore_segmenter(wider.segmenter)
+        with pytest.raises(ValueError, match=r"step: expected float32\[\], found int32\[\]"):
+            checkpoints.restore(make_state().replace(step=jnp.float32(0)))
+        with pytest.raises(ValueError, match=r"average/params/classifier/bias: expected none, found bfloat16\[2\]"):
+            checkpoints.restore(make_state(with_average=False))
+        with pytest.raises(
+            ValueError, match=r"\n  average/batch_stats/backbone/mean: expected none(.*\n){5}  and 7 more$"
+        ):
+            checkpoints.restore({"step": jnp.int32(0)})
+
+
+def test_save_rejects_what_it_cannot_keep(tmp_path):
+    state = {"step": jnp.int32(0)}
+    with pytest.raises(ValueError, match="at least 1 latest checkpoint to keep, found 0"):
+        Checkpoints(tmp_path, keep_latest=0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state, None, {})
+        for step in (4, 5):
+            with pytest.raises(ValueError, match=f"Cannot save step {step}: .* already has step 5"):
+                checkpoints.save(step, state, None, {})
+        with pytest.raises(TypeError):
+            checkpoints.save(6, state, {"mIoU": {"19": 0.5}}, {})
+        with pytest.raises(TypeError):
+            checkpoints.save(6, state, None, {"path": object()})
+    assert steps_on_disk(tmp_path) == [5]
+
+
+def test_leftovers_of_killed_runs_are_cleared_by_writers_only(tmp_path):
+    state = {"step": jnp.int32(0)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, None, {})
+    half, torn = tmp_path / "2.orbax-checkpoint-tmp", tmp_path / "deleted" / "1"
+    (half / "state").mkdir(parents=True)
+    torn.mkdir(parents=True)
+    (torn / "file").touch()
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 1
+    assert half.exists()
+    assert torn.exists()
+    with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
+        assert checkpoints.latest_step() == 1
+        checkpoints.save(2, state, None, {})
+    assert steps_on_disk(tmp_path) == [2]
+
+
+@pytest.fixture
+def file_size_limit():
+    """Makes large files fail to be written, as on a full disk; works for the super-user too."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("surfaces_in", ["save", "wait", "restore", "close"])
+def test_failed_background_write_surfaces_and_spoils_nothing(tmp_path, file_size_limit, surfaces_in):
+    state = {"kernel": jax.random.normal(jax.random.key(0), (100_000,))}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, None, {})
+    checkpoints.wait()
+    file_size_limit()
+    checkpoints.save(2, state, None, {})
+    call = {
+        "save": lambda: checkpoints.save(3, state, None, {}),
+        "wait": checkpoints.wait,
+        "restore": lambda: checkpoints.restore(state),
+        "close": checkpoints.close,
+    }[surfaces_in]
+    with pytest.raises(Exception, match="File too large"):
+        call()
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoints.latest_step() == 1
+    checkpoints.close()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_identical(checkpoints.restore(state), state)
+        checkpoints.save(2, state, None, {})
+    assert steps_on_disk(tmp_path) == [1, 2]
+
+
+def test_error_of_the_body_is_not_hidden_by_a_failed_write(tmp_path, file_size_limit):
+    state = {"kernel": jax.random.normal(jax.random.key(0), (100_000,))}
+
+    def fail():
+        with Checkpoints(tmp_path) as checkpoints:
+            file_size_limit()
+            checkpoints.save(1, state, None, {})
+            raise KeyError("body")
+
+    with pytest.raises(KeyError, match="body") as error:
+        fail()
+    assert "File too large" in error.value.__notes__[0]
+
+
+def test_lost_directory_ends_the_process_at_once(tmp_path):
+    """A thread that still waits for the directory would keep the process alive for minutes."""
+    program = """
+import pathlib, shutil, sys
+import jax.numpy as jnp
+from ass_jax.checkpoint import Checkpoints
+directory = pathlib.Path(sys.argv[1])
+with Checkpoints(directory) as checkpoints:
+    checkpoints.save(1, {"step": jnp.int32(1)}, None, {})
+    checkpoints.wait()
+    shutil.rmtree(directory)
+    directory.touch()
+    checkpoints.save(2, {"step": jnp.int32(2)}, None, {})
+"""
+    root = Path(__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "run"], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert "NotADirectoryError" in result.stderr.splitlines()[-1]
+
+
+def test_progress_is_not_logged(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="absl"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"step": jnp.int32(1)}, None, {})
+        checkpoints.restore({"step": jnp.int32(1)})
+        logging.getLogger("absl").info("a message of ours")
+    information = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert information == ["a message of ours"]
