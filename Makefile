@@ -22,10 +22,10 @@ ladder: $(VENV)/installed ## Train every variant on generated data, over several
 test: $(VENV)/installed-tests ## Check the style and run the tests.
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n 2
 
-clean: ## Remove the environment, the caches and the runs of the demo and the ladder.
-	rm -rf $(VENV) .pytest_cache .ruff_cache runs/toy runs/toy_source_only runs/ladder
+clean: ## Remove the environment, the caches and the runs of the demo; other runs stay.
+	rm -rf $(VENV) .pytest_cache .ruff_cache runs/toy runs/toy_source_only
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -36,12 +37,9 @@ def main(arguments: list[str]) -> None:
     """Joins data, method and writer as the flags say, and leaves the scores in `eval.json`."""
     del arguments  # All are flags.
     config = CONFIG.value
-    try:
+    with told_plainly(ValueError):
         class_table = labels.class_table(config.data.classes)
         streams.streams(config)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(command_line.EXIT_CODE_OF_MISTAKE)
     if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
         logging.set_verbosity(logging.WARNING)
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
@@ -57,7 +55,8 @@ def main(arguments: list[str]) -> None:
 
     workdir = Path(WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
-    pipeline.prepare(config)
+    with told_plainly(ValueError):
+        pipeline.prepare(config)
     host = {"host": jax.process_index(), "hosts": jax.process_count()}
     common = {
         "class_table": class_table,
@@ -65,7 +64,8 @@ def main(arguments: list[str]) -> None:
         "workdir": workdir,
     }
     if MODE.value == "eval":
-        report = evaluate.evaluate(config, **common)
+        with told_plainly(FileNotFoundError):
+            report = evaluate.evaluate(config, **common)
     else:
         training_batches = functools.partial(pipeline.training_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
@@ -74,6 +74,16 @@ def main(arguments: list[str]) -> None:
     if host["host"] == 0:
         scores = json.dumps({"variant": config.variant, **report}, indent=2)
         (workdir / compare.SCORES).write_text(scores + "\n")
+
+
+@contextlib.contextmanager
+def told_plainly(kind: type[Exception]) -> Iterator[None]:
+    """Ends the process with the error's own words where they say what the user can change."""
+    try:
+        yield
+    except kind as error:
+        print(error, file=sys.stderr)
+        sys.exit(command_line.EXIT_CODE_OF_MISTAKE)
 
 
 def run() -> None:

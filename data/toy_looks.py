@@ -28,26 +28,21 @@ LOOKS = {
 ROAD, SIDEWALK, BUILDING, POLE, SIGN, VEGETATION, TERRAIN, SKY, PERSON, CAR, HOOD = range(len(LOOKS))
 CLASSES = tuple(LOOKS)[:HOOD]
 
-# Class of the target domain -> class whose source look it takes on.
+# Class of the target domain -> class whose source look it takes on; the others keep their own.
 SWAPS = {
     "road": "sidewalk",
-    "sidewalk": "terrain",
-    "building": "sky",
-    "pole": "traffic sign",
-    "traffic sign": "person",
-    "vegetation": "building",
+    "sidewalk": "road",
+    "vegetation": "terrain",
     "terrain": "vegetation",
-    "sky": "road",
-    "person": "car",
-    "car": "pole",
-    "hood": "hood",
+    "person": "pole",
+    "car": "person",
 }
 
 TEXTURE_CELLS = (3, 12, 40)  # Noise cells per image height: coarse, medium, fine.
 
 _COLOURS = np.array([colour for colour, _ in LOOKS.values()], np.float32)
 _AMPLITUDES = np.array([amplitudes for _, amplitudes in LOOKS.values()], np.float32)
-_SWAPPED = np.array([list(LOOKS).index(SWAPS[name]) for name in LOOKS])
+_SWAPPED = np.array([list(LOOKS).index(SWAPS.get(name, name)) for name in LOOKS])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +52,15 @@ class Shift:
     Every image draws its own share of each strength, uniform between `least` and 1.
     """
 
-    swap: float = 0.95  # Share of the other class's look; at most 1.
+    swap: float = 0.8  # Share of the other class's look; at most 1.
     recolour: float = 0.05  # Deviation of each class's base colour, new in every image.
-    texture: float = 1.5  # Added to the factor 1 on the amplitude of the textures.
+    texture: float = 1.2  # Added to the factor 1 on the amplitude of the textures.
     light: float = 0.30  # Slope of the brightness over the image.
     shadow: float = 0.25  # Darkening in soft shadows.
-    haze: float = 0.60  # Share of the haze's colour at the horizon.
+    haze: float = 0.50  # Share of the haze's colour at the horizon.
     blur: float = 0.7  # Standard deviation in pixels of an image 64 pixels high.
     noise: float = 0.03  # Deviation of the sensor's noise.
-    cast: float = 0.08  # Deviation of the factor of each colour channel.
+    cast: float = 0.06  # Deviation of the factor of each colour channel.
     least: float = 0.7  # Smallest share of these strengths that an image can draw.
 
 

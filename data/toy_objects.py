@@ -12,13 +12,13 @@ from data.toy_street import LEFT, RIGHT, SIGNS, Street
 # said otherwise.
 TREES, TREE_NEARNESS = (2, 5), (0.10, 0.50)
 POLES, POLE_NEARNESS = (3, 5), (0.14, 0.45)
-POLE_WIDTH = (0.22, 0.32)
+POLE_WIDTH = (0.30, 0.42)
 POLE_HEIGHT = (3.2, 6.0)
 SIGN_SHARE = 0.65  # Of the poles; the others are lamps.
-SIGN_SIZE = (0.9, 1.3)
-CARS, CAR_NEARNESS = (2, 5), (0.12, 0.50)
+SIGN_SIZE = (1.2, 1.7)
+CARS, CAR_NEARNESS = (2, 5), (0.16, 0.55)
 SIDE_VIEW_SHARE = 0.25  # Of the cars; the others are seen from behind.
-PERSONS, PERSON_NEARNESS = (3, 6), (0.16, 0.55)
+PERSONS, PERSON_NEARNESS = (3, 6), (0.24, 0.62)
 PERSON_ON_ROAD = 0.25  # Share; the others walk on sidewalks.
 PERSON_HEIGHT = (1.5, 1.95)
 HOOD_SHARE = 0.5  # Of the images.

@@ -39,9 +39,7 @@ def source_files():
     files = [ROOT / "main.py"]
     for top in ("ass_jax", "configs", "data"):
         files += sorted((ROOT / top).rglob("*.py"))
-    names = [
-        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files
-    ]
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
     return dict(zip(names, files, strict=True))
 
 

@@ -68,9 +68,7 @@ def answer(arguments, environment):
         ([TOY, "--config.data.source_size=64"], ["expected 2 numbers, such as (64, 128)"]),
         ([TOY, "--config.data.source_size=(64,12.5)"], ["expected 2 numbers, such as (64, 128)"]),
     ],
-    ids=lambda value: (
-        " ".join(value) if isinstance(value, list) and value and value[0].startswith("--") else ""
-    ),
+    ids=lambda value: " ".join(value) if isinstance(value, list) and value and value[0].startswith("--") else "",
 )
 def test_mistake_gets_one_message(environment, arguments, expected):
     code, output, message, seconds = answer(arguments, environment)
@@ -141,11 +139,8 @@ class Writer:
     def close(self):
         print("writer closed")
 
-def call(name, result=None):
-    def record(*arguments, **keywords):
-        print(name, *arguments[1:], *sorted(keywords.items()))
-        return result
-    return record
+def call(name):
+    return lambda *arguments, **keywords: print(name, *arguments[1:], *sorted(keywords.items()))
 
 def train(config, *, class_table, training_batches, evaluation_batches, writer, workdir):
     print("train", config.variant, config.seed, config.is_locked, class_table.names[0], workdir.name)
@@ -156,7 +151,14 @@ def train(config, *, class_table, training_batches, evaluation_batches, writer, 
         raise KeyboardInterrupt
     return {"step": 9, "mIoU": 0.5}
 
+def prepare(config):
+    print("prepare")
+    if config.data.source != "toy":
+        raise ValueError("Unknown data set")
+
 def evaluate(config, *, class_table, evaluation_batches, workdir):
+    if config.steps == 1:
+        raise FileNotFoundError("No checkpoint")
     print("evaluate", config.variant, class_table.names[0], workdir.name)
     return {"step": 8, "mIoU": 0.25}
 
@@ -167,8 +169,8 @@ stand_in("ass_jax")
 stand_in("ass_jax.compare", SCORES="eval.json")
 stand_in("ass_jax.train", train=train)
 stand_in("ass_jax.evaluate", evaluate=evaluate)
-names = ("prepare", "training_batches", "evaluation_batches")
-stand_in("data.pipeline", **{name: call(name) for name in names})
+names = ("training_batches", "evaluation_batches")
+stand_in("data.pipeline", prepare=prepare, **{name: call(name) for name in names})
 import main
 main.run()
 """
@@ -208,3 +210,15 @@ def test_interrupt_is_answered_plainly(tmp_path):
     assert result.stderr.startswith("Interrupted.")
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "new/run/eval.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.data.source=gta6"], "Unknown data set\n"),
+        (["--mode=eval", "--config.steps=1"], "No checkpoint\n"),
+    ],
+)
+def test_what_is_missing_is_told_plainly(tmp_path, arguments, message):
+    result = wire(tmp_path, *arguments)
+    assert (result.returncode, result.stderr) == (2, message)

@@ -75,7 +75,9 @@ def _without_idle_taps(kernel: jax.Array, axis: int, cells: int, dilation: int) 
     if size % 2 == 0:
         return kernel
     centre = size // 2
-    reach = min(centre, (cells - 1) // dilation)
+    reach = (cells - 1) // dilation
+    if reach >= centre:
+        return kernel
     return lax.slice_in_dim(kernel, centre - reach, centre + reach + 1, axis=axis)
 
 

@@ -10,34 +10,41 @@ from jax import lax
 
 from ass_jax.models.convolution import Conv
 
-EXPANSION = 4  # Output channels of a bottleneck block over the channels of its 3x3 convolution.
+EXPANSION = 4  # Output channels of a bottleneck block over those of its 3x3 convolution.
 STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation of each stage.
 
 
 class ResNet(nn.Module):
-    """Residual network of bottleneck blocks, without the classifier.
+    """Residual network without the classifier.
 
     Kernels start He-normal over their outputs, batch norm at scale 1 and offset 0.
 
     Attributes:
       stage_sizes: blocks of each of the four stages.
+      block: "bottleneck" or "basic".
       width: channels of the 3x3 convolutions of the first stage; doubles with each stage.
       stem_width: channels of the first convolution.
-      stride_in: convolution of a block that strides, "1x1" or "3x3".
+      stem_kernel: size of its kernel.
+      stride_in: convolution of a bottleneck block that strides, "1x1" or "3x3".
       batch_norm: "batch" normalises by statistics of the batch in training, "frozen" by running ones.
       dtype: compute type; parameters and statistics are float32.
     """
 
     stage_sizes: tuple[int, int, int, int]
+    block: str = "bottleneck"
     width: int = 64
     stem_width: int = 64
+    stem_kernel: int = 7
     stride_in: str = "1x1"
     batch_norm: str = "batch"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Maps normalised images [B, H, W, 3] to features [B, h, w, 32 * width] at stride 8."""
+        """Maps normalised images [B, H, W, 3] to features [B, h, w, D] at stride 8.
+
+        D is 32 * width with bottleneck blocks and 8 * width with basic ones.
+        """
         conv = functools.partial(
             Conv, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), dtype=self.dtype
         )
@@ -48,20 +55,20 @@ class ResNet(nn.Module):
             epsilon=1e-5,
             dtype=self.dtype,
         )
-        x = conv(self.stem_width, 7, stride=2, name="stem")(images)
+        blocks = {"bottleneck": functools.partial(Bottleneck, stride_in=self.stride_in), "basic": Basic}
+        x = conv(self.stem_width, self.stem_kernel, stride=2, name="stem")(images)
         x = nn.relu(norm(name="stem_norm")(x))
         x = max_pool_ceil(x)
-        for stage, (blocks, (stride, dilation)) in enumerate(zip(self.stage_sizes, STAGES, strict=True)):
-            for block in range(blocks):
-                x = Bottleneck(
+        for stage, (count, (stride, dilation)) in enumerate(zip(self.stage_sizes, STAGES, strict=True)):
+            for index in range(count):
+                x = blocks[self.block](
                     width=self.width * 2**stage,
-                    stride=stride if block == 0 else 1,
+                    stride=stride if index == 0 else 1,
                     dilation=dilation,
-                    stride_in=self.stride_in,
-                    project=block == 0,
+                    project=index == 0,
                     conv=conv,
                     norm=norm,
-                    name=f"stage{stage + 1}_block{block + 1}",
+                    name=f"stage{stage + 1}_block{index + 1}",
                 )(x)
         return x
 
@@ -73,19 +80,19 @@ class Bottleneck(nn.Module):
       width: channels of the 3x3 convolution.
       stride: of the block.
       dilation: of the 3x3 convolution.
-      stride_in: convolution that strides, "1x1" (the first) or "3x3".
       project: whether the shortcut is a strided 1x1 convolution instead of the identity.
       conv: constructor of convolutions.
       norm: constructor of normalisations.
+      stride_in: convolution that strides, "1x1" (the first) or "3x3".
     """
 
     width: int
     stride: int
     dilation: int
-    stride_in: str
     project: bool
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    stride_in: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -99,6 +106,38 @@ class Bottleneck(nn.Module):
         y = self.norm(name="expand_norm")(y)
         if self.project:
             x = self.conv(EXPANSION * self.width, 1, stride=self.stride, name="shortcut")(x)
+            x = self.norm(name="shortcut_norm")(x)
+        return nn.relu(x + y)
+
+
+class Basic(nn.Module):
+    """Residual block of two 3x3 convolutions.
+
+    Attributes:
+      width: channels of both convolutions.
+      stride: of the first convolution.
+      dilation: of both convolutions.
+      project: whether the shortcut is a strided 1x1 convolution instead of the identity.
+      conv: constructor of convolutions.
+      norm: constructor of normalisations.
+    """
+
+    width: int
+    stride: int
+    dilation: int
+    project: bool
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, channels] to [B, H', W', width]."""
+        y = self.conv(self.width, 3, stride=self.stride, dilation=self.dilation, name="first")(x)
+        y = nn.relu(self.norm(name="first_norm")(y))
+        y = self.conv(self.width, 3, dilation=self.dilation, name="second")(y)
+        y = self.norm(name="second_norm")(y)
+        if self.project:
+            x = self.conv(self.width, 1, stride=self.stride, name="shortcut")(x)
             x = self.norm(name="shortcut_norm")(x)
         return nn.relu(x + y)
 

@@ -1,3 +1,5 @@
+import functools
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -14,12 +16,18 @@ TINY = {"stage_sizes": (2, 1, 1, 1), "width": 4, "stem_width": 4}
 
 @pytest.fixture(scope="module")
 def images():
-    return jax.random.normal(jax.random.key(0), (2, 32, 64, 3))
+    return np.random.default_rng(1).normal(size=(2, 32, 64, 3)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def variables(images):
-    return jax.jit(lambda x: ResNet(**TINY).init(jax.random.key(1), x, train=False))(images)
+def variables(random_variables, images):
+    return random_variables(ResNet(**TINY), images, False)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def apply(module, variables, images, train):
+    """Returns the features, and the statistics where `train`."""
+    return module.apply(variables, images, train, mutable=["batch_stats"] if train else False)
 
 
 def shapes(module, size):
@@ -61,10 +69,13 @@ def test_number_of_parameters_equals_torchvision(stage_sizes, count):
         ((32, 33), (5, 5)),
     ],
 )
-@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
-def test_features_lie_at_stride_eight(size, cells, stride_in):
-    _, features = shapes(ResNet((1, 1, 1, 1), stride_in=stride_in), size)
-    assert features.shape == (1, *cells, 2048)
+@pytest.mark.parametrize(
+    ("settings", "channels"),
+    [({"stride_in": "1x1"}, 2048), ({"stride_in": "3x3"}, 2048), ({"block": "basic", "stem_kernel": 3}, 512)],
+)
+def test_features_lie_at_stride_eight(size, cells, settings, channels):
+    _, features = shapes(ResNet((1, 1, 1, 1), **settings), size)
+    assert features.shape == (1, *cells, channels)
 
 
 @pytest.mark.parametrize(("stride_in", "reduce", "spatial"), [("1x1", 2, 1), ("3x3", 1, 2)])
@@ -87,6 +98,19 @@ def test_places_of_strides_and_dilations(stride_in, reduce, spatial):
     assert found == expected
 
 
+def test_places_of_strides_and_dilations_of_basic_blocks():
+    found = convolutions(ResNet((1, 2, 1, 1), block="basic", width=4, stem_width=8, stem_kernel=3))
+    expected = {"stem": (2, 1, 3, 8)}
+    for stage, (width, stride, dilation) in enumerate([(4, 1, 1), (8, 2, 1), (16, 1, 2), (32, 1, 4)], start=1):
+        expected |= {
+            f"stage{stage}_block1/first": (stride, dilation, 3, width),
+            f"stage{stage}_block1/second": (1, dilation, 3, width),
+            f"stage{stage}_block1/shortcut": (stride, 1, 1, width),
+        }
+    expected |= {f"stage2_block2/{name}": (1, 1, 3, 8) for name in ("first", "second")}
+    assert found == expected
+
+
 @pytest.mark.parametrize("size", [(6, 9), (7, 8), (1, 2)])
 def test_max_pool_rounds_up(size):
     # Negative values: padding with zeros would win.
@@ -101,18 +125,20 @@ def test_max_pool_rounds_up(size):
 
 def test_block_adds_its_shortcut(images, variables):
     """A block whose last scale is zero returns its shortcut alone."""
-    _, captured = ResNet(**TINY).apply(variables, images, False, capture_intermediates=True)
-    first = captured["intermediates"]["stage1_block1"]["__call__"][0]
-    paths = flax.traverse_util.flatten_dict(variables["params"])
-    path = ("stage1_block2", "expand_norm", "scale")
-    zeroed = flax.traverse_util.unflatten_dict(paths | {path: jnp.zeros_like(paths[path])})
-    _, captured = ResNet(**TINY).apply(variables | {"params": zeroed}, images, False, capture_intermediates=True)
-    np.testing.assert_array_equal(captured["intermediates"]["stage1_block2"]["__call__"][0], first)
+    params = flax.traverse_util.flatten_dict(variables["params"])
+    for name in ("scale", "bias"):
+        params["stage1_block2", "expand_norm", name] *= 0
+    variables = variables | {"params": flax.traverse_util.unflatten_dict(params)}
+    _, captured = jax.jit(lambda v, x: ResNet(**TINY).apply(v, x, train=False, capture_intermediates=True))(
+        variables, images
+    )
+    first, second = (captured["intermediates"][f"stage1_block{index}"]["__call__"][0] for index in (1, 2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_batch_norm_learns_running_statistics(images, variables):
     module = ResNet(**TINY)
-    features, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    features, updated = apply(module, variables, images, True)
     stem = lax.conv_general_dilated(
         images,
         variables["params"]["stem"]["kernel"],
@@ -120,17 +146,17 @@ def test_batch_norm_learns_running_statistics(images, variables):
         [(3, 3), (3, 3)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    running = updated["batch_stats"]["stem_norm"]
-    np.testing.assert_allclose(running["mean"], 0.1 * stem.mean((0, 1, 2)), atol=1e-6)
-    np.testing.assert_allclose(running["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-5)
-    assert not np.allclose(features, module.apply(variables, images, train=False))
+    before, after = variables["batch_stats"]["stem_norm"], updated["batch_stats"]["stem_norm"]
+    for name, of_batch in (("mean", stem.mean((0, 1, 2))), ("var", stem.var((0, 1, 2)))):
+        np.testing.assert_allclose(after[name], 0.9 * before[name] + 0.1 * of_batch, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(features, apply(module, variables, images, False))
 
 
 def test_frozen_batch_norm_uses_and_keeps_running_statistics(images, variables):
     module = ResNet(**TINY, batch_norm="frozen")
-    features, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    features, updated = apply(module, variables, images, True)
     jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
-    np.testing.assert_array_equal(features, ResNet(**TINY).apply(variables, images, train=False))
+    np.testing.assert_allclose(features, apply(ResNet(**TINY), variables, images, False), rtol=1e-6)
 
 
 def test_statistics_and_affine_parameters_are_recognisable(variables):
@@ -145,9 +171,9 @@ def test_bfloat16_computes_close_to_float32(images, variables):
     module = ResNet(**TINY, dtype=jnp.bfloat16)
     initial, _ = shapes(module, (32, 64))
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
-    features, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    features, updated = apply(module, variables, images, True)
     assert features.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {jnp.dtype("float32")}
-    expected, _ = ResNet(**TINY).apply(variables, images, train=True, mutable=["batch_stats"])
+    expected, _ = apply(ResNet(**TINY), variables, images, True)
     difference = np.asarray(features, np.float32) - expected
     assert np.sqrt(np.mean(difference**2)) < 0.1 * np.std(expected)

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax import lax
 
+from ass_jax.models import vgg
 from ass_jax.models.convolution import Conv
 from ass_jax.models.vgg import Vgg
 
@@ -55,9 +57,26 @@ def test_channels_and_dilations():
     assert found == expected
 
 
-def test_every_layer_is_rectified():
-    images = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
-    variables = jax.jit(lambda x: Vgg().init(jax.random.key(1), x, train=False))(images)
-    features = jax.jit(lambda v, x: Vgg().apply(v, x, train=False))(variables, images)
-    assert np.min(features) == 0.0
-    assert np.max(features) > 0.0
+def test_equals_its_definition(monkeypatch, random_variables):
+    blocks = ((1, 3, 1), (2, 3, 1), (1, 4, 1), (1, 4, 1), (1, 4, 2))
+    monkeypatch.setattr(vgg, "BLOCKS", blocks)
+    monkeypatch.setattr(vgg, "HEAD", (5, 6))
+    images = np.random.default_rng(0).normal(size=(2, 32, 40, 3)).astype(np.float32)
+    variables = random_variables(Vgg(), images, False)
+
+    def definition(params, x):
+        dilations = [(f"block{n + 1}", dilation, count) for n, (count, _, dilation) in enumerate(blocks)]
+        for block, dilation, count in [*dilations, ("head", 4, 2)]:
+            for index in range(count):
+                layer = params[f"{block}_conv{index + 1}"]
+                padding = [(dilation, dilation)] * 2
+                numbers = ("NHWC", "HWIO", "NHWC")
+                x = lax.conv_general_dilated(x, layer["kernel"], (1, 1), padding, (1, 1), (dilation,) * 2, numbers)
+                x = jnp.maximum(x + layer["bias"], 0)
+            if block in ("block1", "block2", "block3"):
+                batch, height, width, channels = x.shape
+                x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+        return x
+
+    features = jax.jit(lambda v, x: Vgg().apply(v, x, train=True))(variables, images)
+    np.testing.assert_allclose(features, jax.jit(definition)(variables["params"], images), rtol=1e-4, atol=1e-5)

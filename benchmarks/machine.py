@@ -1,0 +1,60 @@
+"""Describes the machine that a benchmark runs on: what bears on its figures, no names and no paths."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_ASK_JAX = "import jax; devices = jax.devices(); print(len(devices), devices[0].device_kind)"
+
+
+def describe(environment: Mapping[str, str]) -> dict:
+    """Returns JSON-able facts: "cpu", "cores", "memory_gib", "system", "python", "packages" and "devices".
+
+    Args:
+      environment: variables of the runs; they decide which devices JAX uses.
+    """
+    return {
+        "cpu": _cpu(),
+        "cores": len(usable_cores()),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "devices": _devices(environment),
+    }
+
+
+def usable_cores() -> list[int]:
+    """Returns the numbers of the processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def describe_in_words(facts: Mapping) -> str:
+    """Puts the facts of `describe` into one line."""
+    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    return (
+        f"{facts['cpu']}, {facts['cores']} core(s), {facts['memory_gib']} GiB of memory, {facts['system']}; "
+        f"Python {facts['python']}; {packages}; devices of JAX: {facts['devices']}"
+    )
+
+
+def _cpu() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or "processor of unknown model"
+
+
+def _devices(environment: Mapping[str, str]) -> str:
+    if environment.get("JAX_PLATFORMS") == "cpu":
+        return "cpu"
+    # In another process: one that has looked for accelerators keeps their memory.
+    asked = subprocess.run([sys.executable, "-c", _ASK_JAX], env=environment, capture_output=True, text=True)
+    return asked.stdout.strip() if asked.returncode == 0 else "unknown"

@@ -1,0 +1,75 @@
+import json
+import os
+import sys
+import time
+
+import pytest
+
+from benchmarks import jobs
+from benchmarks.runs import plan
+
+
+@pytest.fixture
+def runs(tmp_path, request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+    return plan("configs/toy.py", ["joint", "ass"], [0, 1], [], tmp_path)
+
+
+def train(runs, program, count=2):
+    command = (sys.executable, "-c", program)
+    return jobs.train_all(runs, command=command, jobs=count, environment=dict(os.environ), machine={"cores": 2})
+
+
+def test_runs_alone_keep_the_environment(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert jobs.environment_of_jobs(1) == dict(os.environ)
+
+
+def test_runs_beside_others_compute_in_one_thread_on_the_processor(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--mine=1")
+    environment = jobs.environment_of_jobs(2)
+    assert environment["XLA_FLAGS"] == "--mine=1 --xla_cpu_multi_thread_eigen=false"
+    assert environment["JAX_PLATFORMS"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("cores", "count", "expected"),
+    [
+        ([0, 1, 2, 3], 2, [[0, 1], [2, 3]]),
+        ([4, 6], 2, [[4], [6]]),
+        ([0, 1, 2, 3, 4], 2, [[0, 1], [2, 3]]),
+        ([0, 1], 3, [[0], [1], [0]]),
+        ([0, 1], 1, [[0, 1]]),
+    ],
+)
+def test_shares_of_the_cores(cores, count, expected):
+    assert jobs._shares(cores, count) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="The system cannot pin.")
+def test_run_is_pinned_to_its_share_and_the_caller_is_not(runs):
+    cores = os.sched_getaffinity(0)
+    list(train(runs[:2], "import os; print(*os.sched_getaffinity(0))"))
+    pinned = [{int(core) for core in (run.folder / "log.txt").read_text().split()} for run in runs[:2]]
+    assert all(len(own) == max(1, len(cores) // 2) for own in pinned)
+    assert os.sched_getaffinity(0) == cores
+
+
+def test_time_of_attempts_is_added(runs):
+    run = runs[0]
+    run.folder.mkdir()
+    (run.folder / "job.json").write_text(json.dumps({"seconds": 100.0}))
+    assert list(train([run], "")) == [(run, f"no scores of step {run.config.steps}")]
+    assert 100 < run.job()["seconds"] < 110
+    assert run.job()["machine"] == {"cores": 2}
+    assert run.job()["jobs"] == 2
+
+
+def test_leaving_early_ends_the_processes_and_starts_no_more(runs):
+    program = "import sys, time\nif 'ass' in sys.argv[1]: time.sleep(60)"
+    begun = time.monotonic()
+    for run, problem in train(runs, program):
+        assert (run.variant, problem) == ("joint", "no scores of step 1000")
+        break
+    assert time.monotonic() - begun < 20
+    assert not (runs[3].folder / "log.txt").exists() or runs[3].job()["seconds"] < 20

@@ -1,0 +1,330 @@
+"""Checks whole steps: one device equals four, running statistics, averages, the warm-up, and evaluation."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from ass_jax import steps
+from ass_jax.losses import IGNORED
+from ass_jax.models import Networks
+from ass_jax.models.convolution import Conv
+from ass_jax.models.deeplab import DeepLab
+from ass_jax.optimizers import make_optimizer
+from ass_jax.sharding import by_image, global_batch, make_mesh, replicated
+from ass_jax.state import TrainState, create_state
+from configs.base import get_config
+
+CLASSES = 4
+SIZES = {"source": (32, 96), "labelled": (32, 64), "unlabelled": (48, 64)}
+COUNTS = {"source": 4, "labelled": 4, "unlabelled": 8}
+# Optimising the tiny programs takes longer than running them.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+class Backbone(nn.Module):
+    """As little as can stand for a backbone: stride 8, and batch norm after the first convolution."""
+
+    batch_norm: str = "batch"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        running = not train or self.batch_norm == "frozen"
+        x = Conv(4, 3, stride=4, name="stem")(images)
+        x = nn.BatchNorm(use_running_average=running, momentum=0.9, epsilon=1e-5, name="stem_norm")(x)
+        return nn.relu(Conv(6, 3, stride=2, name="top")(x))
+
+
+def make_config(variant: str = "ass") -> ConfigDict:
+    """Returns a configuration in which both adversaries weigh as much as the labels."""
+    config = get_config(variant)
+    config.data.target_size = (32, 64)
+    config.loss.semantic_outputs = "class_domain"
+    for weight in ("global_weight", "semantic_weight"):
+        config.loss[weight] = float(config.loss[weight] > 0)
+    config.loss.warmup_steps = 2
+    config.average_decay = 0.9 if variant == "ass" else 0.0
+    config.optimizer.update(learning_rate=0.01, decay_steps=10)
+    config.model.pixel_deviation = (64.0, 64.0, 64.0)
+    return config
+
+
+def make_networks(config: ConfigDict) -> Networks:
+    """Returns networks of few layers in place of the real ones."""
+    return Networks(
+        DeepLab(Backbone(config.model.batch_norm), CLASSES, branches=1),
+        nn.Conv(1, (4, 4), strides=4) if config.loss.global_weight > 0 else None,
+        nn.Dense(2 * CLASSES) if config.loss.semantic_weight > 0 else None,
+    )
+
+
+def make_batch(seed: int = 0) -> dict:
+    """Returns images whose labels lie unevenly: each image has its own classes and share of ignored pixels."""
+    random = np.random.default_rng(seed)
+    batch = {}
+    for stream in SIZES:
+        shape = (COUNTS[stream], *SIZES[stream])
+        brightness = random.uniform(0.3, 1, (COUNTS[stream], 1, 1, 3))
+        batch[stream] = {"image": (brightness * random.integers(0, 256, (*shape, 3))).astype(np.uint8)}
+        classes = {"source": ([255], [0], [1, 2, 255], [0, 1, 2, 3]), "labelled": ([3, 1], [1], [255], [2, 255, 255])}
+        if stream in classes:
+            chosen = [random.choice(each, shape[1:]) for each in classes[stream]]
+            batch[stream]["label"] = np.stack(chosen).astype(np.uint8)
+    return batch
+
+
+def make_first(config: ConfigDict) -> TrainState:
+    """Returns a first state; networks and optimisers that a variant shares with another one start alike."""
+    shared = {"networks": make_networks(config), "config": config, "optimizer": make_optimizer(config)}
+    shapes = jax.eval_shape(functools.partial(create_state, num_classes=CLASSES, **shared))
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    random = np.random.default_rng(0)
+
+    def draw(path: tuple, leaf: np.ndarray) -> np.ndarray:
+        if path[-1].key in ("scale", "var"):
+            return np.ones_like(leaf)
+        # He-normal kernels; the rest starts at zero.
+        spread = np.sqrt(2 / max(math.prod(leaf.shape[:-1]), 1)) if path[-1].key == "kernel" else 0
+        return random.normal(scale=spread, size=leaf.shape).astype(np.float32)
+
+    names = sorted(state.params, key="segmenter".__ne__)
+    params = {name: jax.tree_util.tree_map_with_path(draw, state.params[name]) for name in names}
+    batch_stats = jax.tree_util.tree_map_with_path(draw, state.batch_stats)
+    average = None if state.average is None else {"params": params["segmenter"], "batch_stats": batch_stats}
+    return state.replace(params=params, batch_stats=batch_stats, average=average)
+
+
+def make_step(config: ConfigDict) -> functools.partial:
+    return functools.partial(
+        steps.train_step, networks=make_networks(config), config=config, optimizer=make_optimizer(config)
+    )
+
+
+@pytest.fixture(scope="module")
+def states() -> list[tuple[TrainState, dict | None]]:
+    """The full method on one device: the first state, then state and metrics after each of three steps."""
+    found = [(make_first(make_config()), None)]
+    for seed in range(3):
+        found.append(compiled_step()(found[-1][0], make_batch(seed=seed)))
+    return found
+
+
+@functools.cache
+def compiled_step():
+    return jit(make_step(make_config()))
+
+
+def assert_trees_equal(found: object, expected: object) -> None:
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def largest_error(found: object, expected: object) -> float:
+    """Largest distance of two leaves relative to the leaf's norm: single entries may be sums that cancel."""
+    found, expected = jax.device_get((found, expected))
+
+    def error(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.linalg.norm(np.float64(a) - b) / max(np.linalg.norm(np.float64(b)), 1e-30))
+
+    return max(jax.tree.leaves(jax.tree.map(error, found, expected)))
+
+
+def test_four_devices_do_the_step_of_one(states):
+    """To 1e-5 of each leaf's norm, since sums run in another order: parameters, statistics, optimisers, average."""
+    mesh = make_mesh(COUNTS.values())
+    assert mesh.size == 4
+    step = jit(make_step(make_config()), out_shardings=replicated(mesh))
+    state = jax.device_put(states[0][0], replicated(mesh))
+    for seed, (expected_state, expected_metrics) in enumerate(states[1:]):
+        batch = global_batch(make_batch(seed=seed), mesh)
+        assert len(batch["source"]["image"].sharding.device_set) == 4
+        state, metrics = step(state, batch)
+        assert metrics.keys() == expected_metrics.keys()
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-5, err_msg=name)
+        assert largest_error(state, expected_state) < 1e-5
+    # The comparison is worth something: three steps changed every trained part a thousand times as much.
+    for network, params in states[0][0].params.items():
+        assert largest_error(params, states[-1][0].params[network]) > 1e-2
+
+
+def stem_outputs(params: dict, images: np.ndarray) -> np.ndarray:
+    """The 3x3 convolution of stride 4 in float64, from the formula."""
+    mean = np.array([104.00698793, 116.66876762, 122.67891434])
+    pixels = np.pad((images[..., ::-1] - mean) / 64, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (3, 3), axis=(1, 2))[:, ::4, ::4]
+    return np.einsum("bijcyx,yxco->bijo", windows, np.float64(params["backbone"]["stem"]["kernel"]))
+
+
+def test_running_statistics_follow_each_stream_in_order(states):
+    batch, first = make_batch(seed=0), states[0][0]
+    mean, variance = np.zeros(4), np.ones(4)
+    for stream in ("source", "labelled", "unlabelled"):
+        outputs = stem_outputs(first.params["segmenter"], batch[stream]["image"])
+        mean = 0.9 * mean + 0.1 * outputs.mean((0, 1, 2))
+        variance = 0.9 * variance + 0.1 * outputs.var((0, 1, 2))
+    running = states[1][0].batch_stats["backbone"]["stem_norm"]
+    np.testing.assert_allclose(running["mean"], mean, rtol=1e-4)
+    np.testing.assert_allclose(running["var"], variance, rtol=1e-4)
+
+
+def test_streams_are_normalised_apart(states):
+    first, batch = states[0][0], make_batch(seed=0)
+    batch["labelled"]["image"] = 255 - batch["labelled"]["image"]
+    _, metrics = compiled_step()(first, batch)
+    for name in ("loss/segmentation_source", "loss/global", "loss/global_discriminator"):
+        assert metrics[name] == states[1][1][name]
+    for name in ("loss/segmentation_labelled", "loss/semantic"):
+        assert metrics[name] != states[1][1][name]
+
+
+def test_average_by_hand(states):
+    tracks = [{"params": state.params["segmenter"], "batch_stats": state.batch_stats} for state, _ in states]
+    assert_trees_equal(states[0][0].average, tracks[0])
+    for (before, _), (after, _), track in zip(states, states[1:], tracks[1:], strict=False):
+        expected = jax.tree.map(lambda old, new: 0.9 * np.float64(old) + 0.1 * new, before.average, track)
+        assert largest_error(after.average, expected) < 1e-6
+    assert largest_error(states[2][0].average, tracks[2]) > 1e-3
+
+
+def test_states_count_steps_and_freeze_the_affine_of_batch_norm(states):
+    for number, (state, metrics) in enumerate(states):
+        assert state.step == number
+        assert_trees_equal(
+            state.params["segmenter"]["backbone"]["stem_norm"], {"scale": np.ones(4), "bias": np.zeros(4)}
+        )
+        if metrics is not None:
+            decay = (1 - (number - 1) / 10) ** 0.9
+            assert metrics["learning_rate/backbone"] == pytest.approx(0.01 * decay)
+            assert metrics["learning_rate/classifier"] == pytest.approx(0.1 * decay)
+            assert metrics["learning_rate/global_discriminator"] == pytest.approx(1e-4 * decay)
+
+
+def test_gradient_norm_is_of_what_is_trained(states):
+    """Recovers the gradient from the first update, `-rate * (gradient + decay * params)`."""
+    before, after = (state.params["segmenter"] for state, _ in states[:2])
+    gradients = [
+        (before[part][layer][name] - np.float64(after[part][layer][name])) / rate - 5e-4 * before[part][layer][name]
+        for part, layer, name, rate in (
+            ("backbone", "stem", "kernel", 0.01),
+            ("backbone", "top", "kernel", 0.01),
+            ("classifier", "dilation6", "kernel", 0.1),
+            ("classifier", "dilation6", "bias", 0.1),
+        )
+    ]
+    norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients))
+    assert states[1][1]["gradient_norm/segmenter"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_frozen_parameters_have_no_gradient():
+    params = {"segmenter": {"backbone": {"norm": {"scale": 3.0}, "conv": {"kernel": 2.0}}}, "other": {"kernel": 5.0}}
+
+    def squares(params: dict, config: ConfigDict) -> jax.Array:
+        return sum(leaf**2 for leaf in jax.tree.leaves(steps._freeze(params, config)))
+
+    for train, expected in ((False, 0), (True, 6)):
+        config = make_config()
+        config.model.train_norm_affine = train
+        gradient = jax.grad(squares)(params, config)
+        backbone = {"norm": {"scale": expected}, "conv": {"kernel": 4}}
+        assert gradient == {"segmenter": {"backbone": backbone}, "other": {"kernel": 10}}
+
+
+def test_adversaries_wait_for_the_warm_up(states):
+    """The segmenter first learns as without adversaries, then from their terms in proportion to the ramp."""
+    first, config = states[0][0], make_config("joint")
+    joint = make_first(config)
+    assert_trees_equal(joint.params["segmenter"], first.params["segmenter"])
+    batch = {stream: examples for stream, examples in make_batch().items() if stream != "unlabelled"}
+    joint, _ = jit(make_step(config))(joint, batch)
+    assert joint.average is None
+
+    def segmenter_at(number: int) -> dict:
+        """After one step from the first state, with the ramp of another step."""
+        state, _ = compiled_step()(first.replace(step=jnp.int32(number)), make_batch())
+        return state.params["segmenter"]
+
+    start, half, full, later = (segmenter_at(number) for number in (0, 1, 2, 7))
+    assert largest_error(start, joint.params["segmenter"]) < 1e-6
+    assert largest_error(full, start) > 1e-3
+    assert largest_error(half, jax.tree.map(lambda a, b: (a + b) / 2, start, full)) < 1e-6
+    assert_trees_equal(later, full)
+    for network in ("global_discriminator", "semantic_discriminator"):
+        # The discriminators learn from the first step on. Adam's first step moves each weight by its rate.
+        moved = jax.tree.map(lambda a, b: np.abs(a - b), states[1][0].params[network], first.params[network])
+        assert max(leaf.max() for leaf in jax.tree.leaves(moved)) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_frozen_statistics_do_not_change(states):
+    """With frozen batch norm, a training step sees what evaluation sees, whatever the batch."""
+    config, first = make_config(), states[1][0]
+    config.model.batch_norm = "frozen"
+    networks, batch = make_networks(config), {"labelled": make_batch()["labelled"]}
+
+    @jit
+    def forward(params: dict, batch_stats: dict) -> tuple:
+        images = steps.normalise(batch["labelled"]["image"], config)
+        evaluated = networks.segmenter.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        return *steps._forward(params, batch_stats, batch, networks, config), evaluated
+
+    maps, batch_stats, (features, logits) = forward(first.params["segmenter"], first.batch_stats)
+    assert_trees_equal(batch_stats, first.batch_stats)
+    assert_trees_equal(maps["labelled"]["features"], features)
+    assert_trees_equal(maps["labelled"]["logits"], logits)
+    assert maps["labelled"]["scores"].shape == (4, 32, 64, CLASSES)
+
+
+def upsample(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear interpolation whose corner points are those of the input, one axis after the other."""
+    for axis, cells in ((1, size[0]), (2, size[1])):
+        old = np.linspace(0, 1, logits.shape[axis])
+        new = np.linspace(0, 1, cells)
+        logits = np.apply_along_axis(lambda line, old=old, new=new: np.interp(new, old, line), axis, logits)
+    return logits
+
+
+def test_evaluation_counts_pixels_on_any_number_of_devices(states):
+    config, variables = make_config(), states[-1][0].segmenter
+    networks = make_networks(config)
+    images, size = make_batch()["labelled"]["image"], (40, 72)
+    labels = np.random.default_rng(5).choice([0, 1, 2, 3, IGNORED], (4, *size)).astype(np.uint8)
+    labels[1] = IGNORED
+    batch = {"image": images, "label": labels}
+    evaluate = functools.partial(steps.evaluation_step, networks=networks, config=config)
+    confusion, predictions = jit(evaluate)(variables, batch)
+    mesh = make_mesh([4])
+    shardings = replicated(mesh), by_image(mesh)
+    on_four = jit(evaluate, out_shardings=shardings)(jax.device_put(variables, shardings[0]), global_batch(batch, mesh))
+    assert len(on_four[1].sharding.device_set) == 4
+    assert_trees_equal(on_four, (confusion, predictions))
+    assert predictions.dtype == jnp.uint8
+
+    normalised = ((images[..., ::-1] - np.array(config.model.pixel_mean)) / 64).astype(np.float32)
+    _, logits = jit(functools.partial(networks.segmenter.apply, train=False))(variables, normalised)
+    scores = upsample(np.float64(logits), size)
+    best, second = -np.partition(-scores, 1, axis=-1)[..., :2].transpose(3, 0, 1, 2)
+    clear = best - second > 1e-4  # Elsewhere rounding may decide.
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(np.asarray(predictions)[clear], scores.argmax(-1)[clear])
+    assert len(np.unique(predictions)) > 1
+    expected = np.zeros((CLASSES, CLASSES), np.int64)
+    for truth, prediction in zip(labels.reshape(-1), np.asarray(predictions).reshape(-1), strict=True):
+        if truth != IGNORED:
+            expected[truth, prediction] += 1
+    np.testing.assert_array_equal(confusion, expected)
+
+
+def test_normalise_by_hand():
+    config = make_config()
+    config.model.pixel_mean, config.model.pixel_deviation = (1.0, 2.0, 3.0), (2.0, 4.0, 8.0)
+    image = np.array([[[[11, 22, 255]]]], np.uint8)
+    config.model.pixel_order = "rgb"
+    pixels = steps.normalise(image, config)
+    assert pixels.dtype == jnp.float32
+    np.testing.assert_array_equal(pixels, [[[[10 / 2, 20 / 4, 252 / 8]]]])
+    config.model.pixel_order = "bgr"
+    np.testing.assert_array_equal(steps.normalise(image, config), [[[[254 / 2, 20 / 4, 8 / 8]]]])

@@ -1,0 +1,133 @@
+"""Counts the work of a step: each image passes once, and a term of weight 0 leaves nothing behind."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from ass_jax.models import build_networks
+from ass_jax.models.deeplab import DeepLab
+from ass_jax.models.resnet import ResNet
+from ass_jax.optimizers import make_optimizer
+from ass_jax.state import TrainState, create_state
+from ass_jax.steps import train_step
+from configs.base import get_config
+
+CLASSES = 4
+# Streams and discriminators that each variant's terms need.
+VARIANTS = {
+    "joint": (("source", "labelled"), ()),
+    "adaptsegnet": (("source", "labelled", "unlabelled"), ("GlobalDiscriminator",)),
+    "semantic": (("source", "labelled"), ("SemanticDiscriminator",)),
+    "ass": (("source", "labelled", "unlabelled"), ("GlobalDiscriminator", "SemanticDiscriminator")),
+}
+RESNET_LAYERS = {"stem"} | {
+    f"stage{stage}_block1/{name}" for stage in range(1, 5) for name in ("reduce", "spatial", "expand", "shortcut")
+}
+LAYERS = {
+    "DeepLab": {f"backbone/{layer}" for layer in RESNET_LAYERS} | {"classifier/dilation6"},
+    "GlobalDiscriminator": {"conv1", "conv2", "conv3", "conv4", "logits"},
+    "SemanticDiscriminator": {"hidden1", "hidden2", "logits"},
+}
+
+
+def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """Yields the operations of a program, those of the functions that it calls included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))):
+            if isinstance(value, (Jaxpr, ClosedJaxpr)):
+                yield from equations(getattr(value, "jaxpr", value))
+
+
+@functools.cache
+def trace(variant: str) -> tuple[TrainState, dict, collections.Counter]:
+    """Traces one step of a ResNet with a block a stage.
+
+    Returns:
+      Shapes of the state and the metrics, and how often each scope multiplies: matrix products and convolutions.
+    """
+    config = get_config(variant)
+    config.data.target_size = (32, 64)
+    config.discriminator.update(global_width=2, semantic_width=4)
+    segmenter = DeepLab(ResNet((1, 1, 1, 1), width=2, stem_width=4), CLASSES, branches=1)
+    shared = {
+        "networks": dataclasses.replace(build_networks(config, CLASSES), segmenter=segmenter),
+        "config": config,
+        "optimizer": make_optimizer(config),
+    }
+    state = jax.eval_shape(functools.partial(create_state, num_classes=CLASSES, **shared))
+    sizes = {"source": (1, 32, 96), "labelled": (1, 32, 64), "unlabelled": (1, 32, 64)}
+    batch = {}
+    for stream in VARIANTS[variant][0]:
+        batch[stream] = {"image": jax.ShapeDtypeStruct((*sizes[stream], 3), np.uint8)}
+        if stream != "unlabelled":
+            batch[stream]["label"] = jax.ShapeDtypeStruct(sizes[stream], np.uint8)
+    program, (_, metrics) = jax.make_jaxpr(functools.partial(train_step, **shared), return_shape=True)(state, batch)
+    multiplications = collections.Counter(
+        str(equation.source_info.name_stack)
+        for equation in equations(program.jaxpr)
+        if equation.primitive.name in ("conv_general_dilated", "dot_general")
+    )
+    return state, metrics, multiplications
+
+
+def of_network(multiplications: collections.Counter, network: str) -> dict[str, int]:
+    return {scope: count for scope, count in multiplications.items() if network in scope}
+
+
+@pytest.mark.parametrize("variant", ["joint", "ass"])
+def test_each_image_passes_the_segmenter_once(variant):
+    """A layer multiplies once forward, and backward once for its input and once for its kernel."""
+    streams, expected = len(VARIANTS[variant][0]), {}
+    for layer in LAYERS["DeepLab"]:
+        expected[f"jvp(DeepLab)/{layer}"] = streams
+        # Nobody asks for the gradient of the images.
+        expected[f"transpose(jvp(DeepLab))/{layer}"] = streams * (1 if layer == "backbone/stem" else 2)
+    assert of_network(trace(variant)[2], "DeepLab") == expected
+
+
+@pytest.mark.parametrize("network", ["GlobalDiscriminator", "SemanticDiscriminator"])
+def test_each_turn_of_a_discriminator_is_one_pass(network):
+    """Three judgements: the target's maps in the segmenter's turn, both domains' in the discriminator's own.
+
+    Backward, the segmenter's turn asks for gradients of inputs, the other two for those of parameters and of all
+    inputs but the first.
+    """
+    expected = {}
+    for layer in LAYERS[network]:
+        expected[f"jvp({network})/{layer}"] = 3
+        first = layer in ("conv1", "hidden1")
+        expected[f"transpose(jvp({network}))/{layer}"] = 1 + 2 * (1 if first else 2)
+    assert of_network(trace("ass")[2], network) == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_terms_of_weight_zero_leave_nothing_behind(variant):
+    streams, judges = VARIANTS[variant]
+    state, metrics, multiplications = trace(variant)
+    for network, name in (("GlobalDiscriminator", "global"), ("SemanticDiscriminator", "semantic")):
+        acts = network in judges
+        key = f"{name}_discriminator"
+        assert (key in state.params) == acts
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.optimizer_state)]
+        moments = [path for path in paths if f"['{key}']" in path and ".mu" in path]
+        assert len(moments) == (2 * len(LAYERS[network]) if acts else 0)
+        for metric in ("loss/{}", "loss/{}_discriminator", "accuracy/{}_discriminator"):
+            assert (metric.format(name) in metrics) == acts
+        for metric in ("gradient_norm", "learning_rate"):
+            assert (f"{metric}/{key}" in metrics) == acts
+        assert bool(of_network(multiplications, network)) == acts
+    assert state.params.keys() == {"segmenter"} | {
+        f"{name}_discriminator" for name in ("global", "semantic") if f"loss/{name}" in metrics
+    }
+    losses = {f"loss/segmentation_{stream}" for stream in streams if stream != "unlabelled"}
+    assert {name for name in metrics if name.startswith("loss/segmentation")} == losses
+    assert multiplications["jvp(DeepLab)/backbone/stem"] == len(streams)
+    # Class-wise means, of both labelled streams.
+    assert multiplications["jvp(bhwc,bhwd->bcd)"] == (2 if "SemanticDiscriminator" in judges else 0)

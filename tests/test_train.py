@@ -1,0 +1,225 @@
+"""The loop on made-up batches: resuming, reports, refusals. The real data's turn is in tests/test_main.py."""
+
+import functools
+import json
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from ass_jax import train as loop
+from ass_jax.checkpoint import Checkpoints
+from ass_jax.evaluate import CHECKPOINTS, PREDICTIONS, STRIP, evaluate
+from ass_jax.models import build_networks, deeplab
+from ass_jax.optimizers import make_optimizer
+from ass_jax.sharding import make_mesh, on_mesh
+from ass_jax.state import create_state
+from configs import base
+
+SIZE = (32, 64)
+CLASSES = SimpleNamespace(
+    names=("road", "sky", "car"),
+    palette=np.array([[128, 64, 128], [70, 130, 180], [0, 0, 142]], np.uint8),
+    subsets={"all": (0, 1, 2), "two": (0, 1)},
+)
+
+
+@pytest.fixture(autouse=True)
+def small_backbone(monkeypatch):
+    tiny = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), width=2, stem_width=4)
+    monkeypatch.setitem(deeplab.BACKBONES, "resnet_tiny", tiny)
+
+
+def configuration(words="ass", **settings):
+    config = base.default_config()
+    config.data.batch.update(source=2, labelled=2, unlabelled=2)
+    base.finish(config, words + ",smoke")
+    config.data.source_size = config.data.target_size = SIZE
+    config.model.branches = 1
+    config.average_decay = 0.9
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+def example(generator, count):
+    label = generator.integers(0, 3, (count, *SIZE)).astype(np.uint8)
+    label[:, :4] = 255
+    return {"image": generator.integers(0, 256, (count, *SIZE, 3)).astype(np.uint8), "label": label}
+
+
+def training_batches(config, start, read):
+    step = start
+    while True:
+        generator = np.random.default_rng(step)
+        batch = {stream: example(generator, 2) for stream in ("source", "labelled")}
+        if config.loss.global_weight:
+            batch["unlabelled"] = {"image": example(generator, 2)["image"]}
+        read.append(step)
+        yield batch
+        step += 1
+
+
+def evaluation_batches():
+    generator = np.random.default_rng(99)
+    for valid in ([True, True], [True, False]):
+        yield example(generator, 2) | {"valid": np.array(valid)}
+
+
+class Writer:
+    """Stands for TensorBoard."""
+
+    def __init__(self):
+        self.scalars, self.images = {}, {}
+
+    def write_scalars(self, step, scalars):
+        self.scalars.setdefault(step, {}).update(scalars)
+
+    def write_images(self, step, images):
+        self.images[step] = images
+
+    def flush(self):
+        pass
+
+
+def run(config, workdir):
+    writer, read = Writer(), []
+    report = loop.train(
+        config,
+        class_table=CLASSES,
+        training_batches=lambda start: training_batches(config, start, read),
+        evaluation_batches=evaluation_batches,
+        writer=writer,
+        workdir=workdir,
+    )
+    return report, writer, read
+
+
+def final_state(config, workdir):
+    networks = build_networks(config, 3)
+    target = jax.eval_shape(
+        lambda: create_state(networks=networks, optimizer=make_optimizer(config), config=config, num_classes=3)
+    )
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+        return checkpoints.restore(on_mesh(target, make_mesh([2])))
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
+    config = configuration(**{"steps": 4, "checkpoint.every": 2, "evaluation.every": 2})
+    straight, writer, read = run(config, tmp_path / "straight")
+    assert read == [0, 1, 2, 3]
+
+    # A kill after step 3, of which nothing but the log is left.
+    class Stop(Exception):
+        pass
+
+    stopped = config.copy_and_resolve_references()
+    with pytest.MonkeyPatch.context() as patch:
+        report = loop.Monitor.report
+
+        def kill(monitor, step):
+            report(monitor, step)
+            if step == 3:
+                raise Stop
+
+        patch.setattr(loop.Monitor, "report", kill)
+        with pytest.raises(Stop):
+            run(stopped, tmp_path / "resumed")
+    assert [line["step"] for line in lines(tmp_path / "resumed")] == [1, 2, 2, 3]
+    resumed, _, read = run(config, tmp_path / "resumed")
+    assert read == [2, 3]
+    assert "Goes on from step 2" in capsys.readouterr().out
+    assert resumed == straight
+
+    one, other = final_state(config, tmp_path / "straight"), final_state(config, tmp_path / "resumed")
+    assert int(one.step) == 4
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+    # The log has every step once, with the same numbers.
+    timeless = [
+        [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines(tmp_path / name)]
+        for name in ("straight", "resumed")
+    ]
+    assert timeless[0] == timeless[1]
+    assert [line["step"] for line in timeless[0]] == [1, 2, 2, 3, 4, 4]  # Steps 2 and 4 were evaluated too.
+
+    # What a user finds.
+    assert straight["step"] == 4
+    assert set(straight["average"]["mean_iou"]) == {"all", "two"}
+    assert (tmp_path / "straight" / STRIP).is_file()
+    assert json.loads((tmp_path / "straight" / "config.json").read_text())["steps"] == 4
+    assert writer.images[4]["validation"].ndim == 4
+    expected = {
+        "loss/segmentation_source",
+        "loss/segmentation_labelled",
+        "loss/global",
+        "loss/global_discriminator",
+        "accuracy/global_discriminator",
+        "loss/semantic",
+        "loss/semantic_discriminator",
+        "accuracy/semantic_discriminator",
+        "gradient_norm/segmenter",
+        "gradient_norm/global_discriminator",
+        "gradient_norm/semantic_discriminator",
+        "learning_rate/backbone",
+        "learning_rate/classifier",
+        "learning_rate/global_discriminator",
+        "learning_rate/semantic_discriminator",
+        "images_per_second",
+        "validation/mIoU_all",
+        "validation_average/mIoU_all",
+        "validation_IoU/car",
+    }
+    assert expected <= set(writer.scalars[4])
+
+    # A finished run only evaluates, to the same scores; so does --mode=eval, which writes the predictions.
+    again, _, read = run(config, tmp_path / "straight")
+    assert again == straight
+    assert read == []
+    evaluated = evaluate(
+        config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path / "straight"
+    )
+    assert evaluated == straight
+    assert len(list((tmp_path / "straight" / PREDICTIONS).glob("*.png"))) == 3
+
+
+def test_non_finite_loss_stops_before_the_state_is_saved(tmp_path):
+    config = configuration("joint", **{"optimizer.learning_rate": 1e30, "steps": 4, "checkpoint.every": 1})
+    with pytest.raises(FloatingPointError, match=r"Step \d: .*loss/segmentation_source.* not finite.*learning_rate"):
+        run(config, tmp_path)
+    with Checkpoints(tmp_path / CHECKPOINTS, read_only=True) as checkpoints:
+        latest = checkpoints.latest_step()
+    if latest is not None:
+        state = final_state(config, tmp_path)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_evaluation_without_a_checkpoint_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Train first"):
+        evaluate(configuration("joint"), class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
+
+
+def test_unknown_checkpoint_choice_lists_the_valid_ones(tmp_path):
+    config = configuration("joint", **{"evaluation.checkpoint": "newest"})
+    with pytest.raises(ValueError, match="'newest'.*last, best"):
+        evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda batch: batch["source"].update(image=batch["source"]["image"] / 255.0), "source images uint8"),
+        (lambda batch: batch["labelled"].update(label=batch["labelled"]["label"][:, 1:]), "labelled labels"),
+        (lambda batch: batch["labelled"]["label"].__setitem__((0, 9, 9), 7), r"0 to 2, or 255.*\[7\]"),
+    ],
+)
+def test_wrong_first_batch_is_refused(change, message):
+    batch = next(training_batches(configuration(), 0, []))
+    loop._check_batch(batch, 3)
+    change(batch)
+    with pytest.raises(ValueError, match=message):
+        loop._check_batch(batch, 3)
