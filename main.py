@@ -44,7 +44,6 @@ def main(arguments: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Its notice is not silenced by the level.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # Not at the top: TensorFlow takes seconds, which help and mistakes should not.
     import jax

@@ -28,9 +28,8 @@ from ass_jax.state import TrainState, Variables
 
 Metrics = dict[str, Array]
 
-STREAMS = ("source", "labelled", "unlabelled")  # In the order in which they update the running statistics.
-
-# Order of the forward passes, and so of the updates of the running statistics: `jit` sorts the batch's keys.
+# In the order in which they pass and update the running statistics; `jit` sorts the keys of the batch.
+STREAMS = ("source", "labelled", "unlabelled")
 
 
 def train_step(

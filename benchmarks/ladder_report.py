@@ -125,6 +125,8 @@ def _explain_spread(count: int) -> str:
 
 
 def _explain_sign(count: int) -> str:
+    if count == 1:
+        return "One seed cannot tell a difference from chance."
     return (
         f"Were two variants equally good, chance alone would make all {count} differences positive once in "
         f"{2**count} ladders."

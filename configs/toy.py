@@ -29,9 +29,12 @@ def get_config(words: str = "") -> ConfigDict:
     config.model.pixel_mean = (127.5, 127.5, 127.5)  # Centres 0..255.
     config.model.pixel_deviation = (64.0, 64.0, 64.0)
 
-    config.discriminator.update(global_width=16, semantic_width=128)
+    config.loss.update(global_weight=0.03, semantic_weight=0.01, semantic_outputs="class_domain")
 
-    config.optimizer.learning_rate = 0.02
+    config.discriminator.update(global_width=16, semantic_width=128)
+    config.discriminator.update(global_learning_rate=3e-4, semantic_learning_rate=3e-4)
+
+    config.optimizer.learning_rate = 0.06
     config.optimizer.classifier_factor = 1.0  # All layers are equally new.
     config.optimizer.decay_steps = config.steps
 

@@ -54,9 +54,7 @@ class ToyStreets(tfds.core.GeneratorBasedBuilder):
             "name": tfds.features.Text(),
         }
         # Shuffled, record i would not be image i.
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features), disable_shuffling=True
-        )
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager
@@ -66,9 +64,7 @@ class ToyStreets(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, np.ndarray | str]]]:
         config = self.builder_config
         for index in range(count):
-            image, label = render(
-                SPLITS[split], config.seed, split, index, config.height, config.width, config.shift
-            )
+            image, label = render(SPLITS[split], config.seed, split, index, config.height, config.width, config.shift)
             yield index, {"image": image, "label": label[..., None], "name": f"{split}_{index:06}"}
 
 
@@ -103,9 +99,7 @@ def open_builder(data_config: ConfigDict) -> ToyStreets:
             if not builder.data_path.exists():
                 raise
     if not builder.is_prepared():
-        raise FileNotFoundError(
-            f"{builder.data_path} is not a whole data set; remove it to have it generated again."
-        )
+        raise FileNotFoundError(f"{builder.data_path} is not a whole data set; remove it to have it generated again.")
     return builder
 
 
@@ -144,9 +138,7 @@ def check(settings: ConfigDict) -> None:
     least = {"height": LEAST_SIZE, "width": LEAST_SIZE} | dict.fromkeys((*counts, "seed", "shift"), 0)
     for name, bound in least.items():
         if not bound <= settings[name] < float("inf"):
-            raise ValueError(
-                f"data.toy.{name}: expected a number of at least {bound}, found {settings[name]}."
-            )
+            raise ValueError(f"data.toy.{name}: expected a number of at least {bound}, found {settings[name]}.")
     if not any(settings[name] for name in counts):
         raise ValueError(f"data.toy: expected at least one image, found {', '.join(counts)} of 0.")
 
@@ -163,9 +155,7 @@ def folder_name(settings: ConfigDict) -> str:
     digest = hashlib.sha256()
     for domain in ("source", "target"):
         for index in range(4):
-            for pixels in render(
-                domain, settings.seed, "fingerprint", index, *_FINGERPRINT_SIZE, settings.shift
-            ):
+            for pixels in render(domain, settings.seed, "fingerprint", index, *_FINGERPRINT_SIZE, settings.shift):
                 digest.update(pixels.tobytes())
     size = f"{settings.height}x{settings.width}"
     numbers = f"{settings.source_count}_{settings.target_count}_{settings.validation_count}"

@@ -120,8 +120,7 @@ def paint(
     """
     parts = [part.name for part in dataclasses.fields(Shift) if part.name != "least"]
     strong = {
-        part: np.float32(shift * getattr(strengths, part) * generator.uniform(strengths.least, 1.0))
-        for part in parts
+        part: np.float32(shift * getattr(strengths, part) * generator.uniform(strengths.least, 1.0)) for part in parts
     }
     image = _paint_classes(classes, generator, strong)
     image += tints
@@ -134,9 +133,7 @@ def paint(
     return (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
 
-def _paint_classes(
-    classes: np.ndarray, generator: np.random.Generator, strong: dict[str, np.float32]
-) -> np.ndarray:
+def _paint_classes(classes: np.ndarray, generator: np.random.Generator, strong: dict[str, np.float32]) -> np.ndarray:
     """Returns colour and texture of the classes [H, W], float32 [H, W, 3]."""
     swap = np.minimum(strong["swap"], 1.0)
     colours = (1.0 - swap) * _COLOURS + swap * _COLOURS[_SWAPPED]

@@ -90,9 +90,7 @@ def draw_car(canvas: Canvas, street: Street, generator: np.random.Generator, nea
         canvas.ellipse(place, y - 0.17 * tall, wheel, 0.17 * tall, CAR, -0.15, nearness)
     canvas.box(x - half, x + half, waist, y - 0.10 * tall, CAR, tint, nearness)
     canvas.trapezium(x, roof, waist, cabin_top, cabin_bottom, CAR, tint, nearness)
-    canvas.trapezium(
-        x, roof + 0.10 * tall, waist - 0.03 * tall, 0.8 * cabin_top, 0.8 * cabin_bottom, None, 0.18
-    )
+    canvas.trapezium(x, roof + 0.10 * tall, waist - 0.03 * tall, 0.8 * cabin_top, 0.8 * cabin_bottom, None, 0.18)
     if not side_view:
         for lamp in (x - 0.8 * half, x + 0.8 * half):
             canvas.box(lamp - 0.12 * half, lamp + 0.12 * half, y - 0.45 * tall, y - 0.35 * tall, None, 0.25)
@@ -102,17 +100,13 @@ def draw_person(canvas: Canvas, street: Street, generator: np.random.Generator, 
     """Draws a person on a sidewalk, sometimes on the road."""
     side = int(generator.integers(2))
     on_road = generator.random() < PERSON_ON_ROAD
-    lateral = _between(
-        generator, street.kerbs[side], street.kerbs[1 - side] if on_road else street.verges[side]
-    )
+    lateral = _between(generator, street.kerbs[side], street.kerbs[1 - side] if on_road else street.verges[side])
     x, y, metre = street.place(lateral, nearness)
     tall = generator.uniform(*PERSON_HEIGHT) * metre
     clothes = generator.normal(0.0, 0.06, 3)
     stride = generator.uniform(0.03, 0.12) * tall
     for foot in (x - stride, x + stride):
-        canvas.box(
-            foot - 0.055 * tall, foot + 0.055 * tall, y - 0.48 * tall, y, PERSON, clothes - 0.14, nearness
-        )
+        canvas.box(foot - 0.055 * tall, foot + 0.055 * tall, y - 0.48 * tall, y, PERSON, clothes - 0.14, nearness)
     canvas.ellipse(x, y - 0.62 * tall, 0.17 * tall, 0.26 * tall, PERSON, clothes, nearness)
     canvas.ellipse(x, y - 0.91 * tall, 0.085 * tall, 0.095 * tall, PERSON, (0.08, 0.14, 0.06), nearness)
 

@@ -50,18 +50,12 @@ class Street:
         self.middle = uniform(*VANISHING_POINT)
         self.metre = (1.0 - self.horizon) / uniform(*CAMERA_HEIGHT)
         self.lane = uniform(*LANE_WIDTH)
-        self.lanes = tuple(
-            int(generator.integers(*lanes, endpoint=True)) for lanes in (LANES_LEFT, LANES_RIGHT)
-        )
-        self.kerbs = tuple(
-            sign * (count + 0.5) * self.lane for sign, count in zip(SIGNS, self.lanes, strict=True)
-        )
+        self.lanes = tuple(int(generator.integers(*lanes, endpoint=True)) for lanes in (LANES_LEFT, LANES_RIGHT))
+        self.kerbs = tuple(sign * (count + 0.5) * self.lane for sign, count in zip(SIGNS, self.lanes, strict=True))
         self.verges = tuple(
             kerb + sign * uniform(*SIDEWALK_WIDTH) for sign, kerb in zip(SIGNS, self.kerbs, strict=True)
         )
-        self.walls = tuple(
-            verge + sign * uniform(*VERGE_WIDTH) for sign, verge in zip(SIGNS, self.verges, strict=True)
-        )
+        self.walls = tuple(verge + sign * uniform(*VERGE_WIDTH) for sign, verge in zip(SIGNS, self.verges, strict=True))
 
     def place(self, lateral: float, nearness: float) -> tuple[float, float, float]:
         """Returns x and y of a point on the ground and the length of a metre there."""

@@ -83,7 +83,7 @@ def test_global_terms(kind):
     discriminator = networks.global_discriminator
     params = random_params(discriminator, 1, 32, 64, CLASSES)
     # Small logits on both sides of 0 and of 1/2, the places where the two kinds decide.
-    params["logits"] = {"kernel": 0.03 * params["logits"]["kernel"], "bias": np.full(1, 0.3, np.float32)}
+    params["logits"] = {"kernel": 0.05 * params["logits"]["kernel"], "bias": np.full(1, 0.1, np.float32)}
 
     def terms(params: dict, maps: dict) -> tuple:
         return steps._global_terms(params, maps, networks, config)
@@ -94,13 +94,14 @@ def test_global_terms(kind):
 
     (fool, learn, metrics), (source, target), *gradients = run_terms(terms, judge, params)
     assert_players_are_apart(*gradients, "unlabelled", "scores")
+    for logits in (source, target):
+        assert np.unique(np.digitize(logits, [0, 0.5])).tolist() == [0, 1, 2]
     if kind == "bce":
         cost = {SOURCE: lambda z: np.logaddexp(0, z), TARGET: lambda z: np.logaddexp(0, -z)}
         right = [np.mean(source < 0), np.mean(target > 0)]
     else:
         cost = {SOURCE: lambda z: z**2, TARGET: lambda z: (z - 1) ** 2}
         right = [np.mean(source < 0.5), np.mean(target > 0.5)]
-        print(source.reshape(-1),target.reshape(-1))
     assert fool == pytest.approx(cost[SOURCE](target).mean(), rel=1e-5)
     expected = (cost[SOURCE](source).mean() + cost[TARGET](target).mean()) / 2
     assert learn == pytest.approx(expected, rel=1e-5)

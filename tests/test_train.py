@@ -114,7 +114,7 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
     assert read == [0, 1, 2, 3]
 
     # A kill after step 3, of which nothing but the log is left.
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     stopped = config.copy_and_resolve_references()
@@ -124,10 +124,10 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
         def kill(monitor, step):
             report(monitor, step)
             if step == 3:
-                raise Stop
+                raise StoppedError
 
         patch.setattr(loop.Monitor, "report", kill)
-        with pytest.raises(Stop):
+        with pytest.raises(StoppedError):
             run(stopped, tmp_path / "resumed")
     assert [line["step"] for line in lines(tmp_path / "resumed")] == [1, 2, 2, 3]
     resumed, _, read = run(config, tmp_path / "resumed")
@@ -205,7 +205,7 @@ def test_evaluation_without_a_checkpoint_says_what_to_do(tmp_path):
 
 def test_unknown_checkpoint_choice_lists_the_valid_ones(tmp_path):
     config = configuration("joint", **{"evaluation.checkpoint": "newest"})
-    with pytest.raises(ValueError, match="'newest'.*last, best"):
+    with pytest.raises(ValueError, match=r"'newest'.*last, best"):
         evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
 
 

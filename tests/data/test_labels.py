@@ -33,9 +33,7 @@ def test_cityscapes_names_and_palette():
 
 def test_cityscapes_as_the_official_scripts_have_it():
     labels = pytest.importorskip("cityscapesscripts.helpers.labels")
-    official = sorted(
-        (label for label in labels.labels if label.trainId in range(19)), key=lambda label: label.trainId
-    )
+    official = sorted((label for label in labels.labels if label.trainId in range(19)), key=lambda label: label.trainId)
     table = class_table("cityscapes19")
     assert list(table.names) == [label.name for label in official]
     assert table.palette.tolist() == [list(label.color) for label in official]
