@@ -52,7 +52,7 @@ class Shift:
     Every image draws its own share of each strength, uniform between `least` and 1.
     """
 
-    swap: float = 0.8  # Share of the other class's look; at most 1.
+    swap: float = 0.9  # Share of the other class's look; at most 1.
     recolour: float = 0.05  # Deviation of each class's base colour, new in every image.
     texture: float = 1.2  # Added to the factor 1 on the amplitude of the textures.
     light: float = 0.30  # Slope of the brightness over the image.

@@ -51,7 +51,7 @@ def test_report_shows_the_numbers(summary):
         "| `oracle` | 80.0 ± 0.0 | 80.0, 80.0, 80.0 | 100 % | 1.5 |",
         "| `ass` − `joint` | +3.0 ± 1.0 | +2.0, +4.0, +3.0 | 3 of 3 |",
         "| `ass` | 53.0 | – |",
-        "| `ass` | 4 | 2 | 2 | 8 | 0.001 | 0.001 |",
+        "| `ass` | 4 | 2 | 2 | 8 | 0.03 | 0.01 |",
         "| `oracle` | – | 6 | – | all | – | – |",
         "from 9 finished runs of 9",
         "`THE COMMAND`",

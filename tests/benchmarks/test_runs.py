@@ -93,7 +93,7 @@ def test_folder_of_other_settings_is_a_conflict(tmp_path, finish):
     assert run.conflict() == ""
     found["loss"]["global_weight"] = 0.25
     (run.folder / "config.json").write_text(json.dumps(found))
-    assert run.conflict() == f"{run.folder}: loss.global_weight 0.25 there, 0.001 here."
+    assert run.conflict() == f"{run.folder}: loss.global_weight 0.25 there, 0.03 here."
     (run.folder / "config.json").unlink()
     assert "without config.json" in run.conflict()
 
