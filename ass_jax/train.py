@@ -80,7 +80,9 @@ def train(
             state = checkpoints.restore(on_mesh(jax.eval_shape(initialise), mesh), start)
             print(f"Goes on from step {start} of {checkpoints.directory}.", flush=True)
         else:
-            state = jax.jit(initialise, out_shardings=replicated(mesh))()
+            # Weights are drawn once: on a CPU, compiling that well takes many times as long as doing it.
+            hasty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+            state = jax.jit(initialise, out_shardings=replicated(mesh), compiler_options=hasty)()
 
         batch = global_batch(first, mesh)
         begun = time.monotonic()

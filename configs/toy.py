@@ -23,6 +23,8 @@ def get_config(words: str = "") -> ConfigDict:
     config.data.target_size = (64, 128)
     config.data.batch.update(source=4, labelled=2, unlabelled=2)
 
+    config.augment.flip = True
+
     config.model.backbone = "resnet_tiny"
     config.model.train_norm_affine = True  # Nothing to preserve: the weights start at random.
     config.model.pixel_order = "rgb"
