@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     else:
         training_batches = functools.partial(pipeline.training_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
-        with contextlib.closing(writer):
+        with contextlib.closing(writer), told_plainly(FloatingPointError):
             report = train.train(config, training_batches=training_batches, writer=writer, **common)
     if host["host"] == 0:
         scores = json.dumps({"variant": config.variant, **report}, indent=2)

@@ -35,7 +35,6 @@ class Monitor:
         workdir: Path,
         start: int,
         images_per_step: int,
-        num_classes: int,
     ):
         """Begins at step `start`; earlier reports of `metrics.jsonl` stay, later ones are dropped.
 
@@ -45,10 +44,9 @@ class Monitor:
           workdir: folder of `metrics.jsonl`, which process 0 writes.
           start: steps done before this call.
           images_per_step: over all streams and devices.
-          num_classes: `C`.
         """
         self._config, self._writer = config, writer
-        self._images, self._num_classes = images_per_step, num_classes
+        self._images = images_per_step
         self._step, self._pending = start, []
         self._streaks = collections.Counter()
         self._file = workdir / METRICS_FILE if jax.process_index() == 0 else None
@@ -120,7 +118,7 @@ class Monitor:
         for name, kind in kinds.items():
             if f"loss/{name}" not in means:
                 continue
-            guess = uninformed_loss(kind, self._num_classes)
+            guess = uninformed_loss(kind)
             signs = {
                 "has won: its accuracy stays at 1, so its gradient teaches nothing. Lower "
                 f"discriminator.{name}_learning_rate": means[f"accuracy/{name}_discriminator"] > _WON,

@@ -97,7 +97,6 @@ def train(
             workdir=workdir,
             start=start,
             images_per_step=sum(examples["image"].shape[0] for examples in batch.values()),
-            num_classes=num_classes,
         )
         report = None
         for number in range(start + 1, config.steps + 1):
@@ -106,9 +105,9 @@ def train(
             last = number == config.steps
             if not last:
                 batch = global_batch(next(batches), mesh)  # Prepared while the devices work on the step.
-            save = last or _due(number, config.checkpoint.every)
             judge = last or _due(number, config.evaluation.every)
-            if last or save or judge or _due(number, config.log_every):
+            save = judge or _due(number, config.checkpoint.every)  # What is scored is kept, or the best would be lost.
+            if save or _due(number, config.log_every):
                 # Before saving: a state that is not finite must not become a checkpoint.
                 monitor.report(number)
             with monitor.paused():

@@ -28,9 +28,16 @@ def default_config() -> ConfigDict:
     config.data.directory = ""  # Prepared data sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets.
     config.data.source = "toy"  # Data set of the source domain; names: data/pipeline.py.
     config.data.target = "toy"  # Data set of the target domain.
+    config.data.source_root = ""  # Folder of the source data set as downloaded and unpacked.
+    config.data.target_root = ""  # The same of the target data set.
     config.data.classes = "toy"  # Class table of data/labels.py.
     config.data.labelled_count = 100  # Labelled target images; -1 takes all.
     config.data.labelled_seed = 0  # Which ones: lists of one seed are nested.
+    config.data.labelled_list = ""  # File that names them, one a line; empty: chosen by count and seed.
+    config.data.held_out = 0  # So many of them are not trained on, but pick the selected checkpoint.
+    config.data.rare_class_temperature = 0.0  # Labelled images by rarity of their classes; DAFormer: 0.01; 0: off.
+    config.data.full_size = False  # Prepare images at their own size: slower, for random scale and crop.
+    config.data.rejected_limit = 20  # Preparation stops when more files than these are unusable.
     config.data.source_size = (720, 1280)  # Height, width that source images are resized to.
     config.data.target_size = (512, 1024)  # Height, width that target images are resized to.
     config.data.readers = 4  # Threads that decode and augment; the batches do not depend on it.

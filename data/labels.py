@@ -1,9 +1,11 @@
-"""Tables of classes: names, colours and the subsets that are reported.
+"""Tables of classes: names, colours, the subsets that are reported, and what the label files call them.
 
-Train ids are the positions in a table: contiguous from 0. `IGNORED` marks pixels without a class.
+Train ids are the positions in a table: contiguous from 0. Raw ids are the numbers in the label files of a data
+set. `IGNORED` marks pixels without a class.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -37,6 +39,33 @@ _NOT_IN_THIRTEEN = {*_NOT_IN_SYNTHIA, "wall", "fence", "pole"}
 _NOT_IN_TOY = {*_NOT_IN_THIRTEEN, "traffic light", "rider", "bus", "motorcycle", "bicycle"} - {
     "terrain",
     "pole",
+}
+
+_CITYSCAPES_IDS = dict(
+    zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), _CITYSCAPES, strict=True)
+)
+# Data set -> raw id -> class; raw ids that are not there are ignored.
+RAW_IDS = {
+    "cityscapes": _CITYSCAPES_IDS,
+    "gta5": _CITYSCAPES_IDS,
+    "synthia": {
+        1: "sky",
+        2: "building",
+        3: "road",
+        4: "sidewalk",
+        5: "fence",
+        6: "vegetation",
+        7: "pole",
+        8: "car",
+        9: "traffic sign",
+        10: "person",
+        11: "bicycle",
+        12: "motorcycle",
+        15: "traffic light",
+        17: "rider",
+        19: "bus",
+        21: "wall",
+    },
 }
 
 
@@ -97,3 +126,18 @@ def class_table(name: str) -> ClassTable:
     if name not in CLASS_TABLES:
         raise ValueError(f"Unknown class table {name!r}. Valid: {', '.join(CLASS_TABLES)}.")
     return CLASS_TABLES[name]
+
+
+def train_ids(raw_ids: Mapping[int, str], table: ClassTable, size: int = 256) -> np.ndarray:
+    """Returns the train id of every raw id below `size`, uint8 [size].
+
+    Args:
+      raw_ids: raw id -> class. Classes that the table does not have are ignored, as are all other raw ids.
+      table: of the task.
+      size: number of raw ids that a label file can hold: 256 with 8 bits, 65536 with 16.
+    """
+    found = np.full(size, IGNORED, np.uint8)
+    for raw_id, name in raw_ids.items():
+        if name in table.names:
+            found[raw_id] = table.names.index(name)
+    return found

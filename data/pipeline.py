@@ -97,18 +97,18 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
     Args:
       config: the whole configuration.
       host: number of this host, from 0.
-      hosts: number of hosts; all of them get the same number of batches.
+      hosts: number of hosts; all of them get the same number of batches, of the same size.
 
     Returns:
       Iterator of {"image": uint8 [b, H, W, 3] RGB at config.data.target_size, "label": uint8 [b, Y, X] at the
-      size of the data set, "valid": bool [b]}, with b = config.evaluation.batch / `hosts`. Places of the last
-      step without an image have valid False and a label that is ignored everywhere.
+      size of the data set, "valid": bool [b]}, with b = config.evaluation.batch / `hosts`, rounded up. Places of
+      the last step without an image have valid False and a label that is ignored everywhere.
 
     Raises:
       ValueError: as for training.
     """
     check(config)
-    images = host_share("evaluation.batch", config.evaluation.batch, hosts)
+    images = -(-config.evaluation.batch // hosts)
     split = _open(config, ["target_validation"])["target_validation"]
     decode = split.decoder("image", "label")
     size = tuple(config.data.target_size)
@@ -125,7 +125,7 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
         label = tf.where(valid, decoded["label"][..., 0], tf.constant(IGNORED, tf.uint8))
         return {"image": image, "label": label, "valid": valid}
 
-    steps = range(-(-split.count // config.evaluation.batch))
+    steps = range(-(-split.count // (images * hosts)))
     return _iterate(_batches(steps, images, read, example, config.data.readers), config)
 
 

@@ -18,11 +18,18 @@ def streams(config: ConfigDict) -> dict[str, int]:
       the unlabelled one where the global term is off.
 
     Raises:
-      ValueError: a setting of the data is out of its range, or no stream is left.
+      ValueError: a setting of the data is out of its range, a term lacks a stream, or no stream is left.
     """
     check(config)
     needed = {"source": True, "labelled": True, "unlabelled": config.loss.global_weight > 0}
     images = {name: config.data.batch[name] for name in STREAMS if needed[name] and config.data.batch[name]}
+    for term, used in {"global": ("source", "unlabelled"), "semantic": ("source", "labelled")}.items():
+        missing = [name for name in used if name not in images]
+        if config.loss[f"{term}_weight"] > 0 and missing:
+            raise ValueError(
+                f"loss.{term}_weight is {config.loss[f'{term}_weight']}, and so data.batch.{missing[0]} must be 1 or "
+                "more images; found 0. Change either, or the variant after the configuration file's colon."
+            )
     if not images:
         raise ValueError("Nothing to train on: data.batch asks for no images of any stream that a term needs.")
     return images

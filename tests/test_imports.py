@@ -17,6 +17,7 @@ ALLOWED = {
     "data": ("data",),
     "data.labels": (),
     "ass_jax": ("ass_jax",),
+    "benchmarks": ("ass_jax", "benchmarks", "configs", "data"),
     "ass_jax.losses": (),
     "ass_jax.metrics": (),
     "ass_jax.semantic": ("ass_jax.resize",),
@@ -37,7 +38,7 @@ def within(name, package):
 def source_files():
     """Returns the file of every module of ours, by dotted name."""
     files = [ROOT / "main.py"]
-    for top in ("ass_jax", "configs", "data"):
+    for top in ("ass_jax", "benchmarks", "configs", "data"):
         files += sorted((ROOT / top).rglob("*.py"))
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
     return dict(zip(names, files, strict=True))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.labels import CLASS_TABLES, IGNORED, class_table
+from data.labels import CLASS_TABLES, IGNORED, RAW_IDS, class_table, train_ids
 
 
 def test_cityscapes_names_and_palette():
@@ -78,3 +78,43 @@ def test_every_table_is_sound(name):
 def test_unknown_name_lists_the_valid_ones():
     with pytest.raises(ValueError, match=r"'coco'.*cityscapes19, synthia16, toy"):
         class_table("coco")
+
+
+def test_raw_ids_of_synthia():
+    expected = {
+        3: 0,
+        4: 1,
+        2: 2,
+        21: 3,
+        5: 4,
+        7: 5,
+        15: 6,
+        9: 7,
+        6: 8,
+        1: 10,
+        10: 11,
+        17: 12,
+        8: 13,
+        19: 15,
+        12: 17,
+        11: 18,
+    }
+    found = train_ids(RAW_IDS["synthia"], class_table("cityscapes19"))
+    assert found.dtype == np.uint8
+    assert {raw_id: found[raw_id] for raw_id in range(256) if found[raw_id] != IGNORED} == expected
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "gta5"])
+def test_raw_ids_of_cityscapes_as_the_official_scripts_have_them(name):
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels")
+    found = train_ids(RAW_IDS[name], class_table("cityscapes19"))
+    official = {label.id: label.trainId for label in labels.labels if label.id >= 0}
+    assert [found[raw_id] for raw_id in range(256)] == [official.get(raw_id, IGNORED) for raw_id in range(256)]
+
+
+def test_raw_ids_of_classes_outside_the_table_are_ignored():
+    table = class_table("synthia16")
+    found = train_ids(RAW_IDS["cityscapes"], table, size=65536)
+    assert found.shape == (65536,)
+    assert found[22] == IGNORED  # Terrain.
+    assert table.names[found[23]] == "sky"

@@ -17,15 +17,31 @@ def test_unlabelled_stream_needs_the_global_term():
 
 
 def test_streams_of_no_images_are_absent():
+    config = base.get_config("oracle")
+    assert streams.streams(config) == {"labelled": 2}
+
+
+@pytest.mark.parametrize(
+    ("term", "other", "stream"),
+    [
+        ("global", "semantic", "source"),
+        ("global", "semantic", "unlabelled"),
+        ("semantic", "global", "source"),
+        ("semantic", "global", "labelled"),
+    ],
+)
+def test_a_term_without_its_stream_is_refused(term, other, stream):
     config = base.default_config()
-    config.data.batch.source = 0
-    assert streams.streams(config) == {"labelled": 1, "unlabelled": 1}
+    config.loss[f"{other}_weight"] = 0.0
+    config.data.batch[stream] = 0
+    with pytest.raises(ValueError, match=rf"loss.{term}_weight is 0.001, and so data.batch.{stream} must be 1"):
+        streams.streams(config)
 
 
 def test_nothing_to_train_on_is_refused():
     config = base.default_config()
     config.data.batch.update(source=0, labelled=0)
-    config.loss.global_weight = 0.0
+    config.loss.update(global_weight=0.0, semantic_weight=0.0)
     with pytest.raises(ValueError, match="Nothing to train on"):
         streams.streams(config)
 
