@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from ass_jax.models.convolution import Conv
+from ass_jax.models.normalisation import BatchNorm
 
 EXPANSION = 4  # Output channels of a bottleneck block over those of its 3x3 convolution.
 STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation of each stage.
@@ -49,10 +50,8 @@ class ResNet(nn.Module):
             Conv, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), dtype=self.dtype
         )
         norm = functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train or self.batch_norm == "frozen",
-            momentum=0.9,
-            epsilon=1e-5,
             dtype=self.dtype,
         )
         blocks = {"bottleneck": functools.partial(Bottleneck, stride_in=self.stride_in), "basic": Basic}
@@ -151,6 +150,6 @@ def max_pool_ceil(x: jax.Array) -> jax.Array:
     Returns:
       [B, H // 2 + 1, W // 2 + 1, channels]; padding never wins.
     """
-    # An even size needs one more padded row at the end for its last window.
-    padding = [(0, 0), *((1, 2 - size % 2) for size in x.shape[1:3]), (0, 0)]
+    # The second row at the end is for the last window of an even size; an odd one does not reach it.
+    padding = ((0, 0), (1, 2), (1, 2), (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
