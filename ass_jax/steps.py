@@ -54,7 +54,8 @@ def train_step(
       optimizer: of `make_optimizer(config)`.
 
     Returns:
-      The next state and float32 scalars: losses, accuracies, gradient norms and learning rates.
+      The next state and float32 scalars: losses, accuracies, gradient norms, learning rates, and `skipped`: 1 where
+      the loss or a gradient is not finite. Then all but the number of the step stays as it was.
     """
 
     def objective(params: dict) -> tuple[Array, tuple[dict, Metrics]]:
@@ -73,7 +74,7 @@ def train_step(
             metrics |= found
         return total, (batch_stats, metrics)
 
-    gradients, (batch_stats, metrics) = jax.grad(objective, has_aux=True)(state.params)
+    (total, (batch_stats, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
     params = optax.apply_updates(state.params, updates)
     for network, gradient in gradients.items():
@@ -85,7 +86,11 @@ def train_step(
     if average is not None:
         segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
         average = optax.incremental_update(segmenter, average, 1.0 - config.average_decay)
-    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average), metrics
+    finite = jnp.isfinite(jnp.stack([total, *(metrics[f"gradient_norm/{network}"] for network in gradients)])).all()
+    metrics["skipped"] = 1.0 - finite
+    updated = TrainState(state.step + 1, params, batch_stats, optimizer_state, average)
+    unchanged = state.replace(step=state.step + 1)
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged), metrics
 
 
 def evaluation_step(

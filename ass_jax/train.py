@@ -56,7 +56,7 @@ def train(
 
     Raises:
       ValueError: the batches or the checkpoint do not fit the configuration.
-      FloatingPointError: a loss is not finite.
+      FloatingPointError: loss or gradients of `config.skipped_limit` steps in a row are not finite.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     num_classes = len(class_table.names)
@@ -108,8 +108,12 @@ def train(
             judge = last or _due(number, config.evaluation.every)
             save = judge or _due(number, config.checkpoint.every)  # What is scored is kept, or the best would be lost.
             if save or _due(number, config.log_every):
-                # Before saving: a state that is not finite must not become a checkpoint.
-                monitor.report(number)
+                try:
+                    monitor.report(number)
+                except FloatingPointError:
+                    # Skipped updates leave the state as the last good one made it.
+                    checkpoints.save(number, state, None, config.to_dict())
+                    raise
             with monitor.paused():
                 if judge:
                     strip = Strip(config.evaluation.pictures, class_table)

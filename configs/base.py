@@ -110,6 +110,7 @@ def default_config() -> ConfigDict:
     config.evaluation.pictures = 4  # Images in the prediction strip.
     config.evaluation.checkpoint = "last"  # That --mode=eval scores: "last" or "best".
 
+    config.skipped_limit = 10  # So many updates in a row that are not finite, and so skipped, end the run.
     config.log_every = 50  # Steps between lines on the console, in TensorBoard and metrics.jsonl.
 
     config.checkpoint = ConfigDict()
