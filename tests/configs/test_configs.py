@@ -150,10 +150,10 @@ def test_contradicting_and_impossible_numbers_are_refused(name, words, expected)
 def test_numbers_without_lists():
     assert toy.get_config("150").data.labelled_count == 150
     assert custom.get_config("1").data.labelled_count == 1
-    with pytest.raises(ValueError, match="Valid: .*, smoke, any number of labelled target images"):
+    with pytest.raises(ValueError, match=r"Valid: .*, smoke, any number of labelled target images"):
         toy.get_config("0")
     for name in REAL:
-        with pytest.raises(ValueError, match="Unknown word '150'.* smoke, 50, 100, 200, 500, 1000, 2975"):
+        with pytest.raises(ValueError, match=r"Unknown word '150'.* smoke, 50, 100, 200, 500, 1000, 2975"):
             FILES[name].get_config("150")
 
 
