@@ -186,7 +186,7 @@ def _stream(
     rarity = config.data.rare_class_temperature if name != "unlabelled" else 0
     if rarity:
         seed = (config.seed, STREAMS.index(name))
-        sampler = rare_classes.RareClassSampler(split.class_counts()[chosen], split.train_ids, rarity, seed)
+        sampler = rare_classes.RareClassSampler(split.class_counts()[chosen], split.table, rarity, seed)
 
     def places(position: tf.Tensor) -> tf.Tensor:
         if rarity:
@@ -260,7 +260,7 @@ class _Split:
         self.count = builder.info.splits[split].num_examples if split in builder.info.splits else 0
         if not self.count:
             raise ValueError(f"The data set {builder.name!r} has no images in its split {split!r}.")
-        self.train_ids = np.arange(256, dtype=np.uint8)  # Of the raw ids.
+        self.table = np.arange(256, dtype=np.uint8)  # Raw id -> train id.
         self._class_counts = None
         self._features = builder.info.features
         self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)

@@ -18,13 +18,13 @@ def by_train_id(counts: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
 
     Args:
       counts: pixels of every raw id in every image, int64 [N, R].
-      train_ids: raw id -> train id or `IGNORED`, uint8 [R].
+      train_ids: raw id -> train id or `IGNORED`, uint8 [R or more].
 
     Returns:
       Pixels of every train id, int64 [N, IGNORED]; all 0 for train ids that do not exist.
     """
     found = np.zeros((len(counts), IGNORED), np.int64)
-    for raw_id in np.flatnonzero(train_ids != IGNORED):
+    for raw_id in np.flatnonzero(train_ids[: counts.shape[1]] != IGNORED):
         found[:, train_ids[raw_id]] += counts[:, raw_id]
     return found
 
@@ -62,7 +62,7 @@ class RareClassSampler:
 
         Args:
           counts: pixels of every raw id in every image, int64 [N, R].
-          train_ids: raw id -> train id or `IGNORED`, uint8 [R].
+          train_ids: raw id -> train id or `IGNORED`, uint8 [R or more].
           temperature: above 0.
           seed: two numbers; each pair gives draws of its own.
 

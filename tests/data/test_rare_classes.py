@@ -19,6 +19,7 @@ def test_raw_ids_are_added_up_by_class():
     assert found.shape == (3, IGNORED)
     assert found[:, :3].tolist() == [[600, 0, 0], [600, 400, 0], [299, 0, 1]]
     assert not found[:, 3:].any()
+    np.testing.assert_array_equal(by_train_id(RAW, np.append(TRAIN_IDS, np.uint8([3, 4]))), found)
 
 
 def test_probabilities_by_hand():
