@@ -24,6 +24,7 @@ See = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # Of an image, its p
 CHECKPOINTS = "checkpoints"  # Folders and files of a working directory.
 PREDICTIONS = "predictions"
 STRIP = "predictions.png"
+LABELLED = "labelled"  # Key of reports and of a checkpoint's configuration: which target images were labelled.
 
 
 def evaluate(
@@ -38,8 +39,8 @@ def evaluate(
       workdir: of the training run.
 
     Returns:
-      JSON-able: the checkpoint's `step`, and the report of `ass_jax.metrics.report`; the report of the moving
-      average, where there is one, under `average`.
+      JSON-able: the checkpoint's `step`, what it says of the `labelled` images that it was trained on, and the report
+      of `ass_jax.metrics.report`; the report of the moving average, where there is one, under `average`.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
@@ -51,6 +52,7 @@ def evaluate(
         number = _chosen_step(checkpoints, config.evaluation.checkpoint)
         target = on_mesh(abstract_segmenter(networks, config), mesh)
         variables = {"": checkpoints.restore_segmenter(target, number)}
+        labelled = checkpoints.configuration(number).get(LABELLED)
         if config.average_decay:
             variables["average"] = checkpoints.restore_segmenter(target, number, average=True)
     step = make_evaluation_step(networks, config, mesh)
@@ -61,7 +63,7 @@ def evaluate(
         folder(image, prediction, labels)
         strip(image, prediction, labels)
 
-    report = {"step": number} | score_all(
+    report = {"step": number, LABELLED: labelled} | score_all(
         variables, evaluation_batches, step=step, mesh=mesh, class_table=class_table, see=see
     )
     print_report(config.variant, report)

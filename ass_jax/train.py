@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.evaluate import (
     CHECKPOINTS,
+    LABELLED,
     STRIP,
     Batch,
     Strip,
@@ -40,6 +41,7 @@ def train(
     evaluation_batches: Callable[[], Iterable[Batch]],
     writer: Any,
     workdir: Path,
+    labelled: dict | None = None,
 ) -> dict:
     """Trains to `config.steps`, from the last checkpoint if there is one, and scores the result.
 
@@ -50,6 +52,8 @@ def train(
       evaluation_batches: gives one pass over the validation images.
       writer: a `clu.metric_writers.MetricWriter`.
       workdir: of checkpoints, `metrics.jsonl`, `config.json` and pictures.
+      labelled: what is told and kept of the labelled target images, JSON-able: `list`, which they are, and `sha256`;
+        None where there are none.
 
     Returns:
       The report of `ass_jax.evaluate.evaluate` at the last step.
@@ -89,7 +93,7 @@ def train(
         step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
         step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch).compile()
         evaluation_step = make_evaluation_step(networks, config, mesh)
-        _print_start(config, state, batch, mesh.size, time.monotonic() - begun)
+        _print_start(config, state, batch, mesh.size, time.monotonic() - begun, labelled)
 
         monitor = Monitor(
             config,
@@ -117,7 +121,7 @@ def train(
             with monitor.paused():
                 if judge:
                     strip = Strip(config.evaluation.pictures, class_table)
-                    report = {"step": number} | score_all(
+                    report = {"step": number, LABELLED: labelled} | score_all(
                         _variables(state),
                         evaluation_batches,
                         step=evaluation_step,
@@ -128,7 +132,7 @@ def train(
                     _log_scores(number, report, strip, monitor, writer)
                 if save:
                     scores = {"mIoU": main_score(report)} if judge else None
-                    checkpoints.save(number, state, scores, config.to_dict())
+                    checkpoints.save(number, state, scores, config.to_dict() | {LABELLED: labelled})
     writer.flush()
     print_report(config.variant, report)
     print(f"Picture: {strip.save(workdir / STRIP)}", flush=True)
@@ -182,7 +186,9 @@ def _check_batch(batch: TrainingBatch, num_classes: int) -> None:
             )
 
 
-def _print_start(config: ConfigDict, state: TrainState, batch: dict, devices: int, seconds: float) -> None:
+def _print_start(
+    config: ConfigDict, state: TrainState, batch: dict, devices: int, seconds: float, labelled: dict | None
+) -> None:
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))
     sizes = ", ".join(
         f"{len(examples['image'])} {stream} {examples['image'].shape[1]}x{examples['image'].shape[2]}"
@@ -193,3 +199,5 @@ def _print_start(config: ConfigDict, state: TrainState, batch: dict, devices: in
         f"{devices} {jax.devices()[0].platform} device(s); compiled in {format_seconds(seconds)}.",
         flush=True,
     )
+    if labelled:
+        print(f"Labelled target images: {labelled['list']}; SHA-256 {labelled['sha256']}.", flush=True)

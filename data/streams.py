@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from data import labelled
+
 STREAMS = ("source", "labelled", "unlabelled")
 
 
@@ -36,7 +38,7 @@ def streams(config: ConfigDict) -> dict[str, int]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ValueError if a setting of `config.data`, `.augment` or `.evaluation` is out of its range."""
+    """Raises ValueError if a setting of `config.data`, `.augment` or `.evaluation` cannot be used."""
     data, augment = config.data, config.augment
     for name in STREAMS:
         _expect(data.batch[name] >= 0, f"data.batch.{name}", data.batch[name], "0 or more images")
@@ -44,6 +46,8 @@ def check(config: ConfigDict) -> None:
         _expect(_is_size(data[name]), f"data.{name}", data[name], "a positive height and width")
     _expect(data.readers >= 1, "data.readers", data.readers, "1 or more threads")
     _expect(data.prefetch >= 1, "data.prefetch", data.prefetch, "1 or more batches")
+    temperature = data.rare_class_temperature
+    _expect(0 <= temperature < float("inf"), "data.rare_class_temperature", temperature, "0 (off) or more")
     _expect(config.evaluation.batch >= 1, "evaluation.batch", config.evaluation.batch, "1 or more images")
     _expect(
         len(augment.scale) == 2 and 0 < augment.scale[0] <= augment.scale[1],
@@ -60,6 +64,7 @@ def check(config: ConfigDict) -> None:
     for name in ("brightness", "contrast", "saturation"):
         _expect(0 <= augment[name] <= 1, f"augment.{name}", augment[name], "0 to 1")
     _expect(0 <= augment.hue <= 0.5, "augment.hue", augment.hue, "0 to 0.5")
+    labelled.check(config)
 
 
 def host_share(name: str, images: int, hosts: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from ass_jax import train as loop
 from ass_jax.checkpoint import Checkpoints
-from ass_jax.evaluate import CHECKPOINTS, PREDICTIONS, STRIP, evaluate
+from ass_jax.evaluate import CHECKPOINTS, LABELLED, PREDICTIONS, STRIP, evaluate
 from ass_jax.models import build_networks, deeplab
 from ass_jax.optimizers import make_optimizer
 from ass_jax.sharding import make_mesh, on_mesh
@@ -18,6 +18,7 @@ from ass_jax.state import create_state
 from configs import base
 
 SIZE = (32, 64)
+CHOICE = {"list": "made up, 2 images", "sha256": "0a1b"}
 CLASSES = SimpleNamespace(
     names=("road", "sky", "car"),
     palette=np.array([[128, 64, 128], [70, 130, 180], [0, 0, 142]], np.uint8),
@@ -91,6 +92,7 @@ def run(config, workdir):
         evaluation_batches=evaluation_batches,
         writer=writer,
         workdir=workdir,
+        labelled=CHOICE,
     )
     return report, writer, read
 
@@ -132,7 +134,9 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
     assert [line["step"] for line in lines(tmp_path / "resumed")] == [1, 2, 2, 3]
     resumed, _, read = run(config, tmp_path / "resumed")
     assert read == [2, 3]
-    assert "Goes on from step 2" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "Goes on from step 2" in output
+    assert output.count("Labelled target images: made up, 2 images; SHA-256 0a1b.\n") == 3
     assert resumed == straight
 
     one, other = final_state(config, tmp_path / "straight"), final_state(config, tmp_path / "resumed")
@@ -149,6 +153,9 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
 
     # What a user finds.
     assert straight["step"] == 4
+    assert straight["labelled"] == CHOICE
+    with Checkpoints(tmp_path / "straight" / CHECKPOINTS, read_only=True) as checkpoints:
+        assert checkpoints.configuration(2)[LABELLED] == CHOICE
     assert set(straight["average"]["mean_iou"]) == {"all", "two"}
     assert (tmp_path / "straight" / STRIP).is_file()
     assert json.loads((tmp_path / "straight" / "config.json").read_text())["steps"] == 4

@@ -54,6 +54,10 @@ def test_nothing_to_train_on_is_refused():
         ("data.target_size", (64, 128, 3)),
         ("data.readers", 0),
         ("data.prefetch", 0),
+        ("data.held_out", -1),
+        ("data.held_out", 100),
+        ("data.rare_class_temperature", -0.1),
+        ("data.rare_class_temperature", float("nan")),
         ("evaluation.batch", 0),
         ("augment.scale", (2.0, 0.5)),
         ("augment.scale", (0.0, 1.0)),
@@ -81,3 +85,10 @@ def test_hosts_share_evenly_or_are_refused():
     assert streams.host_share("data.batch.source", 6, 3) == 2
     with pytest.raises(ValueError, match=r"data.batch.source is 6, which 4 hosts"):
         streams.host_share("data.batch.source", 6, 4)
+
+
+def test_labelled_list_is_checked():
+    config = base.default_config()
+    config.data.labelled_list = "no/such/list.txt"
+    with pytest.raises(ValueError, match=r"'no/such/list\.txt' cannot be read"):
+        streams.streams(config)
