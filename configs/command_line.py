@@ -141,10 +141,14 @@ def _parse_flags(arguments: list[str], defaults: dict[str, Any]) -> list[str]:
 
 
 def _check_tuple(name: str, default: tuple, value: tuple) -> None:
-    """Raises an error if a tuple differs from the default's in length or in the type of its numbers."""
+    """Raises an error if a tuple differs from the default's in the type of its numbers or in length.
+
+    A default of one number is a list, of any length but 0.
+    """
     accepted = (int, float) if isinstance(default[0], float) else int
-    if len(value) != len(default) or not all(isinstance(entry, accepted) for entry in value):
-        raise flags.Error(f"flag --{name}={value}: expected {len(default)} numbers, such as {default}.")
+    length, count = (max(1, len(value)), "one or more") if len(default) == 1 else (len(default), len(default))
+    if len(value) != length or not all(isinstance(entry, accepted) for entry in value):
+        raise flags.Error(f"flag --{name}={value}: expected {count} numbers, such as {default}.")
 
 
 def _check_complete(rest: list[str]) -> None:
