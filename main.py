@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> None:
     with told_plainly(ValueError):
         class_table = labels.class_table(config.data.classes)
         streams.streams(config)
+        if MODE.value == "train" and config.evaluation.split != "validation":
+            raise ValueError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
     if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
         logging.set_verbosity(logging.WARNING)
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
@@ -67,10 +69,12 @@ def main(arguments: list[str]) -> None:
             report = evaluate.evaluate(config, **common)
     else:
         training_batches = functools.partial(pipeline.training_batches, config, **host)
+        if config.data.held_out:
+            common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
         with contextlib.closing(writer), told_plainly(FloatingPointError):
             report = train.train(config, training_batches=training_batches, writer=writer, **common)
-    if host["host"] == 0:
+    if host["host"] == 0 and "mean_iou" in report:
         scores = json.dumps({"variant": config.variant, **report}, indent=2)
         (workdir / compare.SCORES).write_text(scores + "\n")
 

@@ -22,6 +22,7 @@ CLASSES = SimpleNamespace(
     names=("road", "sky", "car"),
     palette=np.array([[128, 64, 128], [70, 130, 180], [0, 0, 142]], np.uint8),
     subsets={"all": (0, 1, 2), "two": (0, 1)},
+    raw_ids=None,
 )
 
 
@@ -60,10 +61,11 @@ def training_batches(config, start, read):
         step += 1
 
 
-def evaluation_batches():
-    generator = np.random.default_rng(99)
-    for valid in ([True, True], [True, False]):
-        yield example(generator, 2) | {"valid": np.array(valid)}
+def evaluation_batches(seed=99):
+    generator = np.random.default_rng(seed)
+    for number, valid in enumerate(([True, True], [True, False])):
+        names = np.array([f"town/town_{number}_{place}" for place in range(2)])
+        yield example(generator, 2) | {"valid": np.array(valid), "name": names}
 
 
 class Writer:
@@ -82,7 +84,7 @@ class Writer:
         pass
 
 
-def run(config, workdir):
+def run(config, workdir, **others):
     writer, read = Writer(), []
     report = loop.train(
         config,
@@ -91,6 +93,7 @@ def run(config, workdir):
         evaluation_batches=evaluation_batches,
         writer=writer,
         workdir=workdir,
+        **others,
     )
     return report, writer, read
 
@@ -184,7 +187,9 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
         config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path / "straight"
     )
     assert evaluated == straight
-    assert len(list((tmp_path / "straight" / PREDICTIONS).glob("*.png"))) == 3
+    for folder in (PREDICTIONS, f"{PREDICTIONS}_color"):
+        files = sorted(path.name for path in (tmp_path / "straight" / folder).iterdir())
+        assert files == ["town_0_0.png", "town_0_1.png", "town_1_0.png"]
 
 
 def test_non_finite_loss_stops_before_the_state_is_saved(tmp_path):
@@ -205,7 +210,7 @@ def test_evaluation_without_a_checkpoint_says_what_to_do(tmp_path):
 
 def test_unknown_checkpoint_choice_lists_the_valid_ones(tmp_path):
     config = configuration("joint", **{"evaluation.checkpoint": "newest"})
-    with pytest.raises(ValueError, match=r"'newest'.*last, best"):
+    with pytest.raises(ValueError, match=r"'newest'.*last, selected, best"):
         evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
 
 
