@@ -89,7 +89,6 @@ def file_name(name: str) -> str:
     """
     parts = [re.sub(r"[^\w.-]", "_", part).lstrip(".") for part in re.split(r"[/\\]", name)]
     parts = [part for part in parts if part]
-    kept = [
-        part for part, following in zip(parts, [*parts[1:], ""], strict=True) if not following.startswith(f"{part}_")
-    ]
+    pairs = zip(parts, [*parts, ""][1:], strict=True)
+    kept = [part for part, following in pairs if not following.startswith(f"{part}_")]
     return f"{'_'.join(kept)}.png" if kept else ""
