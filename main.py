@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> None:
     with told_plainly(ValueError):
         class_table = labels.class_table(config.data.classes, config.data.custom)
         streams.streams(config)
+        if MODE.value == "train" and config.evaluation.split != "validation":
+            raise ValueError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
     if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
         logging.set_verbosity(logging.WARNING)
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
@@ -70,6 +72,8 @@ def main(arguments: list[str]) -> None:
         with told_plainly(ValueError):
             chosen = pipeline.labelled_list(config)
         training_batches = functools.partial(pipeline.training_batches, config, **host)
+        if config.data.held_out:
+            common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
         with contextlib.closing(writer), told_plainly(FloatingPointError):
             report = train.train(
@@ -79,7 +83,7 @@ def main(arguments: list[str]) -> None:
                 writer=writer,
                 **common,
             )
-    if host["host"] == 0:
+    if host["host"] == 0 and "mean_iou" in report:
         scores = json.dumps({"variant": config.variant, **report}, indent=2)
         (workdir / compare.SCORES).write_text(scores + "\n")
 

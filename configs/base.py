@@ -121,14 +121,20 @@ def default_config() -> ConfigDict:
     config.evaluation.batch = 1  # Images per evaluation step over all devices.
     config.evaluation.every = 5_000  # Steps; the last step is always evaluated. 0: only the last.
     config.evaluation.pictures = 4  # Images in the prediction strip.
-    config.evaluation.checkpoint = "last"  # That --mode=eval scores: "last" or "best".
+    config.evaluation.checkpoint = "last"  # That --mode=eval scores: "last", "selected" (data.held_out) or "best".
+    config.evaluation.split = "validation"  # Or "test": its images have no labels; --mode=eval only writes predictions.
+    config.evaluation.test_size = (1024, 2048)  # Height, width of those predictions: what Cityscapes' server takes.
+    config.evaluation.scales = (1.0,)  # Factors of data.target_size whose probabilities are averaged.
+    config.evaluation.flip = False  # Average with the mirrored image's.
+    config.evaluation.window = (0, 0)  # Height, width of sliding windows in the scaled image; 0: the whole image.
+    config.evaluation.stride = (0, 0)  # Of the windows; 0: half a window.
 
     config.skipped_limit = 10  # So many updates in a row that are not finite, and so skipped, end the run.
     config.log_every = 50  # Steps between lines on the console, in TensorBoard and metrics.jsonl.
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 5_000  # Steps; the last step is always saved.
-    config.checkpoint.keep = 3  # Latest ones kept, the best one beside them.
+    config.checkpoint.keep = 3  # Latest ones kept; the selected and the best one beside them.
     return config
 
 
@@ -214,6 +220,9 @@ def _set_variant(config: ConfigDict, name: str) -> None:
         batch.source, batch.labelled = batch.source + batch.labelled, 0
     if target == "all":
         config.data.labelled_count = -1
+        if source:
+            # Where all target images have labels the larger share of a step is theirs; ours.
+            batch.source, batch.labelled = sorted((batch.source, batch.labelled))
     if not global_term:
         config.loss.global_weight = 0.0
         batch.unlabelled = 0

@@ -143,8 +143,8 @@ def _parse_flags(arguments: list[str], defaults: dict[str, Any]) -> list[str]:
 def _check_tuple(name: str, default: tuple, value: tuple) -> None:
     """Raises an error if a tuple is not of the default's form.
 
-    Numbers must be as many as in the default, and whole where its are. Names, or tuples as long as the default's,
-    may be any number; of an empty default nothing is known.
+    Numbers must be as many as in the default, and whole where its are; a default of one number is a list, of any
+    length but 0. Names, or tuples as long as the default's, may be any number; of an empty default nothing is known.
     """
     if not default:
         return
@@ -152,9 +152,10 @@ def _check_tuple(name: str, default: tuple, value: tuple) -> None:
         expected = f"any number of entries such as {default[0]!r}"
         fits = all(_has_form(entry, default[0]) for entry in value)
     else:
-        expected = f"{len(default)} numbers, such as {default}"
+        length, count = (max(1, len(value)), "one or more") if len(default) == 1 else (len(default), len(default))
+        expected = f"{count} numbers, such as {default}"
         accepted = (int, float) if isinstance(default[0], float) else int
-        fits = len(value) == len(default) and all(isinstance(entry, accepted) for entry in value)
+        fits = len(value) == length and all(isinstance(entry, accepted) for entry in value)
     if not fits:
         raise flags.Error(f"flag --{name}={value}: expected {expected}.")
 

@@ -48,6 +48,7 @@ _NOT_IN_TOY = {*_NOT_IN_THIRTEEN, "traffic light", "rider", "bus", "motorcycle",
 _CITYSCAPES_IDS = dict(
     zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), _CITYSCAPES, strict=True)
 )
+_RAW_ID_OF = {name: raw_id for raw_id, name in _CITYSCAPES_IDS.items()}
 # Data set -> raw id -> class; raw ids that are not there are ignored.
 RAW_IDS = {
     "cityscapes": _CITYSCAPES_IDS,
@@ -81,19 +82,22 @@ class ClassTable:
       names: [C].
       palette: uint8 [C, 3], RGB.
       subsets: name of a subset -> its train ids, ascending; a mean IoU is reported over each.
+      raw_ids: uint8 [C], what prediction files hold; None: the train ids themselves.
     """
 
     names: tuple[str, ...]
     palette: np.ndarray
     subsets: dict[str, tuple[int, ...]]
+    raw_ids: np.ndarray | None = None
 
 
-def _table(left_out: set[str], subsets: dict[str, set[str]]) -> ClassTable:
+def _table(left_out: set[str], subsets: dict[str, set[str]], raw_ids: bool = True) -> ClassTable:
     """Builds a table of Cityscapes' classes.
 
     Args:
       left_out: names that are not in the table.
       subsets: name of a subset -> names that are not in it.
+      raw_ids: predictions are written in Cityscapes' raw ids, which its test server takes.
 
     Returns:
       The table.
@@ -105,13 +109,14 @@ def _table(left_out: set[str], subsets: dict[str, set[str]]) -> ClassTable:
         subset: tuple(train_id for train_id, name in enumerate(names) if name not in outside)
         for subset, outside in subsets.items()
     }
-    return ClassTable(names, palette, ids)
+    written = np.array([_RAW_ID_OF[name] for name in names], np.uint8) if raw_ids else None
+    return ClassTable(names, palette, ids, written)
 
 
 CLASS_TABLES = {
     "cityscapes19": _table(set(), {"19": set(), "16": _NOT_IN_SYNTHIA, "13": _NOT_IN_THIRTEEN}),
     "synthia16": _table(_NOT_IN_SYNTHIA, {"16": set(), "13": _NOT_IN_THIRTEEN}),
-    "toy": _table(_NOT_IN_TOY, {"toy": set()}),
+    "toy": _table(_NOT_IN_TOY, {"toy": set()}, raw_ids=False),
 }
 
 

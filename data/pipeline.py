@@ -49,6 +49,7 @@ class DataSet(NamedTuple):
     source_train: str | None
     target_train: str | None
     target_validation: str | None
+    target_test: str | None = None  # Its labels are not read.
 
 
 DATASETS = {
@@ -64,7 +65,7 @@ def prepare(config: ConfigDict) -> None:
       ValueError: as for training.
     """
     held_out = ["target_train"] if config.data.held_out else []
-    _open(config, [_PARTS[name] for name in streams(config)] + held_out + ["target_validation"])
+    _open(config, [_PARTS[name] for name in streams(config)] + held_out + [f"target_{config.evaluation.split}"])
 
 
 def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -94,24 +95,26 @@ def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hos
 
 
 def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
-    """Yields this host's part of one pass over the target's validation images, in the order of the records.
+    """Yields this host's part of one pass over the target's images of a split, in the order of the records.
 
     Args:
-      config: the whole configuration.
+      config: the whole configuration; `config.evaluation.split` is "validation" or "test".
       host: number of this host, from 0.
       hosts: number of hosts; all of them get the same number of batches, of the same size.
 
     Returns:
       Iterator of {"image": uint8 [b, H, W, 3] RGB at config.data.target_size, "label": uint8 [b, Y, X] at the
-      size of the data set, "valid": bool [b]}, with b = config.evaluation.batch / `hosts`, rounded up. Places of
-      the last step without an image have valid False and a label that is ignored everywhere.
+      size of the data set, "name": text [b], "valid": bool [b]}, with b = config.evaluation.batch / `hosts`,
+      rounded up. Places of the last step without an image have valid False, no name and a label that is ignored
+      everywhere. The test split has no "label". `operator.length_hint` of the iterator is the number of batches left.
 
     Raises:
       ValueError: as for training.
     """
     check(config)
-    split = _open(config, ["target_validation"])["target_validation"]
-    return _evaluation(config, split, np.arange(split.count), host, hosts)
+    part = f"target_{config.evaluation.split}"
+    split = _open(config, [part])[part]
+    return _evaluation(config, split, np.arange(split.count), config.evaluation.split != "test", host, hosts)
 
 
 def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -135,7 +138,7 @@ def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Itera
     if not config.data.held_out:
         raise ValueError("data.held_out is 0: no labelled target image is held out.")
     split = _open(config, ["target_train"])["target_train"]
-    return _evaluation(config, split, _choice(config, split).held_out, host, hosts)
+    return _evaluation(config, split, _choice(config, split).held_out, True, host, hosts)
 
 
 def labelled_list(config: ConfigDict) -> labelled.Choice | None:
@@ -149,10 +152,12 @@ def labelled_list(config: ConfigDict) -> labelled.Choice | None:
     return _choice(config, _open(config, ["target_train"])["target_train"])
 
 
-def _evaluation(config: ConfigDict, split: "_Split", chosen: np.ndarray, host: int, hosts: int) -> Iterator[Batch]:
+def _evaluation(
+    config: ConfigDict, split: "_Split", chosen: np.ndarray, with_labels: bool, host: int, hosts: int
+) -> Iterator[Batch]:
     """Returns this host's batches of one pass over the images `chosen` (indices, int64 [N])."""
     images = -(-config.evaluation.batch // hosts)
-    decode = split.decoder("image", "label")
+    decode = split.decoder("image", "name", "label") if with_labels else split.decoder("image", "name")
     size = tuple(config.data.target_size)
 
     def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -164,11 +169,28 @@ def _evaluation(config: ConfigDict, split: "_Split", chosen: np.ndarray, host: i
         decoded = decode(record)
         image = augment.resize({"image": decoded["image"]}, tf.zeros(2, tf.int64), size=size)["image"]
         valid = position < len(chosen)
-        label = tf.where(valid, decoded["label"][..., 0], tf.constant(IGNORED, tf.uint8))
-        return {"image": image, "label": label, "valid": valid}
+        found = {"image": image, "name": tf.where(valid, decoded["name"], ""), "valid": valid}
+        if with_labels:
+            found["label"] = tf.where(valid, decoded["label"][..., 0], tf.constant(IGNORED, tf.uint8))
+        return found
 
     steps = range(-(-len(chosen) // (images * hosts)))
-    return _iterate(_batches(steps, images, read, example, config.data.readers), config)
+    return _Pass(_iterate(_batches(steps, images, read, example, config.data.readers), config), len(steps))
+
+
+class _Pass(Iterator[Batch]):
+    """A pass over batches that knows how many are left, and gives their names as text."""
+
+    def __init__(self, batches: Iterator[Batch], count: int):
+        self._batches, self._left = batches, count
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self._left -= 1
+        return batch | {"name": np.array([name.decode() for name in batch["name"]], str)}
+
+    def __length_hint__(self) -> int:
+        return self._left
 
 
 def _stream(
@@ -302,6 +324,10 @@ def _open(config: ConfigDict, parts: Iterable[str]) -> dict[str, _Split]:
     names = {part: config.data[part.partition("_")[0]] for part in parts}
     for part, name in names.items():
         valid = [other for other, data_set in DATASETS.items() if getattr(data_set, part)]
+        if part == "target_test" and name in DATASETS and name not in valid:
+            raise ValueError(
+                f"The data set {name!r} has no test images: evaluation.split is 'test'; expected 'validation'."
+            )
         if name not in valid:
             raise ValueError(f"Unknown data set {name!r} for {part}. Valid: {', '.join(valid)}.")
     builders = {name: DATASETS[name].open(config.data) for name in sorted(set(names.values()))}

@@ -77,6 +77,8 @@ def answer(arguments, environment):
         ([CUSTOM, "--config.data.custom.palette=((1,2),)"], ["any number of entries such as (128, 64, 128)"]),
         ([CUSTOM, "--config.data.custom.source_ids=(('sky',1),)"], ["any number of entries such as (1, 'ground')"]),
         ([CUSTOM, "--config.data.custom.name=('a',)"], ["Did you mean config.data.custom.names?", "palette"]),
+        ([TOY, "--config.evaluation.scales=()"], ["expected one or more numbers, such as (1.0,)"]),
+        ([TOY, "--config.evaluation.scales=(1,'x')"], ["expected one or more numbers, such as (1.0,)"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and value and value[0].startswith("--") else "",
 )
@@ -142,7 +144,8 @@ def test_own_classes_can_be_given_on_the_command_line(environment):
 
 
 def test_help_with_a_configuration_lists_its_keys(environment):
-    code, output, _, seconds = answer([TOY + ":joint", "--config.steps=7", "--help"], environment)
+    arguments = [TOY + ":joint", "--config.steps=7", "--config.evaluation.scales=(0.5,1,2.0)", "--help"]
+    code, output, _, seconds = answer(arguments, environment)
     assert code == 0
     for part in ("--config.steps=7\n", "--config.data.source_size='(64, 128)'\n", "--config.variant=joint\n"):
         assert part in output
@@ -182,14 +185,18 @@ class Writer:
 def call(name):
     return lambda *arguments, **keywords: print(name, *arguments[1:], *sorted(keywords.items()))
 
-def train(config, *, class_table, training_batches, evaluation_batches, labelled, writer, workdir):
+def train(
+    config, *, class_table, training_batches, evaluation_batches, labelled, writer, workdir, held_out_batches=None
+):
     print("train", config.variant, config.seed, config.is_locked, class_table.names[0], workdir.name, labelled)
     assert isinstance(writer, Writer)
     training_batches(7)
     evaluation_batches()
+    if held_out_batches:
+        held_out_batches()
     if config.steps == 1:
         raise KeyboardInterrupt
-    return {"step": 9, "mIoU": 0.5}
+    return {"step": 9, "mean_iou": {"toy": 0.5}}
 
 def prepare(config):
     print("prepare")
@@ -205,7 +212,9 @@ def evaluate(config, *, class_table, evaluation_batches, workdir):
     if config.steps == 1:
         raise FileNotFoundError("No checkpoint")
     print("evaluate", config.variant, class_table.names[0], workdir.name)
-    return {"step": 8, "mIoU": 0.25}
+    if config.evaluation.split == "test":
+        return {"step": 8, "images": 3}
+    return {"step": 8, "mean_iou": {"toy": 0.25}}
 
 stand_in("jax", process_index=lambda: 0, process_count=lambda: 2)
 stand_in("clu")
@@ -214,7 +223,7 @@ stand_in("ass_jax")
 stand_in("ass_jax.compare", SCORES="eval.json")
 stand_in("ass_jax.train", train=train)
 stand_in("ass_jax.evaluate", evaluate=evaluate)
-names = ("training_batches", "evaluation_batches")
+names = ("training_batches", "evaluation_batches", "held_out_batches")
 stand_in("data.pipeline", prepare=prepare, labelled_list=labelled_list, **{name: call(name) for name in names})
 import main
 main.run()
@@ -237,7 +246,7 @@ def test_training_is_wired(tmp_path):
     ]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
-    assert report == {"variant": "joint", "step": 9, "mIoU": 0.5}
+    assert report == {"variant": "joint", "step": 9, "mean_iou": {"toy": 0.5}}
 
 
 def test_run_without_labelled_target_images_is_wired(tmp_path):
@@ -249,7 +258,24 @@ def test_evaluation_is_wired(tmp_path):
     assert result.stdout.splitlines() == ["prepare", "evaluate joint road run"]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
-    assert report == {"variant": "joint", "step": 8, "mIoU": 0.25}
+    assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}}
+
+
+def test_held_out_images_are_wired(tmp_path):
+    result = wire(tmp_path, "--config.data.held_out=3")
+    assert "held_out_batches ('host', 0) ('hosts', 2)" in result.stdout.splitlines()
+
+
+def test_test_images_leave_the_scores_alone(tmp_path):
+    (tmp_path / "new" / "run").mkdir(parents=True)
+    scores = tmp_path / "new/run/eval.json"
+    scores.write_text("{}")
+    result = wire(tmp_path, "--mode=eval", "--config.evaluation.split=test")
+    assert result.returncode == 0, result.stderr
+    assert scores.read_text() == "{}"
+    result = wire(tmp_path, "--config.evaluation.split=test")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "expected --mode=eval" in result.stderr
 
 
 def test_interrupt_is_answered_plainly(tmp_path):

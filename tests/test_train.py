@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from ass_jax import metrics
 from ass_jax import train as loop
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.evaluate import CHECKPOINTS, LABELLED, PREDICTIONS, STRIP, evaluate
@@ -23,6 +24,7 @@ CLASSES = SimpleNamespace(
     names=("road", "sky", "car"),
     palette=np.array([[128, 64, 128], [70, 130, 180], [0, 0, 142]], np.uint8),
     subsets={"all": (0, 1, 2), "two": (0, 1)},
+    raw_ids=None,
 )
 
 
@@ -61,10 +63,11 @@ def training_batches(config, start, read):
         step += 1
 
 
-def evaluation_batches():
-    generator = np.random.default_rng(99)
-    for valid in ([True, True], [True, False]):
-        yield example(generator, 2) | {"valid": np.array(valid)}
+def evaluation_batches(seed=99):
+    generator = np.random.default_rng(seed)
+    for number, valid in enumerate(([True, True], [True, False])):
+        names = np.array([f"town/town_{number}_{place}" for place in range(2)])
+        yield example(generator, 2) | {"valid": np.array(valid), "name": names}
 
 
 class Writer:
@@ -83,7 +86,7 @@ class Writer:
         pass
 
 
-def run(config, workdir):
+def run(config, workdir, **others):
     writer, read = Writer(), []
     report = loop.train(
         config,
@@ -93,6 +96,7 @@ def run(config, workdir):
         writer=writer,
         workdir=workdir,
         labelled=CHOICE,
+        **others,
     )
     return report, writer, read
 
@@ -191,7 +195,9 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
         config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path / "straight"
     )
     assert evaluated == straight
-    assert len(list((tmp_path / "straight" / PREDICTIONS).glob("*.png"))) == 3
+    for folder in (PREDICTIONS, f"{PREDICTIONS}_color"):
+        files = sorted(path.name for path in (tmp_path / "straight" / folder).iterdir())
+        assert files == ["town_0_0.png", "town_0_1.png", "town_1_0.png"]
 
 
 def test_steps_that_are_not_finite_end_the_run_with_the_last_good_state(tmp_path, monkeypatch):
@@ -211,7 +217,68 @@ def test_evaluation_without_a_checkpoint_says_what_to_do(tmp_path):
 
 def test_unknown_checkpoint_choice_lists_the_valid_ones(tmp_path):
     config = configuration("joint", **{"evaluation.checkpoint": "newest"})
-    with pytest.raises(ValueError, match=r"'newest'.*last, best"):
+    with pytest.raises(ValueError, match=r"'newest'.*last, selected, best"):
+        evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
+
+
+def scores_of(rate):
+    """Returns a report in which every class has the IoU `rate`."""
+    confusion = np.diag([round(200 * rate / (1 + rate))] * 3)
+    wrong = 100 - confusion[0, 0]
+    return metrics.report(confusion + wrong * np.roll(np.eye(3, dtype=int), 1, axis=1), CLASSES.names, CLASSES.subsets)
+
+
+def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, capsys):
+    validation, held_out = iter([0.2, 0.9, 0.4, 0.3]), iter([0.1, 0.2, 0.8, 0.3])
+    seen = []
+
+    def score(variables, batches, **others):
+        seen.append(sorted(others))
+        return scores_of(next(held_out))
+
+    def idle(state, batch, **others):
+        return state.replace(step=state.step + 1), {"loss/segmentation_source": 0.0 * state.step}
+
+    monkeypatch.setattr(loop, "train_step", idle)
+    monkeypatch.setattr(loop, "score_all", lambda *_, **__: scores_of(next(validation)))
+    monkeypatch.setattr(loop, "score", score)
+    monkeypatch.setattr(loop.Strip, "save", lambda *_: None)
+    config = configuration("joint", **{"steps": 4, "evaluation.every": 1, "checkpoint.keep": 1, "average_decay": 0.0})
+    report, writer, _ = run(config, tmp_path, held_out_batches=lambda: evaluation_batches(1))
+    assert seen == [["class_table", "mesh", "step"]] * 4
+
+    # The last one on top; all three apart, each with its step and how it was chosen.
+    assert (report["step"], report["checkpoint"]) == (4, "last")
+    assert report["mean_iou"]["two"] == pytest.approx(0.3, abs=0.01)
+    assert report["held_out"]["mean_iou"]["two"] == pytest.approx(0.3, abs=0.01)
+    found = report["checkpoints"]
+    assert {name: entry["step"] for name, entry in found.items()} == {"last": 4, "selected": 3, "best on validation": 2}
+    assert found["selected"]["mean_iou"]["all"] == pytest.approx(0.4, abs=0.01)
+    assert found["selected"]["held_out"]["mean_iou"]["all"] == pytest.approx(0.8, abs=0.01)
+    assert "not a fair score" in found["best on validation"]["chosen"]
+    json.dumps(report, allow_nan=False)
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    rows = {row[0]: [cell.strip() for cell in row if cell.strip()] for row in rows}
+    titles = ["step", "mIoU all", "mIoU two", "held-out mIoU all", "held-out mIoU two"]
+    assert rows["checkpoint"] == ["checkpoint", *titles, "chosen"]
+    assert [rows[name][1] for name in ("last", "selected", "best on validation")] == ["4", "3", "2"]
+    assert rows["best on validation"][-1] == "chosen on the validation set: not a fair score"
+    assert writer.scalars[3]["held_out/mIoU_two"] == pytest.approx(0.8, abs=0.01)
+    assert writer.scalars[3]["validation/mIoU_two"] == pytest.approx(0.4, abs=0.01)
+
+    # Each is there to be evaluated.
+    for choice, step in {"last": 4, "selected": 3, "best": 2}.items():
+        config.evaluation.checkpoint = choice
+        again = evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
+        assert again["step"] == step
+        assert again["checkpoints"] == found
+
+
+def test_run_without_held_out_images_has_nothing_selected(tmp_path):
+    with Checkpoints(tmp_path / CHECKPOINTS) as checkpoints:
+        checkpoints.save(1, {"step": np.int32(1)}, {"mIoU": 0.5}, {})
+    config = configuration("joint", **{"evaluation.checkpoint": "selected"})
+    with pytest.raises(FileNotFoundError, match=r"held no images out.*--config\.data\.held_out=COUNT"):
         evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
 
 

@@ -62,6 +62,7 @@ def test_toy():
     expected = "road, sidewalk, building, pole, traffic sign, vegetation, terrain, sky, person, car"
     assert ", ".join(table.names) == expected
     assert table.subsets == {"toy": tuple(range(10))}
+    assert table.raw_ids is None
 
 
 @pytest.mark.parametrize("name", CLASS_TABLES)
@@ -72,6 +73,10 @@ def test_every_table_is_sound(name):
     assert len(set(table.names)) == len(table.names) < IGNORED
     assert len(np.unique(table.palette, axis=0)) == len(table.names)
     assert not table.palette.flags.writeable
+    if table.raw_ids is not None:  # What is written is read as the same classes.
+        assert table.raw_ids.dtype == np.uint8
+        back = train_ids(RAW_IDS["cityscapes"], table)[table.raw_ids]
+        np.testing.assert_array_equal(back, np.arange(len(table.names)))
     for ids in table.subsets.values():
         assert list(ids) == sorted(set(ids))
         assert set(ids) <= set(range(len(table.names)))
