@@ -56,7 +56,7 @@ def answer(arguments, environment):
         (["--config=configs/toy.py:as"], ["'as'", "source_only, target_only", "smoke"]),
         (["--config", "configs/toy.py:ass,joint"], ["one variant", "ass, joint"]),
         (["--config.steps=3"], ["--config.steps", "--config=FILE"]),
-        ([TOY, "--config.stebs=3"], ["config.stebs", "Did you mean config.steps?", "seed, steps"]),
+        ([TOY, "--config.stebs=3"], ["config.stebs", "Did you mean config.steps?", "seed, skipped_limit, steps"]),
         (
             [TOY, "--config.loss.semantic_wieght=1"],
             ["semantic_wieght", "Did you mean config.loss.semantic_weight?", "global_kind, global_weight"],

@@ -87,7 +87,7 @@ def test_held_out_batches_count_every_image_once(config, batch, hosts):
 def test_held_out_images_are_resized_but_not_their_labels(config):
     config.data.update(held_out=1, target_size=(8, 12))
     batch = next(pipeline.held_out_batches(config))
-    assert batch.keys() == {"image", "label", "valid"}
+    assert batch.keys() == {"image", "label", "name", "valid"}
     assert batch["image"].shape == (1, 8, 12, 3)
     assert batch["label"].shape == (1, 16, 32)
 
