@@ -57,6 +57,18 @@ def default_config() -> ConfigDict:
     config.data.toy.seed = 0  # Of the scenes; config.seed does not change the images.
     config.data.toy.shift = 1.0  # 0: target rendered as source; 1: the documented default.
 
+    config.data.custom = ConfigDict()  # Own data, the data set "custom" (data/folders.py); others ignore it.
+    config.data.custom.names = ()  # Class names, in the order of the train ids.
+    config.data.custom.palette = ()  # Colour (red, green, blue) of every class.
+    config.data.custom.source_ids = ()  # Pairs (raw id, class name); all other raw ids are ignored.
+    config.data.custom.target_ids = ()
+    config.data.custom.source_images = "images"  # Folders in data.source_root.
+    config.data.custom.source_labels = "labels"
+    config.data.custom.target_images = "images"  # Folders in data.target_root.
+    config.data.custom.target_labels = "labels"
+    config.data.custom.validation_images = "validation/images"
+    config.data.custom.validation_labels = "validation/labels"
+
     config.augment = ConfigDict()  # Training only. The reference only resizes: all off.
     config.augment.flip = False  # Left-right mirror of half of the images.
     config.augment.scale = (1.0, 1.0)  # Range of the random resize factor; (1, 1): none.
