@@ -8,9 +8,11 @@ depends on another one, on the number of threads or on the number of hosts. Of e
 the h-th of n equal slices of the positions.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 # Both must be set before TensorFlow is imported: it prints while it loads. The notice of its oneDNN kernels,
 # which reading data does not use, escapes the log level.
@@ -22,8 +24,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from data import augment, splits, toy
-from data.labels import IGNORED
+from data import augment, index, splits
+from data.datasets import DATASETS
+from data.labels import IGNORED, class_table, train_ids
 from data.streams import STREAMS, check, host_share, streams
 
 # The accelerators belong to JAX; TensorFlow would take all of their memory.
@@ -38,21 +41,6 @@ Decode = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 _RECORDS_PER_READ = 16
 
 
-class DataSet(NamedTuple):
-    """A data set: how its prepared builder is opened, and its splits; None where it has no such split.
-
-    The features of its records are image uint8 [Y, X, 3], label uint8 [Y, X, 1] (train ids) and name (text).
-    """
-
-    open: Callable[[ConfigDict], tfds.core.DatasetBuilder]  # Of config.data; prepares it on first use.
-    source_train: str | None
-    target_train: str | None
-    target_validation: str | None
-
-
-DATASETS = {
-    "toy": DataSet(toy.open_builder, "source_train", "target_train", "target_validation"),
-}
 _PARTS = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}  # Of DataSet.
 
 
@@ -110,6 +98,7 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
     check(config)
     images = -(-config.evaluation.batch // hosts)
     split = _open(config, ["target_validation"])["target_validation"]
+    index.check_label_sizes(split.label_sizes(), config.evaluation.batch)
     decode = split.decoder("image", "label")
     size = tuple(config.data.target_size)
 
@@ -209,19 +198,28 @@ def _iterate(batches: tf.data.Dataset, config: ConfigDict) -> Iterator[Batch]:
 
 
 # TensorFlow never lets go of a function given to `numpy_function`, nor of the open files that it holds: each
-# split is opened once in a process. By folder and name.
-_OPENED: dict[tuple[str, str], "_Split"] = {}
+# split is opened once in a process. By folder, name and table of train ids.
+_OPENED: dict[tuple[str, str, bytes], "_Split"] = {}
 
 
 class _Split:
     """The records of a split: random access, and decoding of the features that are wanted."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, table: np.ndarray):
+        """Opens the records of a prepared builder.
+
+        Args:
+          builder: prepared.
+          split: its name.
+          table: raw id -> train id, uint8 [raw ids].
+        """
         self.count = builder.info.splits[split].num_examples if split in builder.info.splits else 0
         if not self.count:
             raise ValueError(f"The data set {builder.name!r} has no images in its split {split!r}.")
+        self.table = table
         self._features = builder.info.features
         self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        self._index_file = index.file_of(Path(builder.data_path), split)
 
     def read(self, indices: tf.Tensor) -> tf.Tensor:
         """Returns the undecoded records (string [N]) at `indices` (int64 [N])."""
@@ -233,28 +231,77 @@ class _Split:
         return np.array([self._records[int(index)] for index in indices], object)
 
     def decoder(self, *keys: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-        """Returns the function from a record (a string) to its features `keys`; no others are decoded."""
-        return tfds.features.FeaturesDict({key: self._features[key] for key in keys}).deserialize_example
+        """Returns the function from a record (a string) to its features `keys`; no others are decoded.
+
+        Labels become train ids, uint8.
+        """
+        decode = tfds.features.FeaturesDict({key: self._features[key] for key in keys}).deserialize_example
+        if "label" not in keys or np.array_equal(self.table, np.arange(len(self.table))):
+            return decode
+
+        def decode_train_ids(record: tf.Tensor) -> dict[str, tf.Tensor]:
+            example = decode(record)
+            return {**example, "label": tf.gather(self.table, tf.cast(example["label"], tf.int32))}
+
+        return decode_train_ids
 
     def names(self) -> list[str]:
-        """Returns the name of every image; reads all records."""
-        examples = (tf.train.Example.FromString(self._records[index]) for index in range(self.count))
-        return [example.features.feature["name"].bytes_list.value[0].decode() for example in examples]
+        """Returns the name of every image."""
+        return self._index.names
+
+    def labelled(self) -> np.ndarray:
+        """Returns which images have a label, bool [N]."""
+        return self._index.labelled
+
+    def class_counts(self) -> np.ndarray:
+        """Returns the pixels of every raw id in every label, int64 [N, raw ids]; `table` has as many or more ids."""
+        return self._index.class_counts
+
+    def label_sizes(self) -> np.ndarray:
+        """Returns heights and widths of the labels, int64 [N, 2]."""
+        height, width, _ = self._features["label"].shape
+        if height is not None and width is not None:
+            return np.full((self.count, 2), (height, width), np.int64)
+        return self._index.label_sizes
+
+    @functools.cached_property
+    def _index(self) -> index.Index:
+        """What was written beside the records, or what all of them tell."""
+        if self._index_file.exists():
+            return index.read(self._index_file)
+        decode = tfds.features.FeaturesDict({key: self._features[key] for key in ("label", "name")}).deserialize_example
+        names, counts, sizes = [], [], []
+        for place in range(self.count):
+            example = decode(self._records[place])
+            label = example["label"].numpy()
+            names.append(example["name"].numpy().decode())
+            counts.append(np.bincount(label.ravel(), minlength=len(self.table)))
+            sizes.append(label.shape[:2])
+        return index.Index(names, np.ones(self.count, bool), np.array(counts), np.array(sizes))
 
 
 def _open(config: ConfigDict, parts: Iterable[str]) -> dict[str, _Split]:
-    """Opens splits, named by the fields of `DataSet`, and every data set only once."""
+    """Opens splits, named by the fields of `DataSet`."""
     names = {part: config.data[part.partition("_")[0]] for part in parts}
     for part, name in names.items():
         valid = [other for other, data_set in DATASETS.items() if getattr(data_set, part)]
         if name not in valid:
             raise ValueError(f"Unknown data set {name!r} for {part}. Valid: {', '.join(valid)}.")
-    builders = {name: DATASETS[name].open(config.data) for name in sorted(set(names.values()))}
     opened = {}
     for part, name in names.items():
-        builder, split = builders[name], getattr(DATASETS[name], part)
-        key = (str(builder.data_path), split)
+        builder, split = DATASETS[name].open(config.data, part), getattr(DATASETS[name], part)
+        table = _table(config, name, part.partition("_")[0], builder)
+        key = (str(builder.data_path), split, table.tobytes())
         if key not in _OPENED:
-            _OPENED[key] = _Split(builder, split)
+            _OPENED[key] = _Split(builder, split, table)
         opened[part] = _OPENED[key]
     return opened
+
+
+def _table(config: ConfigDict, name: str, domain: str, builder: tfds.core.DatasetBuilder) -> np.ndarray:
+    """Returns the train id of every raw id of a data set, uint8 [raw ids]."""
+    raw_ids = DATASETS[name].raw_ids
+    if raw_ids is None:
+        return np.arange(256, dtype=np.uint8)
+    values = np.iinfo(builder.info.features["label"].np_dtype).max + 1
+    return train_ids(raw_ids(config.data, domain), class_table(config.data.classes), values)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import pipeline, toy
+from data import datasets, pipeline, toy
 from data.labels import IGNORED
 
 SOURCE_COUNT, TARGET_COUNT, VALIDATION_COUNT = 7, 6, 5
@@ -199,7 +199,7 @@ def reads(monkeypatch):
             counts[self.split] += 1
             return self.source[index]
 
-    def opened(data_config):
+    def opened(data_config, part):
         builder = toy.open_builder(data_config)
         as_data_source = builder.as_data_source
 
@@ -303,7 +303,7 @@ def test_unknown_data_sets_are_refused(config, key):
 
 
 def test_a_data_set_without_the_domain_is_refused(config, monkeypatch):
-    monkeypatch.setitem(pipeline.DATASETS, "roads", pipeline.DataSet(toy.open_builder, "source_train", None, None))
+    monkeypatch.setitem(pipeline.DATASETS, "roads", datasets.DataSet(datasets._open_toy, "source_train", None, None))
     config.data.target = "roads"
     with pytest.raises(ValueError, match=r"'roads' for target_validation\. Valid: toy"):
         pipeline.evaluation_batches(config)
