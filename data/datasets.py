@@ -23,6 +23,8 @@ class DataSet(NamedTuple):
     target_validation: str | None
     # Of config.data and a domain: raw id -> class. None: labels hold train ids.
     raw_ids: Callable[[ConfigDict, str], Mapping[int, str]] | None = None
+    # As `open`, but only says (ValueError) if that would not find the files. None: there is nothing to find.
+    check: Callable[[ConfigDict, str], object] | None = None
 
 
 def _open_toy(data_config: ConfigDict, part: str) -> tfds.core.DatasetBuilder:
@@ -30,16 +32,21 @@ def _open_toy(data_config: ConfigDict, part: str) -> tfds.core.DatasetBuilder:
     return toy.open_builder(data_config)
 
 
-def _open_real(name: str, data_config: ConfigDict, part: str) -> tfds.core.DatasetBuilder:
-    domain, split = part.partition("_")[0], getattr(DATASETS[name], part)
-    return prepared.open_builder(name, data_config, domain, split, full_labels=part == "target_validation")
-
-
 def _real(
     name: str, source_train: str | None = None, target_train: str | None = None, target_validation: str | None = None
 ) -> DataSet:
-    open_real, raw_ids = functools.partial(_open_real, name), functools.partial(prepared.raw_ids, name)
-    return DataSet(open_real, source_train, target_train, target_validation, raw_ids)
+    splits = {"source_train": source_train, "target_train": target_train, "target_validation": target_validation}
+
+    def wanted(data_config: ConfigDict, part: str) -> prepared.Wanted:
+        full_labels = part == "target_validation"  # Scores are taken at full size.
+        return prepared.Wanted(name, data_config, part.partition("_")[0], splits[part], full_labels)
+
+    return DataSet(
+        open=lambda data_config, part: prepared.open_builder(wanted(data_config, part)),
+        **splits,
+        raw_ids=functools.partial(prepared.raw_ids, name),
+        check=lambda data_config, part: prepared.locate(wanted(data_config, part)),
+    )
 
 
 DATASETS = {

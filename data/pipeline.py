@@ -200,6 +200,8 @@ def _iterate(batches: tf.data.Dataset, config: ConfigDict) -> Iterator[Batch]:
 # TensorFlow never lets go of a function given to `numpy_function`, nor of the open files that it holds: each
 # split is opened once in a process. By folder, name and table of train ids.
 _OPENED: dict[tuple[str, str, bytes], "_Split"] = {}
+# Part and settings of the data to keys of the above.
+_KEYS: dict[tuple[str, ...], tuple[str, str, bytes]] = {}
 
 
 class _Split:
@@ -287,15 +289,20 @@ def _open(config: ConfigDict, parts: Iterable[str]) -> dict[str, _Split]:
         valid = [other for other, data_set in DATASETS.items() if getattr(data_set, part)]
         if name not in valid:
             raise ValueError(f"Unknown data set {name!r} for {part}. Valid: {', '.join(valid)}.")
-    opened = {}
-    for part, name in names.items():
+    # Listing the files of a data set can take seconds; a process does it once for the same settings.
+    settings = {part: (part, config.data.to_json_best_effort()) for part in names}
+    unknown = {part: name for part, name in names.items() if _KEYS.get(settings[part]) not in _OPENED}
+    # All before any: preparing one can take an hour, and then a mistake in another one is found late.
+    for part, name in unknown.items():
+        if DATASETS[name].check:
+            DATASETS[name].check(config.data, part)
+    for part, name in unknown.items():
         builder, split = DATASETS[name].open(config.data, part), getattr(DATASETS[name], part)
         table = _table(config, name, part.partition("_")[0], builder)
-        key = (str(builder.data_path), split, table.tobytes())
+        key = _KEYS[settings[part]] = (str(builder.data_path), split, table.tobytes())
         if key not in _OPENED:
             _OPENED[key] = _Split(builder, split, table)
-        opened[part] = _OPENED[key]
-    return opened
+    return {part: _OPENED[_KEYS[settings[part]]] for part in names}
 
 
 def _table(config: ConfigDict, name: str, domain: str, builder: tfds.core.DatasetBuilder) -> np.ndarray:

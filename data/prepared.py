@@ -9,6 +9,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +19,8 @@ from ml_collections import ConfigDict
 from tensorflow_datasets.core import dataset_builder, naming
 
 from data import cityscapes, folders, gta5, preparation, synthia
-from data.layouts import Layout
+from data.layouts import Layout, explanation
+from data.pairs import Found
 from data.records import Form, Record
 
 
@@ -117,52 +119,91 @@ def raw_ids(name: str, data_config: ConfigDict, domain: str) -> Mapping[int, str
     return layout_of(name, data_config, domain).labels.raw_ids
 
 
-def open_builder(
-    name: str, data_config: ConfigDict, domain: str, split: str, *, full_labels: bool, processes: int | None = None
-) -> PreparedSplit:
-    """Opens a split, preparing it on first use.
+class Wanted(NamedTuple):
+    """A split that is wanted, and how.
 
-    Where the root is not set or gone, the split is opened if it was prepared once with these settings.
-
-    Args:
+    Attributes:
       name: "gta5", "synthia", "cityscapes" or "custom".
       data_config: `config.data`.
       domain: "source" or "target": whose root and size are meant.
       split: of the data set's layout.
       full_labels: whether labels keep their own size.
+    """
+
+    name: str
+    data_config: ConfigDict
+    domain: str
+    split: str
+    full_labels: bool = False
+
+
+class Located(NamedTuple):
+    """Where a split is, or is to be.
+
+    Attributes:
+      layout: of its data set.
+      form: of its records.
+      folder_name: of the builder's configuration.
+      found: its files; None where they are gone and only the prepared split is there.
+    """
+
+    layout: Layout
+    form: Form
+    folder_name: str
+    found: Found | None
+
+
+def locate(wanted: Wanted) -> Located:
+    """Finds the files of a split, without reading or preparing them.
+
+    Where the root is not set or gone, a split that was prepared once with these settings is enough.
+
+    Raises:
+      ValueError: neither is there, or settings are out of range.
+    """
+    data_config, domain = wanted.data_config, wanted.domain
+    layout = layout_of(wanted.name, data_config, domain)
+    size = None if data_config.full_size else tuple(data_config[f"{domain}_size"])
+    form = Form(layout.labels, size, wanted.full_labels)
+    root = data_config[f"{domain}_root"]
+    start = "_".join(
+        [wanted.split, "full" if size is None else "{}x{}".format(*size), *(["labels"] * wanted.full_labels)]
+    )
+    if not root or not Path(root).is_dir():
+        return Located(layout, form, _prepared_before(layout, data_config.directory, root, start), None)
+    found = preparation.find(layout, root, wanted.split)
+    return Located(layout, form, f"{start}_{preparation.fingerprint(found.pairs, form)}", found)
+
+
+def open_builder(wanted: Wanted, processes: int | None = None) -> PreparedSplit:
+    """Opens a split, preparing it on first use.
+
+    Args:
+      wanted: the split.
       processes: that prepare; None: one for each usable core.
 
     Returns:
       The prepared builder.
 
     Raises:
-      ValueError: the files are not found, too many are unusable, the disk lacks room, or settings are out of range.
+      ValueError: as for `locate`, or too many files are unusable, or the disk lacks room.
     """
-    layout = layout_of(name, data_config, domain)
-    size = None if data_config.full_size else tuple(data_config[f"{domain}_size"])
-    form = Form(layout.labels, size, full_labels)
-    root = data_config[f"{domain}_root"]
-    start = "_".join([split, "full" if size is None else "{}x{}".format(*size), *(["labels"] * full_labels)])
-    if root and Path(root).is_dir():
-        found = preparation.find(layout, root, split)
-        folder_name = f"{start}_{preparation.fingerprint(found.pairs, form)}"
-    else:
-        folder_name = _prepared_before(layout, data_config.directory, root, start)
-    builder = _builder(name, data_config.directory, folder_name, split, form)
-    if not builder.data_path.exists():
+    layout, form, folder_name, found = locate(wanted)
+    builder = _builder(wanted, folder_name, form)
+    if found is not None and not builder.data_path.exists():
         task = preparation.Task(
             layout=layout,
-            root=Path(root),
-            split=split,
+            root=Path(wanted.data_config[f"{wanted.domain}_root"]),
+            split=wanted.split,
             form=form,
-            rejected_limit=data_config.rejected_limit,
+            rejected_limit=wanted.data_config.rejected_limit,
             folder=Path(builder.data_path),
             shard_name=builder.shard_name,
             serialize=_serialize,
             describe=builder.describe,
         )
         preparation.prepare(task, found, processes)
-        builder = _builder(name, data_config.directory, folder_name, split, form)
+        builder = _builder(wanted, folder_name, form)
     if not builder.is_prepared():
         raise ValueError(f"{builder.data_path} is not a whole data set; remove it to have it prepared again.")
     return builder
@@ -174,7 +215,7 @@ def _prepared_before(layout: Layout, directory: str, root: str, start: str) -> s
     found = [path.parent.parent.name for path in sorted(parent.glob(f"{start}_*/*/dataset_info.json"))]
     found = [name for name in found if name.rpartition("_")[0] == start and "incomplete" not in name]
     if not found:
-        raise ValueError(explain(layout, root))
+        raise ValueError(explanation(layout, root))
     if len(found) > 1:
         raise ValueError(
             f"{parent} holds {len(found)} prepared versions of {layout.name}: {', '.join(found)}. "
@@ -184,18 +225,14 @@ def _prepared_before(layout: Layout, directory: str, root: str, start: str) -> s
     return found[0]
 
 
-def explain(layout: Layout, root: str) -> str:
-    """Returns what to download and where to put it."""
-    return preparation.explanation(layout, root)
-
-
-def _builder(name: str, directory: str, folder_name: str, split: str, form: Form) -> PreparedSplit:
+def _builder(wanted: Wanted, folder_name: str, form: Form) -> PreparedSplit:
     # TFDS warns of any configuration that is not listed in its class.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
-        config = SplitConfig(name=folder_name, split=split, form=form)
-        return _BUILDERS[name](config=config, file_format="array_record", data_dir=directory or None)
+        config = SplitConfig(name=folder_name, split=wanted.split, form=form)
+        directory = wanted.data_config.directory or None
+        return _BUILDERS[wanted.name](config=config, file_format="array_record", data_dir=directory)
     finally:
         logging.set_verbosity(verbosity)
 

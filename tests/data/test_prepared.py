@@ -27,8 +27,7 @@ def config(tmp_path):
 
 
 def open_split(config, name="gta5", domain="source", split="train", **options):
-    options.setdefault("full_labels", False)
-    return prepared.open_builder(name, config.data, domain, split, **options)
+    return prepared.open_builder(prepared.Wanted(name, config.data, domain, split, **options))
 
 
 def read(builder):
@@ -332,3 +331,32 @@ def test_labels_of_several_sizes_are_evaluated_one_by_one(config, tmp_path):
     config.evaluation.batch = 2
     with pytest.raises(ValueError, match=r"evaluation\.batch is 2, but .*20x40.*expected 1"):
         pipeline.evaluation_batches(config)
+
+
+def test_all_files_are_looked_for_before_any_are_prepared(config, tmp_path):
+    trees.write_gta5(tmp_path / "source", count=2)
+    trees.write_cityscapes(tmp_path / "target", "train", 2)
+    with pytest.raises(ValueError, match=r"(?s)'cityscapes' was not found.*val: missing folder"):
+        pipeline.prepare(config)
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_files_are_listed_once(config, tmp_path, monkeypatch):
+    trees.write_cityscapes(tmp_path / "target", "val", 2)
+    list(pipeline.evaluation_batches(config))
+    monkeypatch.setattr(preparation, "find", None)
+    assert len(list(pipeline.evaluation_batches(config))) == 2
+
+
+@pytest.mark.parametrize(
+    ("data_set", "size"),
+    [("gta5", (1052, 1914)), ("gta5", (1046, 1914)), ("synthia", (960, 1280)), ("cityscapes", (1024, 2048))],
+)
+def test_full_size_bit_for_bit(config, data_set, size, tmp_path):
+    domain = "target" if data_set == "cityscapes" else "source"
+    tree = trees.WRITERS[data_set](tmp_path / domain, count=1, size=size)
+    config.data.update({domain: data_set, f"{domain}_size": size, "full_size": True})
+    split = pipeline._open(config, [f"{domain}_train"])[f"{domain}_train"]
+    example = split.decoder("image", "label")(split.fetch(np.array([0]))[0])
+    np.testing.assert_array_equal(example["image"], tree.images[0])
+    np.testing.assert_array_equal(example["label"][..., 0], by_hand(data_set, tree.labels[0]))

@@ -35,7 +35,7 @@ def counting(record):
 prepared._serialize = counting
 config = base.default_config().data
 config.update(directory=directory, source_root=root, source_size=(26, 48))
-prepared.open_builder("gta5", config, "source", "train", full_labels=False, processes=int(processes))
+prepared.open_builder(prepared.Wanted("gta5", config, "source", "train"), int(processes))
 """
 
 
@@ -72,7 +72,7 @@ def killed_preparation(directory, root, killed_at, processes):
 
 def open_split(directory, root, processes=1):
     config = data_config(directory, root)
-    builder = prepared.open_builder("gta5", config, "source", "train", full_labels=False, processes=processes)
+    builder = prepared.open_builder(prepared.Wanted("gta5", config, "source", "train"), processes)
     return Path(builder.data_path)
 
 
