@@ -52,7 +52,10 @@ class PreparedSplit(dataset_builder.FileReaderBuilder, skip_registration=True):
             "label": tfds.features.Image(shape=(*label_size, 1), dtype=kind, encoding_format="png"),
             "name": tfds.features.Text(),
         }
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+        info = self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+        # TFDS would ask its server for the data set before it is prepared, and leave an empty temporary folder.
+        info.initialize_from_bucket = lambda: None
+        return info
 
     def _download_and_prepare(self, dl_manager: object, download_config: object = None) -> None:
         raise NotImplementedError("data.prepared.open_builder prepares this data set: it resumes, which TFDS does not.")
