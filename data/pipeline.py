@@ -10,8 +10,8 @@ images are turned into images by the draws of `data/rare_classes.py` instead, an
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 # Both must be set before TensorFlow is imported: it prints while it loads. The notice of its oneDNN kernels,
 # which reading data does not use, escapes the log level.
@@ -20,11 +20,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from data import augment, labelled, rare_classes, toy
+from data import augment, index, labelled, rare_classes
 from data.labels import IGNORED
+from data.opened import Split, open_splits
 from data.streams import STREAMS, check, host_share, streams
 
 # The accelerators belong to JAX; TensorFlow would take all of their memory.
@@ -39,22 +39,6 @@ Decode = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 _RECORDS_PER_READ = 16
 
 
-class DataSet(NamedTuple):
-    """A data set: how its prepared builder is opened, and its splits; None where it has no such split.
-
-    The features of its records are image uint8 [Y, X, 3], label uint8 [Y, X, 1] (train ids) and name (text).
-    """
-
-    open: Callable[[ConfigDict], tfds.core.DatasetBuilder]  # Of config.data; prepares it on first use.
-    source_train: str | None
-    target_train: str | None
-    target_validation: str | None
-    target_test: str | None = None  # Its labels are not read.
-
-
-DATASETS = {
-    "toy": DataSet(toy.open_builder, "source_train", "target_train", "target_validation"),
-}
 _PARTS = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}  # Of DataSet.
 
 
@@ -65,7 +49,7 @@ def prepare(config: ConfigDict) -> None:
       ValueError: as for training.
     """
     held_out = ["target_train"] if config.data.held_out else []
-    _open(config, [_PARTS[name] for name in streams(config)] + held_out + [f"target_{config.evaluation.split}"])
+    open_splits(config, [_PARTS[name] for name in streams(config)] + held_out + [f"target_{config.evaluation.split}"])
 
 
 def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -86,7 +70,7 @@ def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hos
       ValueError: a setting is out of its range, a split is empty, or images do not divide by `hosts`.
     """
     images = {name: host_share(f"data.batch.{name}", count, hosts) for name, count in streams(config).items()}
-    opened = _open(config, [_PARTS[name] for name in images])
+    opened = open_splits(config, [_PARTS[name] for name in images])
     batches = {
         name: _stream(config, name, opened[_PARTS[name]], share, start_step, host, hosts)
         for name, share in images.items()
@@ -113,7 +97,7 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
     """
     check(config)
     part = f"target_{config.evaluation.split}"
-    split = _open(config, [part])[part]
+    split = open_splits(config, [part])[part]
     return _evaluation(config, split, np.arange(split.count), config.evaluation.split != "test", host, hosts)
 
 
@@ -137,7 +121,7 @@ def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Itera
     check(config)
     if not config.data.held_out:
         raise ValueError("data.held_out is 0: no labelled target image is held out.")
-    split = _open(config, ["target_train"])["target_train"]
+    split = open_splits(config, ["target_train"])["target_train"]
     return _evaluation(config, split, _choice(config, split).held_out, True, host, hosts)
 
 
@@ -149,14 +133,16 @@ def labelled_list(config: ConfigDict) -> labelled.Choice | None:
     """
     if "labelled" not in streams(config) and not config.data.held_out:
         return None
-    return _choice(config, _open(config, ["target_train"])["target_train"])
+    return _choice(config, open_splits(config, ["target_train"])["target_train"])
 
 
 def _evaluation(
-    config: ConfigDict, split: "_Split", chosen: np.ndarray, with_labels: bool, host: int, hosts: int
+    config: ConfigDict, split: Split, chosen: np.ndarray, with_labels: bool, host: int, hosts: int
 ) -> Iterator[Batch]:
     """Returns this host's batches of one pass over the images `chosen` (indices, int64 [N])."""
     images = -(-config.evaluation.batch // hosts)
+    if with_labels:
+        index.check_label_sizes(split.label_sizes()[chosen], config.evaluation.batch)
     decode = split.decoder("image", "name", "label") if with_labels else split.decoder("image", "name")
     size = tuple(config.data.target_size)
 
@@ -194,7 +180,7 @@ class _Pass(Iterator[Batch]):
 
 
 def _stream(
-    config: ConfigDict, name: str, split: "_Split", images: int, start_step: int, host: int, hosts: int
+    config: ConfigDict, name: str, split: Split, images: int, start_step: int, host: int, hosts: int
 ) -> tf.data.Dataset:
     """Returns the endless data set of this host's batches of one stream, with `images` examples each."""
     chosen = _choice(config, split).training if name == "labelled" else np.arange(split.count)
@@ -235,7 +221,7 @@ def _stream(
     return _batches(steps, images, read, example, config.data.readers)
 
 
-def _choice(config: ConfigDict, split: "_Split") -> labelled.Choice:
+def _choice(config: ConfigDict, split: Split) -> labelled.Choice:
     return labelled.choose(config.data, split.names(), split.labelled())
 
 
@@ -268,74 +254,3 @@ def _iterate(batches: tf.data.Dataset, config: ConfigDict) -> Iterator[Batch]:
     options.threading.max_intra_op_parallelism = 1
     options.autotune.enabled = False
     return batches.prefetch(config.data.prefetch).with_options(options).as_numpy_iterator()
-
-
-# TensorFlow never lets go of a function given to `numpy_function`, nor of the open files that it holds: each
-# split is opened once in a process. By folder and name.
-_OPENED: dict[tuple[str, str], "_Split"] = {}
-
-
-class _Split:
-    """The records of a split: random access, and decoding of the features that are wanted."""
-
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
-        self.count = builder.info.splits[split].num_examples if split in builder.info.splits else 0
-        if not self.count:
-            raise ValueError(f"The data set {builder.name!r} has no images in its split {split!r}.")
-        self.table = np.arange(256, dtype=np.uint8)  # Raw id -> train id.
-        self._class_counts = None
-        self._features = builder.info.features
-        self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-
-    def read(self, indices: tf.Tensor) -> tf.Tensor:
-        """Returns the undecoded records (string [N]) at `indices` (int64 [N])."""
-        records = tf.numpy_function(self.fetch, [indices], tf.string, stateful=False)
-        return tf.ensure_shape(records, indices.shape)
-
-    def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Does the same for arrays; of objects, as a numpy string would drop zeros at the end."""
-        return np.array([self._records[int(index)] for index in indices], object)
-
-    def decoder(self, *keys: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-        """Returns the function from a record (a string) to its features `keys`; no others are decoded."""
-        return tfds.features.FeaturesDict({key: self._features[key] for key in keys}).deserialize_example
-
-    def names(self) -> list[str]:
-        """Returns the name of every image; reads all records."""
-        examples = (tf.train.Example.FromString(self._records[index]) for index in range(self.count))
-        return [example.features.feature["name"].bytes_list.value[0].decode() for example in examples]
-
-    def labelled(self) -> np.ndarray:
-        """Returns whether every image has a label: bool [N]."""
-        return np.ones(self.count, bool)
-
-    def class_counts(self) -> np.ndarray:
-        """Returns the pixels of every raw id in every image, int64 [N, number of raw ids]; reads all records once."""
-        if self._class_counts is None:
-            decode = self.decoder("label")
-            records = (self._records[index] for index in range(self.count))
-            labels = (decode(record)["label"].numpy() for record in records)
-            self._class_counts = np.array([np.bincount(label.ravel(), minlength=256) for label in labels])
-        return self._class_counts
-
-
-def _open(config: ConfigDict, parts: Iterable[str]) -> dict[str, _Split]:
-    """Opens splits, named by the fields of `DataSet`, and every data set only once."""
-    names = {part: config.data[part.partition("_")[0]] for part in parts}
-    for part, name in names.items():
-        valid = [other for other, data_set in DATASETS.items() if getattr(data_set, part)]
-        if part == "target_test" and name in DATASETS and name not in valid:
-            raise ValueError(
-                f"The data set {name!r} has no test images: evaluation.split is 'test'; expected 'validation'."
-            )
-        if name not in valid:
-            raise ValueError(f"Unknown data set {name!r} for {part}. Valid: {', '.join(valid)}.")
-    builders = {name: DATASETS[name].open(config.data) for name in sorted(set(names.values()))}
-    opened = {}
-    for part, name in names.items():
-        builder, split = builders[name], getattr(DATASETS[name], part)
-        key = (str(builder.data_path), split)
-        if key not in _OPENED:
-            _OPENED[key] = _Split(builder, split)
-        opened[part] = _OPENED[key]
-    return opened

@@ -67,7 +67,7 @@ def answer(arguments, environment):
         ([TOY, "--config.data=1"], ["--config.data is a group of keys", "batch.*, classes"]),
         ([TOY, "--config.data.source_size[0]=1"], ["Did you mean config.data.source_size?"]),
         ([TOY, "--config.variant=joint"], ["configs/toy.py:joint", "source_only, target_only"]),
-        ([TOY, "--config.steps=many"], ["--config.steps=many", "Expected: int, such as 1000"]),
+        ([TOY, "--config.steps=many"], ["--config.steps=many", "Expected: int, such as 1500"]),
         ([TOY, "--config.data.source_size=64"], ["expected 2 numbers, such as (64, 128)"]),
         ([TOY, "--config.data.source_size=(64,12.5)"], ["expected 2 numbers, such as (64, 128)"]),
         (["--config=configs/gta5.py:150"], ["'150'", "smoke, 50, 100, 200, 500, 1000, 2975"]),
@@ -159,7 +159,7 @@ def test_help_with_a_configuration_lists_its_keys(environment):
         (["--config.data.batch.source=-1"], ["data.batch.source is -1", "0 or more"]),
         (["--config.data.classes=custom"], ["data.custom.names", "2 to 255 classes"]),
         (["--config.data.labelled_list=none.txt"], ["data.labelled_list", "'none.txt' cannot be read"]),
-        (["--config.data.held_out=8"], ["data.held_out is 8", "fewer than the 8 images"]),
+        (["--config.data.held_out=20"], ["data.held_out is 20", "fewer than the 20 images"]),
     ],
 )
 def test_impossible_setting_is_refused_before_the_heavy_imports(environment, tmp_path, arguments, expected):

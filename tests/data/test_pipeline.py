@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import pipeline, toy
+from data import datasets, opened, pipeline, toy
 from data.labels import IGNORED
 
 SOURCE_COUNT, TARGET_COUNT, VALIDATION_COUNT = 7, 6, 5
@@ -199,7 +199,7 @@ def reads(monkeypatch):
             counts[self.split] += 1
             return self.source[index]
 
-    def opened(data_config):
+    def open_counting(data_config, part):
         builder = toy.open_builder(data_config)
         as_data_source = builder.as_data_source
 
@@ -210,8 +210,8 @@ def reads(monkeypatch):
         builder.as_data_source = counting
         return builder
 
-    monkeypatch.setattr(pipeline, "_OPENED", {})
-    monkeypatch.setitem(pipeline.DATASETS, "toy", pipeline.DATASETS["toy"]._replace(open=opened))
+    monkeypatch.setattr(opened, "_OPENED", {})
+    monkeypatch.setitem(datasets.DATASETS, "toy", datasets.DATASETS["toy"]._replace(open=open_counting))
     return counts
 
 
@@ -234,7 +234,7 @@ def test_only_what_a_term_needs_is_read(config, reads, batch, global_weight, exp
 
 
 def test_labels_of_unlabelled_images_are_not_decoded(config):
-    split = pipeline._open(config, ["target_train"])["target_train"]
+    split = opened.open_splits(config, ["target_train"])["target_train"]
     record = tf.train.Example.FromString(split.fetch(np.array([0]))[0])
     record.features.feature["label"].bytes_list.value[0] = b"no picture"
     damaged = tf.constant(record.SerializeToString())
@@ -280,7 +280,7 @@ def test_length_hint_is_the_number_of_batches_left(config):
 
 def test_test_images_come_without_labels(config, monkeypatch):
     splits = ("source_train", "target_train", "target_train", "target_validation")
-    monkeypatch.setitem(pipeline.DATASETS, "tested", pipeline.DataSet(toy.open_builder, *splits))
+    monkeypatch.setitem(datasets.DATASETS, "tested", datasets.DataSet(datasets._open_toy, *splits))
     config.data.target = "tested"
     config.evaluation.update(split="test", batch=VALIDATION_COUNT)
     (batch,) = pipeline.evaluation_batches(config)
@@ -334,7 +334,7 @@ def test_unknown_data_sets_are_refused(config, key):
 
 
 def test_a_data_set_without_the_domain_is_refused(config, monkeypatch):
-    monkeypatch.setitem(pipeline.DATASETS, "roads", pipeline.DataSet(toy.open_builder, "source_train", None, None))
+    monkeypatch.setitem(datasets.DATASETS, "roads", datasets.DataSet(datasets._open_toy, "source_train", None, None))
     config.data.target = "roads"
     with pytest.raises(ValueError, match=r"'roads' for target_validation\. Valid: toy"):
         pipeline.evaluation_batches(config)

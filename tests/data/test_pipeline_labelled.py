@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from data import pipeline, rare_classes, toy
+from data import opened, pipeline, rare_classes, toy
 from data.labels import IGNORED
 
 COUNT = 9
@@ -119,7 +119,7 @@ def equal(one, other):
 
 
 def test_class_counts_are_those_of_the_labels(config):
-    split = pipeline._open(config, ["target_train"])["target_train"]
+    split = opened.open_splits(config, ["target_train"])["target_train"]
     counts = split.class_counts()
     assert (counts.dtype, counts.shape) == (np.int64, (COUNT, 256))
     for found, record in zip(counts, stored(config, "target_train"), strict=True):
@@ -176,6 +176,6 @@ def test_a_late_step_of_rare_classes_is_reached_at_once(config):
 
 def test_images_of_rare_classes_need_labels_with_classes(config, monkeypatch):
     config.data.rare_class_temperature = 0.01
-    monkeypatch.setattr(pipeline._Split, "class_counts", lambda split: np.eye(256, dtype=np.int64)[[255] * split.count])
+    monkeypatch.setattr(opened.Split, "class_counts", lambda split: np.eye(256, dtype=np.int64)[[255] * split.count])
     with pytest.raises(ValueError, match=r"rare_class_temperature .* found none in 7 images"):
         pipeline.training_batches(config)

@@ -1,0 +1,49 @@
+"""What can be wrong with a file of a data set, in words that name the file."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One unusable file or folder.
+
+    Attributes:
+      kind: a key of `KINDS`.
+      file: the file or folder; one inside a zip file is named as if the zip file were a folder.
+      text: what was expected and what was found, one sentence.
+    """
+
+    kind: str
+    file: Path
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.kind}: {self.text}"
+
+
+KINDS = {
+    "missing folder": "A folder of the layout is not there.",
+    "missing image": "A label has no image.",
+    "missing label": "An image has no label.",
+    "odd name": "A file does not have the name that the layout asks for.",
+    "unreadable": "The file cannot be opened: permission, or the disk.",
+    "damaged": "The file is empty, cut off or not an image.",
+    "bit depth": "The numbers have 8 bits where 16 are expected, or the other way round.",
+    "colours": "A label holds colours where numbers of classes are expected.",
+    "lossy label": "A label was compressed with loss, which invents numbers of classes.",
+    "size mismatch": "Image and label differ in size.",
+    "train ids": "A label holds train ids where the raw ids of the data set are expected.",
+    "unknown ids": "A label holds numbers that the data set does not have.",
+    "all ignored": "No pixel of a label belongs to a class.",
+}
+
+
+class BadFile(ValueError):  # noqa: N818 (it is no mistake of the program)
+    """A file that cannot be used; `fault` says why."""
+
+    def __init__(self, kind: str, file: Path, text: str):
+        super().__init__(kind, file, text)
+        self.fault = Fault(kind, file, text)
+
+    def __str__(self) -> str:
+        return str(self.fault)

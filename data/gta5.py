@@ -1,0 +1,51 @@
+"""GTA5 ("Playing for Data", Richter et al. 2016): rendered streets with the classes of Cityscapes.
+
+Labels are palette PNGs whose index is the raw id. Their colours would not do: car and licence plate share one.
+"""
+
+import functools
+from pathlib import Path
+
+from data import pairs
+from data.label_rules import LabelRules
+from data.labels import RAW_IDS
+from data.layouts import Layout
+
+_PARTS = 10
+# Image and label of these differ in size in the official archives.
+BAD_PAIRS = ("15188", "17705")
+
+
+def find(root: Path, split: str) -> pairs.Found:
+    """Finds the pairs below the root; there is one split, "train"."""
+    del split
+    return pairs.find(root / "images", root / "labels", _name, _name, expected="five digits and .png, as 00001.png")
+
+
+def _name(file: Path) -> str | None:
+    return file.stem if file.suffix == ".png" and len(file.stem) == 5 and file.stem.isdecimal() else None
+
+
+@functools.cache
+def layout() -> Layout:
+    """Returns the layout of GTA5."""
+    numbered = f"01 to {_PARTS}"
+    return Layout(
+        name="gta5",
+        domain="source",
+        labels=LabelRules(encoding="indices", raw_ids=RAW_IDS["gta5"], known_ids=frozenset(range(35)), values=256),
+        splits={"train": 24_966},
+        unlabelled=frozenset(),
+        sizes=frozenset({(1052, 1914), (1046, 1914)}),
+        page="https://download.visinf.tu-darmstadt.de/data/from_games/",
+        archives={
+            f"{numbered}_images.zip": f"{_PARTS} parts, 57 GB together",
+            f"{numbered}_labels.zip": f"{_PARTS} parts, small",
+        },
+        tree="""
+FOLDER/
+  images/00001.png ... 24966.png
+  labels/00001.png ... 24966.png   (palette PNG; the index is the class)
+""",
+        find=find,
+    )

@@ -1,0 +1,64 @@
+"""Work on many items in several processes, in order and without running far ahead."""
+
+import collections
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Results that wait for their turn, per process: they hold whole images.
+_AHEAD = 4
+
+
+def usable_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    """Yields function(item) of every item, in the order of the items.
+
+    Processes are started anew instead of copied: a copy of a process that runs TensorFlow may hang.
+
+    Args:
+      function: importable by name, or a `functools.partial` of such a function.
+      items: sent to the processes.
+      processes: how many; 1 works in this process.
+
+    Raises:
+      BrokenProcessPool: a process died, for example because the memory was full.
+    """
+    if processes == 1:
+        yield from map(function, items)
+        return
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start)
+    try:
+        pending = collections.deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= processes * _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    """Sets up a worker: Ctrl-C is for its parent alone, and it does not outlive the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,362 @@
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import base
+from data import index, opened, pipeline, preparation, prepared, records, shards
+from data.labels import IGNORED, RAW_IDS, class_table, train_ids
+from tests.data import planted, trees
+from tests.data.layouts import layout_of, own_settings
+from tests.data.test_layouts import zipped
+
+SIZES = {"gta5": (26, 48), "synthia": (24, 32), "cityscapes": (32, 64), "custom": (24, 40)}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """GTA5 to Cityscapes, both at the size of the miniature trees."""
+    config = own_settings(base.default_config())
+    config.data.update(directory=str(tmp_path / "prepared"), source="gta5", target="cityscapes", classes="cityscapes19")
+    config.data.update(source_root=str(tmp_path / "source"), target_root=str(tmp_path / "target"))
+    config.data.update(source_size=SIZES["gta5"], target_size=SIZES["cityscapes"], readers=2, labelled_count=-1)
+    return config
+
+
+def open_split(config, name="gta5", domain="source", split="train", **options):
+    return prepared.open_builder(prepared.Wanted(name, config.data, domain, split, **options))
+
+
+def read(builder):
+    """Returns name -> record, as TFDS reads it."""
+    split = next(iter(builder.info.splits))
+    return {example["name"].decode(): example for example in builder.as_data_source(split)}
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != preparation.REJECTED}
+
+
+def by_hand(data_set, raw, classes="cityscapes19"):
+    table = class_table(classes)
+    ids = dict(trees.OWN_IDS) if data_set == "custom" else RAW_IDS[data_set]
+    found = np.full(raw.shape, IGNORED, np.uint8)
+    for raw_id, name in ids.items():
+        if name in table.names:
+            found[raw == raw_id] = table.names.index(name)
+    return found
+
+
+@pytest.mark.parametrize("source", ["gta5", "synthia", "custom"])
+def test_training_and_evaluation_batches(config, source, tmp_path):
+    sources = trees.WRITERS[source](tmp_path / "source", count=3)
+    targets = trees.write_cityscapes(tmp_path / "target", "train", 3)
+    validation = trees.write_cityscapes(tmp_path / "target", "val", 2)
+    config.data.source, config.data.source_size = source, SIZES[source]
+    config.data.batch.update(source=3, labelled=3, unlabelled=3)
+    batch = next(pipeline.training_batches(config))
+    for stream, tree in (("source", sources), ("labelled", targets)):
+        expected = {image.tobytes(): label for image, label in zip(tree.images, tree.labels, strict=True)}
+        for image, label in zip(batch[stream]["image"], batch[stream]["label"], strict=True):
+            np.testing.assert_array_equal(label, by_hand(tree.data_set, expected.pop(image.tobytes())))
+        assert not expected
+    assert {image.tobytes() for image in batch["unlabelled"]["image"]} == {image.tobytes() for image in targets.images}
+    config.evaluation.batch = 2
+    (batch,) = pipeline.evaluation_batches(config)
+    np.testing.assert_array_equal(batch["image"], validation.images)
+    np.testing.assert_array_equal(batch["label"], by_hand("cityscapes", np.array(validation.labels)))
+    assert batch["valid"].all()
+
+
+def test_own_data_in_both_domains(config, tmp_path):
+    trees.write_custom(tmp_path / "source")
+    target = trees.write_custom(tmp_path / "target", count=3)
+    trees.write_custom(tmp_path / "target", "more", "more masks", count=2)
+    config.data.update(source="custom", target="custom", classes="toy")
+    config.data.update(source_size=SIZES["custom"], target_size=SIZES["custom"])
+    config.data.custom.update(validation_images="more", validation_labels="more masks")
+    target.label_files[1].unlink()
+    split = opened.open_splits(config, ["target_train"])["target_train"]
+    assert split.names() == target.names
+    assert split.labelled().tolist() == [True, False, True]
+    example = split.decoder("image", "label")(split.fetch(np.array([1]))[0])
+    np.testing.assert_array_equal(example["image"], target.images[1])
+    assert (example["label"].numpy() == IGNORED).all()
+    expected = np.bincount(target.labels[2].ravel(), minlength=256)
+    np.testing.assert_array_equal(split.class_counts(), [split.class_counts()[0], np.zeros(256), expected])
+    (batch, _) = pipeline.evaluation_batches(config)
+    np.testing.assert_array_equal(batch["label"][0], by_hand("custom", trees.scene("custom", 0, (24, 40))[1], "toy"))
+    assert next(pipeline.training_batches(config))["source"]["label"].shape == (1, 24, 40)
+
+
+def test_own_labels_with_large_ids(config, tmp_path):
+    tree = trees.write_custom(tmp_path / "source", count=1)
+    raw = tree.labels[0].astype(np.uint16) + 1000
+    raw[0, 0] = 65535
+    tree.label_files[0].write_bytes(trees.png_bytes(raw))
+    config.data.update(source="custom", source_size=SIZES["custom"], classes="toy")
+    config.data.custom.source_ids = tuple((raw_id + 1000, name) for raw_id, name in trees.OWN_IDS)
+    split = opened.open_splits(config, ["source_train"])["source_train"]
+    found = split.decoder("label")(split.fetch(np.array([0]))[0])["label"][..., 0]
+    expected = by_hand("custom", tree.labels[0], "toy")
+    expected[0, 0] = IGNORED
+    np.testing.assert_array_equal(found, expected)
+    assert split.class_counts().shape == (1, 1000 + len(trees.OWN_IDS))
+    assert split.class_counts()[0, 1000] == (raw == 1000).sum()
+
+
+@pytest.mark.parametrize("full_size", [False, True])
+def test_sizes(config, full_size, tmp_path):
+    tree = trees.write_gta5(tmp_path / "source", count=2, size=(53, 95))
+    config.data.update(source_size=(26, 48), full_size=full_size)
+    for number, example in enumerate(read(open_split(config)).values()):
+        image, label = tree.images[number], tree.labels[number][..., None]
+        if not full_size:
+            image = tf.image.resize(image, (26, 48), antialias=True).numpy()
+            label = tf.image.resize(label, (26, 48), "nearest")
+        assert np.abs(example["image"] - image.astype(float)).max() <= (0 if full_size else 1)
+        np.testing.assert_array_equal(example["label"], label)
+
+
+@pytest.mark.parametrize("size", [((1052, 1914), (720, 1280)), ((960, 1280), (720, 1280)), ((1024, 2048), (512, 1024))])
+def test_resizing_agrees_with_tensorflow(size):
+    old, new = size
+    image, label = trees.scene("gta5", 0, old)
+    resized = tf.image.resize(image, new, antialias=True)
+    assert np.abs(records.resize_image(image, new) - resized.numpy()).max() <= 1
+    nearest = tf.image.resize(label[..., None], new, "nearest")[..., 0]
+    np.testing.assert_array_equal(records.resize_label(label, new), nearest)
+
+
+def test_validation_labels_keep_their_size(config, tmp_path):
+    tree = trees.write_cityscapes(tmp_path / "target", "val", 3)
+    config.data.target_size = (16, 32)
+    builder = open_split(config, "cityscapes", "target", "val", full_labels=True)
+    for name, label in zip(tree.names, tree.labels, strict=True):
+        example = read(builder)[name]
+        assert example["image"].shape == (16, 32, 3)
+        np.testing.assert_array_equal(example["label"][..., 0], label)
+    found = index.read(index.file_of(Path(builder.data_path), "val"))
+    assert found.label_sizes.tolist() == [[32, 64]] * 3
+
+
+def test_test_images_are_prepared_on_demand(config, tmp_path):
+    trees.write_cityscapes(tmp_path / "target", "train", 2)
+    tree = trees.write_cityscapes(tmp_path / "target", "test", 2)
+    shutil.rmtree(tmp_path / "target" / "gtFine" / "test")
+    open_split(config, "cityscapes", "target", "train")
+    assert not list((tmp_path / "prepared" / "cityscapes").glob("test*"))
+    builder = open_split(config, "cityscapes", "target", "test")
+    np.testing.assert_array_equal([example["image"] for example in read(builder).values()], tree.images)
+
+
+def test_index_tells_what_the_records_hold(config, tmp_path):
+    tree = trees.write_gta5(tmp_path / "source", count=5)
+    split = opened.open_splits(config, ["source_train"])["source_train"]
+    assert split.names() == tree.names
+    assert split.labelled().all()
+    expected = [np.bincount(label.ravel(), minlength=256) for label in tree.labels]
+    np.testing.assert_array_equal(split.class_counts(), expected)
+    np.testing.assert_array_equal(split.table, train_ids(RAW_IDS["gta5"], class_table("cityscapes19")))
+
+
+def test_zip_files_give_the_same_records(config, tmp_path):
+    trees.write_cityscapes(tmp_path / "target", "train", 5)
+    folder = open_split(config, "cityscapes", "target", "train").data_path
+    zipped(tmp_path / "target", tmp_path / "zip")
+    config.data.update(target_root=str(tmp_path / "zip"), directory=str(tmp_path / "other"))
+    again = open_split(config, "cityscapes", "target", "train").data_path
+    assert folder != again
+    assert files_of(folder) == files_of(again)
+
+
+@pytest.mark.parametrize("data_set", trees.WRITERS)
+def test_every_planted_fault_is_named_and_left_out(config, data_set, tmp_path, monkeypatch):
+    names = [name for name, plant in planted.FAULTS.items() if data_set in plant.data_sets and plant.pairs_lost]
+    domain, split = ("target", "train") if data_set == "cityscapes" else ("source", layout_of(data_set)[1])
+    tree = trees.WRITERS[data_set](tmp_path / domain, count=len(names) + 2)
+    expected = [planted.plant(name, tree, place) for place, name in enumerate(names)]
+    config.data[f"{domain}_size"] = SIZES[data_set]
+    config.data.rejected_limit = 100
+    said = []
+    monkeypatch.setattr(preparation.logging, "warning", lambda text, *values: said.append(text % values))
+    builder = open_split(config, data_set, domain, split)
+    rejected = (Path(builder.data_path) / preparation.REJECTED).read_text()
+    for fault in expected:
+        assert f"{fault.file}: {fault.kind}: " in rejected
+        assert any(line.startswith(f"{fault.file}: {fault.kind}: ") for line in said)
+    assert list(read(builder)) == tree.names[len(names) :]
+
+
+def test_too_many_rejected_files_stop_preparation(config, tmp_path):
+    tree = trees.write_gta5(tmp_path / "source", count=6)
+    for place in range(1, 4):
+        content = tree.label_files[place].read_bytes()
+        tree.label_files[place].write_bytes(b"x" * len(content))
+    config.data.rejected_limit = 2
+    with pytest.raises(ValueError, match=r"more than 2 files.*rejected_limit.*\n.*labels/00002\.png: damaged"):
+        open_split(config)
+    for place in range(1, 4):
+        tree.label_files[place].write_bytes(trees.encode_label("gta5", tree.labels[place]))
+    assert list(read(open_split(config))) == tree.names
+
+
+def test_repaired_files_are_read_again(config, tmp_path, monkeypatch):
+    """Even where their sizes are the same, and the shard that left them out was finished."""
+    monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 2)
+    tree = trees.write_gta5(tmp_path / "source", count=6)
+    for place in (0, 5):
+        tree.label_files[place].write_bytes(b"x" * tree.label_files[place].stat().st_size)
+    config.data.rejected_limit = 1
+    with pytest.raises(ValueError, match="more than 1 files"):
+        open_split(config)
+    for place in (0, 5):
+        tree.label_files[place].write_bytes(trees.encode_label("gta5", tree.labels[place]))
+    assert list(read(open_split(config))) == tree.names
+
+
+def test_nothing_usable(config, tmp_path):
+    tree = trees.write_gta5(tmp_path / "source", count=1)
+    tree.label_files[0].write_bytes(b"")
+    with pytest.raises(ValueError, match=r"No image of gta5 train can be used:\n.*00001\.png: damaged"):
+        open_split(config)
+
+
+@pytest.mark.parametrize(("name", "domain", "split"), [("gta5", "source", "train"), ("cityscapes", "target", "train")])
+def test_missing_data_is_explained(config, name, domain, split, tmp_path):
+    for root in ("", str(tmp_path / "nowhere"), str(tmp_path)):
+        config.data[f"{domain}_root"] = root
+        with pytest.raises(
+            ValueError, match=rf"(?s)'{name}' was not found.*Download from https.*--config.data.{domain}"
+        ):
+            open_split(config, name, domain, split)
+
+
+def test_full_disk_is_noticed_first(config, tmp_path, monkeypatch):
+    trees.write_gta5(tmp_path / "source", count=3)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    with pytest.raises(ValueError, match=r"gta5 train: 3 images take about 0\.0 MB, 0\.0 MB are free.*data\.directory"):
+        open_split(config)
+    monkeypatch.undo()
+    assert len(read(open_split(config))) == 3
+
+
+def test_disk_that_fills_up_on_the_way(config, tmp_path, monkeypatch):
+    trees.write_gta5(tmp_path / "source", count=5)
+    monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 2)
+    rename, calls = Path.rename, []
+
+    def full(self, target):
+        calls.append(self)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(ValueError, match=r"stopped: .*No space left on device.* goes on from there"):
+        open_split(config)
+    monkeypatch.setattr(Path, "rename", rename)
+    assert len(read(open_split(config))) == 5
+
+
+def test_changed_files_and_settings_are_prepared_anew(config, tmp_path):
+    tree = trees.write_gta5(tmp_path / "source", count=2)
+    folders = [open_split(config).data_path]
+    assert open_split(config).data_path == folders[0]
+    tree.image_files[0].write_bytes(trees.png_bytes(tree.images[0] // 2))
+    folders.append(open_split(config).data_path)
+    trees.write_gta5(tmp_path / "source", count=3)
+    folders.append(open_split(config).data_path)
+    config.data.source_size = (13, 24)
+    folders.append(open_split(config).data_path)
+    config.data.full_size = True
+    folders.append(open_split(config).data_path)
+    assert len(set(folders)) == 5
+
+
+def test_prepared_data_is_read_without_its_files(config, tmp_path):
+    trees.write_gta5(tmp_path / "source", count=2)
+    folder = open_split(config).data_path
+    shutil.rmtree(tmp_path / "source")
+    assert open_split(config).data_path == folder
+    config.data.source_root = ""
+    assert open_split(config).data_path == folder
+    config.data.source_size = (13, 24)
+    with pytest.raises(ValueError, match="was not found"):
+        open_split(config)
+    config.data.source_size = (26, 48)
+    shutil.copytree(folder.parent, f"{str(folder.parent).rpartition('_')[0]}_0123456789ab")
+    with pytest.raises(ValueError, match=r"2 prepared versions of gta5.*_0123456789ab.*source_root"):
+        open_split(config)
+
+
+def test_folder_that_lost_files(config, tmp_path):
+    trees.write_gta5(tmp_path / "source", count=2)
+    (open_split(config).data_path / "dataset_info.json").unlink()
+    with pytest.raises(ValueError, match="remove it"):
+        open_split(config)
+
+
+def test_two_preparations_at_once(config, tmp_path, monkeypatch):
+    trees.write_gta5(tmp_path / "source", count=6)
+    made, make = [], records.make
+
+    def counting(pair, form):
+        made.append(pair.name)
+        return make(pair, form)
+
+    monkeypatch.setattr(records, "make", counting)
+    builders = []
+    threads = [threading.Thread(target=lambda: builders.append(open_split(config))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(read(builder)) for builder in builders] == [6] * 3
+    samples = len(range(0, 6, -(-6 // preparation._SAMPLES)))
+    assert len(made) == 6 + samples
+
+
+def test_labels_of_several_sizes_are_evaluated_one_by_one(config, tmp_path):
+    tree = trees.write_cityscapes(tmp_path / "target", "val", 2)
+    image, label = trees.scene("cityscapes", 7, (20, 40))
+    tree.image_files[1].write_bytes(trees.png_bytes(image))
+    tree.label_files[1].write_bytes(trees.png_bytes(label))
+    found = [batch["label"].shape for batch in pipeline.evaluation_batches(config)]
+    assert found == [(1, 32, 64), (1, 20, 40)]
+    config.evaluation.batch = 2
+    with pytest.raises(ValueError, match=r"evaluation\.batch is 2, but .*20x40.*expected 1"):
+        pipeline.evaluation_batches(config)
+
+
+def test_all_files_are_looked_for_before_any_are_prepared(config, tmp_path):
+    trees.write_gta5(tmp_path / "source", count=2)
+    trees.write_cityscapes(tmp_path / "target", "train", 2)
+    with pytest.raises(ValueError, match=r"(?s)'cityscapes' was not found.*val: missing folder"):
+        pipeline.prepare(config)
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_files_are_listed_once(config, tmp_path, monkeypatch):
+    trees.write_cityscapes(tmp_path / "target", "val", 2)
+    list(pipeline.evaluation_batches(config))
+    monkeypatch.setattr(preparation, "find", None)
+    assert len(list(pipeline.evaluation_batches(config))) == 2
+
+
+@pytest.mark.parametrize(
+    ("data_set", "size"),
+    [("gta5", (1052, 1914)), ("gta5", (1046, 1914)), ("synthia", (960, 1280)), ("cityscapes", (1024, 2048))],
+)
+def test_full_size_bit_for_bit(config, data_set, size, tmp_path):
+    domain = "target" if data_set == "cityscapes" else "source"
+    tree = trees.WRITERS[data_set](tmp_path / domain, count=1, size=size)
+    config.data.update({domain: data_set, f"{domain}_size": size, "full_size": True})
+    split = opened.open_splits(config, [f"{domain}_train"])[f"{domain}_train"]
+    example = split.decoder("image", "label")(split.fetch(np.array([0]))[0])
+    np.testing.assert_array_equal(example["image"], tree.images[0])
+    np.testing.assert_array_equal(example["label"][..., 0], by_hand(data_set, tree.labels[0]))
