@@ -57,17 +57,17 @@ def default_config() -> ConfigDict:
     config.data.toy.seed = 0  # Of the scenes; config.seed does not change the images.
     config.data.toy.shift = 1.0  # 0: target rendered as source; 1: the documented default.
 
-    config.data.custom = ConfigDict()  # Own data, the data set "custom" (data/folders.py); others ignore it.
-    config.data.custom.names = ()  # Class names, in the order of the train ids.
-    config.data.custom.palette = ()  # Colour (red, green, blue) of every class.
-    config.data.custom.source_ids = ()  # Pairs (raw id, class name); all other raw ids are ignored.
-    config.data.custom.target_ids = ()
-    config.data.custom.source_images = "images"  # Folders in data.source_root.
-    config.data.custom.source_labels = "labels"
-    config.data.custom.target_images = "images"  # Folders in data.target_root.
-    config.data.custom.target_labels = "labels"
-    config.data.custom.validation_images = "validation/images"
-    config.data.custom.validation_labels = "validation/labels"
+    config.data.custom = ConfigDict()  # The data set "custom": a user's own images; configs/custom.py is an example.
+    config.data.custom.names = ()  # Classes, in the order of their train ids.
+    config.data.custom.palette = ()  # Colour (red, green, blue) of each of them.
+    config.data.custom.source_ids = ()  # (Raw id in the source label files, class); other raw ids are ignored.
+    config.data.custom.target_ids = ()  # The same of the target's label files.
+    config.data.custom.source_images = ""  # Folders below data.source_root.
+    config.data.custom.source_labels = ""
+    config.data.custom.target_images = ""  # Folders below data.target_root.
+    config.data.custom.target_labels = ""
+    config.data.custom.validation_images = ""
+    config.data.custom.validation_labels = ""
 
     config.augment = ConfigDict()  # Training only. The reference only resizes: all off.
     config.augment.flip = False  # Left-right mirror of half of the images.
