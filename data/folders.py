@@ -40,7 +40,11 @@ def layout(custom: ConfigDict, domain: str) -> Layout:
             tree += [f"  {labels}/*.png ...   (data.custom.{FOLDERS[split][1]}; numbers of classes, names as above)"]
 
     def find(root: Path, split: str) -> pairs.Found:
-        return _find(root, *(custom[key] for key in FOLDERS[split]), labels_needed=split != "target_train")
+        labels_needed = split != "target_train"
+        for key in FOLDERS[split][: 1 + labels_needed]:
+            if not custom[key]:
+                raise ValueError(f"data.custom.{key} is empty; expected a folder in data.{domain}_root.")
+        return _find(root, *(custom[key] for key in FOLDERS[split]), labels_needed=labels_needed)
 
     return Layout(
         name="custom",

@@ -29,7 +29,6 @@ def _name(file: Path) -> str | None:
 @functools.cache
 def layout() -> Layout:
     """Returns the layout of GTA5."""
-    numbered = f"01 to {_PARTS}"
     return Layout(
         name="gta5",
         domain="source",
@@ -39,8 +38,8 @@ def layout() -> Layout:
         sizes=frozenset({(1052, 1914), (1046, 1914)}),
         page="https://download.visinf.tu-darmstadt.de/data/from_games/",
         archives={
-            f"{numbered}_images.zip": f"{_PARTS} parts, 57 GB together",
-            f"{numbered}_labels.zip": f"{_PARTS} parts, small",
+            f"01_images.zip ... {_PARTS}_images.zip": "all parts, about 57 GB together",
+            f"01_labels.zip ... {_PARTS}_labels.zip": "all parts, small",
         },
         tree="""
 FOLDER/

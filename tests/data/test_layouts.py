@@ -120,7 +120,7 @@ def test_names_of_nested_own_data(tmp_path):
         (((0, "rode"),), r"data\.custom\.source_ids: unknown class 'rode'.*road, sidewalk"),
         (((-1, "road"),), "found -1 for 'road'"),
         (((65536, "road"),), "found 65536"),
-        (((1, "road"), (1, "sky")), "each once; found 1 for 'sky'"),
+        (((1, "road"), (1, "sky")), "found 1 more than once"),
         ((), "is empty"),
     ],
 )
@@ -161,3 +161,21 @@ def test_declarations_need_no_tensorflow():
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize("key", ["source_images", "source_labels"])
+def test_own_folders_must_be_named(key, tmp_path):
+    trees.write_custom(tmp_path)
+    custom = own_settings(base.default_config()).data.custom
+    custom[key] = ""
+    with pytest.raises(ValueError, match=rf"data\.custom\.{key} is empty.*data\.source_root"):
+        folders.layout(custom, "source").find(tmp_path, "source_train")
+
+
+def test_all_images_of_own_target_may_lack_labels(tmp_path):
+    tree = trees.write_custom(tmp_path)
+    custom = own_settings(base.default_config()).data.custom
+    custom.target_labels = ""
+    found = folders.layout(custom, "target").find(tmp_path, "target_train")
+    assert [pair.name for pair in found.pairs] == tree.names
+    assert not any(pair.label for pair in found.pairs)
