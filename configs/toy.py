@@ -19,7 +19,7 @@ def get_config(words: str = "") -> ConfigDict:
     config.steps = 1500
 
     config.data.toy.target_count = 150  # Few enough that source images still help when all of these have labels.
-    config.data.labelled_count = 20
+    config.data.labelled_count = 8
     config.data.source_size = (64, 128)  # As generated.
     config.data.target_size = (64, 128)
     config.data.batch.update(source=4, labelled=2, unlabelled=2)

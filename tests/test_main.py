@@ -159,7 +159,7 @@ def test_help_with_a_configuration_lists_its_keys(environment):
         (["--config.data.batch.source=-1"], ["data.batch.source is -1", "0 or more"]),
         (["--config.data.classes=custom"], ["data.custom.names", "2 to 255 classes"]),
         (["--config.data.labelled_list=none.txt"], ["data.labelled_list", "'none.txt' cannot be read"]),
-        (["--config.data.held_out=20"], ["data.held_out is 20", "fewer than the 20 images"]),
+        (["--config.data.held_out=8"], ["data.held_out is 8", "fewer than the 8 images"]),
     ],
 )
 def test_impossible_setting_is_refused_before_the_heavy_imports(environment, tmp_path, arguments, expected):
