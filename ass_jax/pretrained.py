@@ -45,6 +45,20 @@ class Pretrained:
     arrays: Mapping[str, np.ndarray]
     settings: Mapping[str, object]
 
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the file's classifier; None if it has none."""
+        name = self.source.name(f"{_CLASSIFIER}dilation6/bias")
+        return len(self.arrays[name]) if name in self.arrays else None
+
+    def settings_for(self, num_classes: int) -> dict[str, object]:
+        """Returns the settings of `config.model` that the weights need in a model of `num_classes` classes."""
+        settings = dict(self.settings)
+        # How many branches act belongs to the trained classifier, which another number of classes leaves out.
+        if self.num_classes != num_classes:
+            settings.pop("branches", None)
+        return settings
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -80,15 +94,6 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
         )
     settings = dict(source.settings) | json.loads(metadata.get(_SETTINGS, "{}"))
     return Pretrained(os.fspath(path), source, arrays, {name: _tupled(value) for name, value in settings.items()})
-
-
-def settings_for(pretrained: Pretrained, num_classes: int) -> dict[str, object]:
-    """Returns the settings of `config.model` that the weights need in a model of `num_classes` classes."""
-    settings = dict(pretrained.settings)
-    # How many branches act belongs to the trained classifier, which another number of classes leaves out.
-    if _classes_of(pretrained) != num_classes:
-        settings.pop("branches", None)
-    return settings
 
 
 def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Placement]:
@@ -216,15 +221,9 @@ def _tupled(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _classes_of(pretrained: Pretrained) -> int | None:
-    """Returns the number of classes of the file's classifier; None if it has none."""
-    name = pretrained.source.name(f"{_CLASSIFIER}dilation6/bias")
-    return len(pretrained.arrays[name]) if name in pretrained.arrays else None
-
-
 def _model_for(pretrained: Pretrained, backbone: str | None) -> tuple[str, Variables]:
     """Returns a backbone, by default the one whose parameters the file has, and its segmenter's shapes."""
-    shapes = {name: _shapes(name, _classes_of(pretrained) or 1) for name in ([backbone] if backbone else BACKBONES)}
+    shapes = {name: _shapes(name, pretrained.num_classes or 1) for name in ([backbone] if backbone else BACKBONES)}
 
     def fit(name: str) -> int:
         names = [pretrained.source.name(path) for path, _ in _flatten(shapes[name])]

@@ -44,8 +44,11 @@ def nearest_indices(small: int, large: int) -> np.ndarray:
     return ((2 * np.arange(small) * (large - 1) + steps) // (2 * steps)).astype(np.int32)
 
 
-def _interpolation_matrix(cells: int, size: int) -> np.ndarray:
+def _interpolation_matrix(cells: int, size: int) -> np.ndarray | jax.Array:
     """Returns float32 [size, cells] whose rows hold the two weights of each output cell."""
-    positions = np.arange(size) * (cells - 1) / max(size - 1, 1)
-    distances = np.abs(positions[:, None] - np.arange(cells)[None, :])
-    return np.maximum(1.0 - distances, 0.0).astype(np.float32)
+    # A constant where the sizes are known; in an exported program they may be symbols.
+    known = isinstance(cells, int) and isinstance(size, int)
+    numbers = np if known else jnp
+    positions = numbers.arange(size) * (cells - 1) / numbers.maximum(size - 1, 1)
+    distances = numbers.abs(positions[:, None] - numbers.arange(cells)[None, :])
+    return numbers.maximum(1.0 - distances, 0.0).astype(numbers.float32)

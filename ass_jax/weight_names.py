@@ -90,14 +90,16 @@ def without_prefix(name: str) -> str:
     return re.sub(r"^((module|Scale)\.)+", "", name)
 
 
-def to_resnet_name(path: str) -> str | None:
-    """Returns AdaptSegNet's name, with one classifier, of our path in a ResNet segmenter."""
-    return _resnet_name(path, "layer5")
+def adaptsegnet_name(path: str, backbone: str) -> str:
+    """Returns the name of our path in AdaptSegNet's model with one classifier.
 
-
-def to_vgg_name(path: str) -> str | None:
-    """Returns AdaptSegNet's name of our path in a VGG segmenter."""
-    return _adaptsegnet_vgg_name(path)
+    Args:
+      path: of a parameter or running statistic.
+      backbone: `config.model.backbone`.
+    """
+    name = _adaptsegnet_vgg_name(path) if backbone.startswith("vgg") else _resnet_name(path, "layer5")
+    assert name is not None, path
+    return name
 
 
 def _resnet_name(path: str, head: str | None = None) -> str | None:

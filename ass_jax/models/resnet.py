@@ -151,6 +151,6 @@ def max_pool_ceil(x: jax.Array) -> jax.Array:
     Returns:
       [B, H // 2 + 1, W // 2 + 1, channels]; padding never wins.
     """
-    # An even size needs one more padded row at the end for its last window.
-    padding = [(0, 0), *((1, 2 - size % 2) for size in x.shape[1:3]), (0, 0)]
+    # The second row at the end is for the last window of an even size; an odd one does not reach it.
+    padding = ((0, 0), (1, 2), (1, 2), (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

@@ -1,0 +1,132 @@
+"""Takes a trained segmenter out of a run.
+
+    python -m ass_jax.export runs/toy --output=model.safetensors    our names: for --config.init and --weights
+    python -m ass_jax.export runs/gta5 --output=model.pth           AdaptSegNet's names: for PyTorch
+    python -m ass_jax.export runs/toy --output=model.jaxexport      a program that runs without this code
+
+The last one needs JAX alone:
+
+    import jax, numpy as np
+    from PIL import Image
+    with open("model.jaxexport", "rb") as file:
+        program = jax.export.deserialize(bytearray(file.read()))
+    image = np.asarray(Image.open("street.png").convert("RGB"))  # Scores are those of images of the training's size.
+    labels, confidence = program.call(image[None])               # uint8 and float32 [1, H, W]
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from ass_jax.models.discriminators import SMALLEST_SIZE
+from ass_jax.pretrained import flat_variables, settings_metadata, to_foreign
+from ass_jax.resize import resize_bilinear
+from ass_jax.steps import normalise
+from ass_jax.trained import Trained, description, open_run
+from ass_jax.weight_files import WeightFileError, write_arrays
+from ass_jax.weight_names import adaptsegnet_name
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_COUNTER = "num_batches_tracked"  # Which PyTorch's batch norm saves beside its statistics.
+
+
+def state_dict(trained: Trained) -> dict[str, np.ndarray]:
+    """Returns the segmenter as a PyTorch state dict with AdaptSegNet's names, for its model with one classifier.
+
+    A model with fewer branches than four leaves the others out.
+
+    Returns:
+      float32 arrays in PyTorch's layouts, and int64 counters of batch norm (0).
+    """
+    found = {}
+    for path, array in flat_variables(trained.variables).items():
+        name = adaptsegnet_name(path, trained.config.model.backbone)
+        found[name] = to_foreign(path, array).copy()  # PyTorch wants memory that it may write to.
+        if name.endswith(".running_var"):
+            found[name.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
+    return found
+
+
+def program(trained: Trained) -> bytes:
+    """Returns a program for images of any number and size that runs on CPU, GPU and TPU without this code.
+
+    It maps images uint8 [B, H, W, 3] RGB, of at least 32 pixels a side, to labels uint8 [B, H, W] and their
+    probabilities float32 [B, H, W], as `jax.export` serialises it, the weights within.
+    """
+    network, config = trained.networks.segmenter, trained.config
+    variables = jax.tree.map(jnp.asarray, trained.variables)
+
+    def label(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        _, logits = network.apply(variables, normalise(images, config), train=False)
+        probabilities = jax.nn.softmax(resize_bilinear(logits, images.shape[1:3]))
+        return jnp.argmax(probabilities, axis=-1).astype(jnp.uint8), jnp.max(probabilities, axis=-1)
+
+    constraints = [f"height >= {SMALLEST_SIZE}", f"width >= {SMALLEST_SIZE}"]
+    sizes = export.symbolic_shape("batch, height, width", constraints=constraints)
+    images = jax.ShapeDtypeStruct((*sizes, 3), jnp.uint8)
+    return export.export(jax.jit(label), platforms=PLATFORMS)(images).serialize()
+
+
+def write(trained: Trained, path: str | os.PathLike) -> None:
+    """Writes a segmenter in the form that the file's ending asks for: see the module's text.
+
+    Raises:
+      WeightFileError: the ending is unknown, or PyTorch, which `.pth` needs, is missing.
+    """
+    path = Path(path)
+    writers = {".safetensors": _write_safetensors, ".pth": _write_torch, ".jaxexport": _write_program}
+    if path.suffix not in writers:
+        raise WeightFileError(f"{path}: unknown ending. Valid: {', '.join(writers)}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writers[path.suffix](trained, path)
+
+
+def _write_safetensors(trained: Trained, path: Path) -> None:
+    model = trained.config.model
+    settings = {key: model[key] for key in ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")}
+    write_arrays(path, flat_variables(trained.variables), settings_metadata(settings) | description(trained))
+
+
+def _write_torch(trained: Trained, path: Path) -> None:
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightFileError(f"{path}: writing PyTorch files needs PyTorch: `pip install torch`.") from error
+    temporary = path.with_name(f"{path.name}.tmp")
+    torch.save({name: torch.from_numpy(array) for name, array in state_dict(trained).items()}, temporary)
+    temporary.replace(path)
+
+
+def _write_program(trained: Trained, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(program(trained))
+    temporary.replace(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ass_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdir", help="working directory of a training run")
+    parser.add_argument("--output", required=True, help="file to write; its ending says in which form")
+    parser.add_argument("--step", type=int, help="of the checkpoint; default: the latest one")
+    parser.add_argument("--average", action="store_true", help="the moving average of the weights")
+    options = parser.parse_args(arguments)
+    try:
+        write(open_run(options.workdir, options.step, options.average), options.output)
+    except (WeightFileError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"Written: {options.output}, {os.path.getsize(options.output) / 1e6:.1f} MB.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
