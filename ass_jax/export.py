@@ -10,8 +10,8 @@ The last one needs JAX alone:
     from PIL import Image
     with open("model.jaxexport", "rb") as file:
         program = jax.export.deserialize(bytearray(file.read()))
-    image = np.asarray(Image.open("street.png").convert("RGB"))  # Scores are those of images of the training's size.
-    labels, confidence = program.call(image[None])               # uint8 and float32 [1, H, W]
+    image = np.asarray(Image.open("street.png").convert("RGB"))
+    labels, confidence = program.call(image[None])  # uint8 and float32 [1, H, W]
 """
 
 import argparse
@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from ass_jax.models.discriminators import SMALLEST_SIZE
 from ass_jax.pretrained import flat_variables, settings_metadata, to_foreign
 from ass_jax.resize import resize_bilinear
 from ass_jax.steps import normalise
@@ -56,20 +55,21 @@ def state_dict(trained: Trained) -> dict[str, np.ndarray]:
 def program(trained: Trained) -> bytes:
     """Returns a program for images of any number and size that runs on CPU, GPU and TPU without this code.
 
-    It maps images uint8 [B, H, W, 3] RGB, of at least 32 pixels a side, to labels uint8 [B, H, W] and their
-    probabilities float32 [B, H, W], as `jax.export` serialises it, the weights within.
+    It maps images uint8 [B, H, W, 3] RGB to labels uint8 [B, H, W] and their probabilities float32 [B, H, W], and
+    like evaluation it resizes them to the size of training for the network. `jax.export` serialises it, weights
+    within.
     """
     network, config = trained.networks.segmenter, trained.config
     variables = jax.tree.map(jnp.asarray, trained.variables)
 
     def label(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        _, logits = network.apply(variables, normalise(images, config), train=False)
+        size = (images.shape[0], *config.data.target_size, 3)
+        resized = jax.image.resize(images.astype(jnp.float32), size, "linear")
+        _, logits = network.apply(variables, normalise(jnp.round(resized), config), train=False)
         probabilities = jax.nn.softmax(resize_bilinear(logits, images.shape[1:3]))
         return jnp.argmax(probabilities, axis=-1).astype(jnp.uint8), jnp.max(probabilities, axis=-1)
 
-    constraints = [f"height >= {SMALLEST_SIZE}", f"width >= {SMALLEST_SIZE}"]
-    sizes = export.symbolic_shape("batch, height, width", constraints=constraints)
-    images = jax.ShapeDtypeStruct((*sizes, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct(export.symbolic_shape("batch, height, width, 3"), jnp.uint8)
     return export.export(jax.jit(label), platforms=PLATFORMS)(images).serialize()
 
 

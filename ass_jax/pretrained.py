@@ -38,12 +38,14 @@ class Pretrained:
       source: where its weights come from.
       arrays: by foreign name, prefixes removed.
       settings: of `config.model`, which the weights expect.
+      metadata: of the file.
     """
 
     path: str
     source: Source
     arrays: Mapping[str, np.ndarray]
     settings: Mapping[str, object]
+    metadata: Mapping[str, str]
 
     @property
     def num_classes(self) -> int | None:
@@ -93,7 +95,9 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
             "AdaptSegNet's DeepLab and our own exports."
         )
     settings = dict(source.settings) | json.loads(metadata.get(_SETTINGS, "{}"))
-    return Pretrained(os.fspath(path), source, arrays, {name: _tupled(value) for name, value in settings.items()})
+    return Pretrained(
+        os.fspath(path), source, arrays, {name: _tupled(value) for name, value in settings.items()}, metadata
+    )
 
 
 def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Placement]:

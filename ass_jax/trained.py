@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.models import Networks, build_networks
-from ass_jax.pretrained import Pretrained, open_weights, place
+from ass_jax.pretrained import Pretrained, place
 from ass_jax.state import Variables, abstract_segmenter
-from ass_jax.weight_files import WeightFileError, read_arrays
+from ass_jax.weight_files import WeightFileError
 
 CHECKPOINTS = "checkpoints"  # Folders and files of a working directory.
 CONFIGURATION = "config.json"
@@ -75,7 +75,7 @@ def open_run(workdir: str | os.PathLike, step: int | None = None, average: bool 
     return Trained(config, names, palette, jax.tree.map(np.asarray, variables))
 
 
-def open_weights_of(pretrained: Pretrained, config: ConfigDict, class_table: Any) -> Trained:
+def open_foreign(pretrained: Pretrained, config: ConfigDict, class_table: Any) -> Trained:
     """Builds the segmenter of a weight file; its classifier has to be there.
 
     Args:
@@ -99,23 +99,23 @@ def open_weights_of(pretrained: Pretrained, config: ConfigDict, class_table: Any
 
 
 def description(trained: Trained) -> dict[str, str]:
-    """Returns what a weight file says of its model beside the arrays: `open_export` reads it."""
+    """Returns what a weight file says of its model beside the arrays: `open_description` reads it."""
     classes = {"names": list(trained.names), "palette": trained.palette.tolist()}
     return {"configuration": trained.config.to_json(), "classes": json.dumps(classes)}
 
 
-def open_export(path: str | os.PathLike) -> Trained:
-    """Reads a segmenter from a `.safetensors` file that `ass_jax.export` has written.
+def open_description(pretrained: Pretrained) -> Trained | None:
+    """Returns the segmenter of a file that describes its own model, as `ass_jax.export` writes it; else None.
 
     Raises:
-      WeightFileError: the file cannot be read, or was not written so.
+      WeightFileError: the arrays do not fit the description.
     """
-    _, metadata = read_arrays(path)
+    metadata = pretrained.metadata
     if not metadata.keys() >= {"configuration", "classes"}:
-        raise WeightFileError(f"{path} does not describe its model: it was not written by ass_jax.export.")
+        return None
     config = ConfigDict(json.loads(metadata["configuration"]))
     names, palette = _classes(json.loads(metadata["classes"]))
-    variables, _ = place(open_weights(path), abstract_segmenter(build_networks(config, len(names)), config))
+    variables, _ = place(pretrained, abstract_segmenter(build_networks(config, len(names)), config))
     return Trained(config, names, palette, variables)
 
 
