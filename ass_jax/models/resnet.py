@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from ass_jax.models.convolution import Conv
+from ass_jax.models.normalisation import BatchNorm
 
 EXPANSION = 4  # Output channels of a bottleneck block over those of its 3x3 convolution.
 STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation of each stage.
@@ -49,10 +50,8 @@ class ResNet(nn.Module):
             Conv, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), dtype=self.dtype
         )
         norm = functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train or self.batch_norm == "frozen",
-            momentum=0.9,
-            epsilon=1e-5,
             dtype=self.dtype,
         )
         blocks = {"bottleneck": functools.partial(Bottleneck, stride_in=self.stride_in), "basic": Basic}

@@ -147,7 +147,7 @@ def test_batch_norm_learns_running_statistics(images, variables):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     before, after = variables["batch_stats"]["stem_norm"], updated["batch_stats"]["stem_norm"]
-    for name, of_batch in (("mean", stem.mean((0, 1, 2))), ("var", stem.var((0, 1, 2)))):
+    for name, of_batch in (("mean", stem.mean((0, 1, 2))), ("var", stem.var((0, 1, 2), ddof=1))):
         np.testing.assert_allclose(after[name], 0.9 * before[name] + 0.1 * of_batch, rtol=1e-5, atol=1e-6)
     assert not np.allclose(features, apply(module, variables, images, False))
 

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from ass_jax.models.normalisation import BatchNorm
+
+
+@pytest.fixture
+def variables():
+    values = np.random.default_rng(0).uniform(0.5, 1.5, (4, 3)).astype(np.float32)
+    return {
+        "params": {"scale": values[0], "bias": values[1]},
+        "batch_stats": {"mean": values[2], "var": values[3]},
+    }
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(1).normal(3.0, 2.0, (2, 3, 5, 3)).astype(np.float32)
+
+
+def test_batch_statistics_by_hand(variables, x):
+    norm = BatchNorm(use_running_average=False)
+    found, updated = norm.apply(variables, x, mutable=["batch_stats"])
+    values = x.astype(np.float64).reshape(-1, 3)
+    scale, offset = variables["params"]["scale"], variables["params"]["bias"]
+    expected = (x - values.mean(0)) / np.sqrt(values.var(0) + 1e-5) * scale + offset
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    old, new = variables["batch_stats"], updated["batch_stats"]
+    np.testing.assert_allclose(new["mean"], 0.9 * old["mean"] + 0.1 * values.mean(0), rtol=1e-6)
+    # Unbiased: 30 values a channel, 29 degrees of freedom.
+    np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * values.var(0, ddof=1), rtol=1e-5)
+
+
+def test_running_statistics_are_used_and_kept(variables, x):
+    found, updated = BatchNorm(use_running_average=True).apply(variables, x, mutable=["batch_stats"])
+    mean, variance = variables["batch_stats"]["mean"], variables["batch_stats"]["var"]
+    scale, offset = variables["params"]["scale"], variables["params"]["bias"]
+    np.testing.assert_allclose(found, (x - mean) / np.sqrt(variance + 1e-5) * scale + offset, rtol=1e-5, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
+
+
+def test_values_and_gradients_are_those_of_flax(variables, x):
+    def loss(norm, params, x):
+        y, _ = norm.apply(variables | {"params": params}, x, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(y))
+
+    ours, theirs = BatchNorm(use_running_average=False), nn.BatchNorm(use_running_average=False, epsilon=1e-5)
+    for wanted in (0, 1):
+        gradients = [jax.grad(loss, argnums=1 + wanted)(norm, variables["params"], x) for norm in (ours, theirs)]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *gradients)
+
+
+def test_a_channel_that_is_the_same_everywhere_stays_finite(variables):
+    x = np.full((1, 1, 1, 3), 1000.1, np.float32)
+    norm = BatchNorm(use_running_average=False)
+    found, updated = norm.apply(variables, x, mutable=["batch_stats"])
+    np.testing.assert_allclose(found, np.broadcast_to(variables["params"]["bias"], found.shape), atol=1e-3)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(updated))
+
+
+def test_result_is_of_the_compute_type(variables, x):
+    found = BatchNorm(use_running_average=True, dtype=jnp.bfloat16).apply(variables, x.astype(jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16
