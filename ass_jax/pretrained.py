@@ -116,7 +116,7 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
       WeightFileError: a parameter is missing in the file, or its shape or type is wrong; the message names the
         first ones.
     """
-    paths, leaves = zip(*_flatten(variables), strict=True)
+    paths, leaves = zip(*flatten(variables), strict=True)
     names = {path: pretrained.source.name(path) for path in paths}
     skipped = _skip_classifier(pretrained, dict(zip(paths, leaves, strict=True)), names)
     missing = [names[path] or path for path in paths if names[path] not in pretrained.arrays and _is_needed(path)]
@@ -167,7 +167,7 @@ def to_foreign(path: str, array: np.ndarray) -> np.ndarray:
 
 def flat_variables(variables: Variables) -> dict[str, np.ndarray]:
     """Returns the segmenter's variables by path, such as "params/backbone/stem/kernel"."""
-    return {path: np.asarray(leaf) for path, leaf in _flatten(variables)}
+    return {path: np.asarray(leaf) for path, leaf in flatten(variables)}
 
 
 def settings_metadata(model_settings: Mapping[str, object]) -> dict[str, str]:
@@ -175,7 +175,8 @@ def settings_metadata(model_settings: Mapping[str, object]) -> dict[str, str]:
     return {_SETTINGS: json.dumps(dict(model_settings))}
 
 
-def _flatten(variables: Variables) -> list[tuple[str, jax.Array]]:
+def flatten(variables: Variables) -> list[tuple[str, jax.Array]]:
+    """Returns every leaf with its path, such as "params/backbone/stem/kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
@@ -230,7 +231,7 @@ def _model_for(pretrained: Pretrained, backbone: str | None) -> tuple[str, Varia
     shapes = {name: _shapes(name, pretrained.num_classes or 1) for name in ([backbone] if backbone else BACKBONES)}
 
     def fit(name: str) -> int:
-        names = [pretrained.source.name(path) for path, _ in _flatten(shapes[name])]
+        names = [pretrained.source.name(path) for path, _ in flatten(shapes[name])]
         return sum(1 if name in pretrained.arrays else -1 for name in names)
 
     best = max(shapes, key=fit)
@@ -257,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
         variables, placement = place(pretrained, variables)
         print(f"{describe(pretrained, placement)}\n  Backbone: {backbone}.")
         if options.output:
-            arrays = dict(_flatten(variables))
+            arrays = dict(flatten(variables))
             write_arrays(
                 options.output,
                 {path: arrays[path] for path in placement.loaded},
