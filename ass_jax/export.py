@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from ass_jax.models.deeplab import DILATIONS
 from ass_jax.pretrained import flat_variables, settings_metadata, to_foreign
 from ass_jax.resize import resize_bilinear
 from ass_jax.steps import normalise
@@ -35,20 +36,31 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _COUNTER = "num_batches_tracked"  # Which PyTorch's batch norm saves beside its statistics.
 
 
+def weight_settings(trained: Trained) -> dict[str, object]:
+    """Returns the settings of `config.model` without which the weights mean something else."""
+    names = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")
+    return {name: trained.config.model[name] for name in names}
+
+
 def state_dict(trained: Trained) -> dict[str, np.ndarray]:
     """Returns the segmenter as a PyTorch state dict with AdaptSegNet's names, for its model with one classifier.
 
-    A model with fewer branches than four leaves the others out.
+    That model has all four branches: where ours has fewer, the others are 0.
 
     Returns:
       float32 arrays in PyTorch's layouts, and int64 counters of batch norm (0).
     """
-    found = {}
+    backbone, found = trained.config.model.backbone, {}
     for path, array in flat_variables(trained.variables).items():
-        name = adaptsegnet_name(path, trained.config.model.backbone)
+        name = adaptsegnet_name(path, backbone)
         found[name] = to_foreign(path, array).copy()  # PyTorch wants memory that it may write to.
         if name.endswith(".running_var"):
             found[name.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
+    first, *others = (f"params/classifier/dilation{dilation}/" for dilation in DILATIONS)
+    for leaf in ("kernel", "bias"):
+        zeros = np.zeros_like(found[adaptsegnet_name(first + leaf, backbone)])
+        for branch in others:
+            found.setdefault(adaptsegnet_name(branch + leaf, backbone), zeros.copy())
     return found
 
 
@@ -80,17 +92,17 @@ def write(trained: Trained, path: str | os.PathLike) -> None:
       WeightFileError: the ending is unknown, or PyTorch, which `.pth` needs, is missing.
     """
     path = Path(path)
+    suffix = path.suffix.lower()
     writers = {".safetensors": _write_safetensors, ".pth": _write_torch, ".jaxexport": _write_program}
-    if path.suffix not in writers:
+    if suffix not in writers:
         raise WeightFileError(f"{path}: unknown ending. Valid: {', '.join(writers)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    writers[path.suffix](trained, path)
+    writers[suffix](trained, path)
 
 
 def _write_safetensors(trained: Trained, path: Path) -> None:
-    model = trained.config.model
-    settings = {key: model[key] for key in ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")}
-    write_arrays(path, flat_variables(trained.variables), settings_metadata(settings) | description(trained))
+    metadata = settings_metadata(weight_settings(trained)) | description(trained)
+    write_arrays(path, flat_variables(trained.variables), metadata)
 
 
 def _write_torch(trained: Trained, path: Path) -> None:
@@ -120,11 +132,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--average", action="store_true", help="the moving average of the weights")
     options = parser.parse_args(arguments)
     try:
-        write(open_run(options.workdir, options.step, options.average), options.output)
+        trained = open_run(options.workdir, options.step, options.average)
+        write(trained, options.output)
     except (WeightFileError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"Written: {options.output}, {os.path.getsize(options.output) / 1e6:.1f} MB.")
+    if options.output.lower().endswith(".pth"):
+        settings = (f"{name}={value}" for name, value in weight_settings(trained).items())
+        print(f"A state dict cannot say it, but its weights expect {', '.join(settings)}.")
     return 0
 
 

@@ -1,6 +1,5 @@
 """Labels images of any size: `Predictor` for notebooks, `predict_files` for `--mode=predict`."""
 
-import collections
 import glob
 import os
 import time
@@ -13,7 +12,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ass_jax import pictures
 from ass_jax.monitor import format_seconds
@@ -23,7 +22,8 @@ from ass_jax.steps import normalise
 from ass_jax.trained import Trained, open_description, open_foreign, open_run
 from ass_jax.weight_files import WeightFileError
 
-_ROWS = 256  # Of the label map, computed at a time: an image of any height takes little memory.
+_PIXELS = 2**19  # Of the label map, computed at a time: an image of any size takes little memory.
+_SUFFIXES = ("", "_overlay", "_confidence")  # Of the files of an image, before the ending.
 _OVERLAY = 0.5  # Share of the class colours.
 _TELL_EVERY = 5.0  # Seconds between lines of progress.
 
@@ -66,10 +66,11 @@ class Predictor:
         height, width = image.shape[:2]
         resized = Image.fromarray(image).resize(self._size[::-1], Image.Resampling.BILINEAR)
         logits = self._logits(np.asarray(resized)[None])
-        columns = interpolation_matrix(logits.shape[2], width)
+        stretched = _stretch(logits, interpolation_matrix(logits.shape[2], width))
+        count = max(1, _PIXELS // width)
         rows = interpolation_matrix(logits.shape[1], height)
-        rows = np.pad(rows, ((0, -height % _ROWS), (0, 0)))  # One program for all blocks and heights.
-        blocks = [_label_rows(logits, rows[start : start + _ROWS], columns) for start in range(0, len(rows), _ROWS)]
+        rows = np.pad(rows, ((0, -height % count), (0, 0)))  # One program for all blocks and heights.
+        blocks = [_label_rows(stretched, rows[start : start + count]) for start in range(0, height, count)]
         labels, confidence = (np.concatenate(maps)[:height] for maps in zip(*jax.device_get(blocks), strict=True))
         return labels, confidence
 
@@ -84,10 +85,12 @@ class ProgramPredictor:
           WeightFileError: the file is not such a program.
         """
         self.names, self.palette = class_table.names, class_table.palette
+        content = bytearray(Path(path).read_bytes())
         try:
-            self._program = jax.export.deserialize(bytearray(Path(path).read_bytes()))
+            self._call = jax.jit(jax.export.deserialize(content).call)  # Compiled once for each size of images.
         except Exception as error:  # Of many kinds, as the bytes are not checked.
-            raise WeightFileError(f"{path}: not a whole program of ass_jax.export ({error!r:.100}).") from error
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise WeightFileError(f"{path}: not a whole program of ass_jax.export ({reason:.100}).") from error
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Returns the label map, as `Predictor` does."""
@@ -96,11 +99,11 @@ class ProgramPredictor:
     def with_confidence(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the label map and the probability of each label, as `Predictor` does."""
         _check_image(image)
-        labels, confidence = self._program.call(image[None])
+        labels, confidence = self._call(image[None])
         return np.asarray(labels)[0], np.asarray(confidence)[0]
 
 
-def open_predictor(weights: Path, config: ConfigDict, class_table: Any) -> Predictor | ProgramPredictor:
+def open_predictor(weights: str | os.PathLike, config: ConfigDict, class_table: Any) -> Predictor | ProgramPredictor:
     """Returns what labels images with the weights of a run, a weight file or an exported program.
 
     Args:
@@ -111,9 +114,12 @@ def open_predictor(weights: Path, config: ConfigDict, class_table: Any) -> Predi
     Raises:
       FileNotFoundError, ValueError: the weights are missing or do not fit; the message says why.
     """
+    weights = Path(weights)
+    if not weights.exists():
+        raise FileNotFoundError(f"{weights}: expected the working directory of a run or a weight file, found nothing.")
     if weights.is_dir():
         return Predictor(open_run(weights))
-    if weights.suffix == ".jaxexport":
+    if weights.suffix.lower() == ".jaxexport":
         return ProgramPredictor(weights, class_table)
     pretrained = open_weights(weights)
     described = open_description(pretrained)
@@ -133,31 +139,41 @@ def predict_files(
 
     Returns:
       A line for each file that could not be read, with the reason; the others are done.
+
+    Raises:
+      ValueError: a result would replace one of the images.
     """
+    names = output_names(inputs)
+    written = {(output / f"{name}{suffix}.png").resolve() for name in names for suffix in _SUFFIXES}
+    for path in inputs:
+        if path.resolve() in written:
+            raise ValueError(f"{path} would be replaced by a result. Choose another output folder than {output}.")
     output.mkdir(parents=True, exist_ok=True)
     failures, begun, told = [], time.monotonic(), 0.0
-    for number, (path, name) in enumerate(zip(inputs, output_names(inputs), strict=True), start=1):
+    for number, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):
         try:
             image = read_image(path)
         except ValueError as error:
             failures.append(str(error))
-            continue
-        labels, certainty = predictor.with_confidence(image)
-        pictures.save_prediction(output / f"{name}.png", labels, predictor.palette)
-        colours = pictures.colourise(labels, predictor.palette)
-        overlay = (1 - _OVERLAY) * image + _OVERLAY * colours
-        pictures.save_picture(output / f"{name}_overlay.png", overlay.astype(np.uint8))
-        if confidence:
-            pictures.save_picture(output / f"{name}_confidence.png", np.round(255 * certainty).astype(np.uint8))
+        else:
+            _label_file(predictor, image, output / name, confidence)
         elapsed = time.monotonic() - begun
         if elapsed - told > _TELL_EVERY or number == len(inputs):
-            left = elapsed / number * (len(inputs) - number)
-            print(
-                f"{number}/{len(inputs)} images  {number / elapsed:.1f} images/s  {format_seconds(left)} left",
-                flush=True,
-            )
+            left = format_seconds(elapsed / number * (len(inputs) - number))
+            print(f"{number}/{len(inputs)} images  {number / elapsed:.1f} images/s  {left} left", flush=True)
             told = elapsed
     return failures
+
+
+def _label_file(predictor: Predictor | ProgramPredictor, image: np.ndarray, place: Path, confidence: bool) -> None:
+    """Writes the files of one image, whose names begin as that of `place`."""
+    labels, certainty = predictor.with_confidence(image)
+    pictures.save_prediction(place.with_name(f"{place.name}.png"), labels, predictor.palette)
+    overlay = (1 - _OVERLAY) * image + _OVERLAY * pictures.colourise(labels, predictor.palette)
+    pictures.save_picture(place.with_name(f"{place.name}_overlay.png"), overlay.astype(np.uint8))
+    if confidence:
+        grey = np.round(255 * certainty).astype(np.uint8)
+        pictures.save_picture(place.with_name(f"{place.name}_confidence.png"), grey)
 
 
 def find_images(pattern: str) -> list[Path]:
@@ -170,7 +186,7 @@ def find_images(pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        endings = Image.registered_extensions()
+        endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
         found = [file for file in path.iterdir() if file.suffix.lower() in endings and file.is_file()]
     else:
         found = [file for name in glob.glob(pattern, recursive=True) if (file := Path(name)).is_file()]
@@ -182,12 +198,22 @@ def find_images(pattern: str) -> list[Path]:
 
 
 def output_names(inputs: Sequence[Path]) -> list[str]:
-    """Returns a different file name for every input: its name without the ending, or with it where that clashes."""
-    stems = collections.Counter(path.stem for path in inputs)
-    names = [path.stem if stems[path.stem] == 1 else path.name for path in inputs]
-    if len(set(names)) < len(names):
-        names = [str(path).replace("_", "__").replace(os.sep, "_") for path in inputs]
-    return names
+    """Returns a name for the results of every input, so that no two files of theirs have the same.
+
+    It is the input's own without the ending; where that clashes, with it; where that clashes too, behind its
+    folders below the common one; and behind its number as a last resort.
+    """
+    common = os.path.commonpath([path.parent.absolute() for path in inputs]) if inputs else ""
+    for choice in (
+        [path.stem for path in inputs],
+        [path.name for path in inputs],
+        ["_".join(path.absolute().relative_to(common).parts) for path in inputs],
+    ):
+        # Some file systems do not tell capitals from small letters.
+        files = [f"{name}{suffix}".casefold() for name in choice for suffix in _SUFFIXES]
+        if len(set(files)) == len(files):
+            return choice
+    return [f"{number:06}_{path.name}" for number, path in enumerate(inputs, start=1)]
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -203,7 +229,7 @@ def read_image(path: Path) -> np.ndarray:
                 # Pillow would cut off at 255 instead of scaling.
                 return np.repeat(_to_uint8(np.asarray(image))[..., None], 3, axis=-1)
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's readers raise all kinds for damaged files.
         raise ValueError(f"{path}: cannot be read as an image ({error}).") from error
 
 
@@ -219,7 +245,13 @@ def _check_image(image: np.ndarray) -> None:
 
 
 @jax.jit
-def _label_rows(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Brings logits [1, h, w, C] to some rows [N, h] and all columns [X, w]: labels and confidence [N, X]."""
-    scores = jnp.einsum("Hh,hwk,Ww->HWk", rows, logits[0], columns, precision="highest")
+def _stretch(logits: jax.Array, columns: jax.Array) -> jax.Array:
+    """Brings logits [1, h, w, C] to all columns [X, w] of the image: [h, X, C]."""
+    return jnp.einsum("Ww,hwk->hWk", columns, logits[0], precision="highest")
+
+
+@jax.jit
+def _label_rows(stretched: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Brings stretched logits [h, X, C] to some rows [N, h] of the image: labels and confidence [N, X]."""
+    scores = jnp.einsum("Hh,hWk->HWk", rows, stretched, precision="highest")
     return jnp.argmax(scores, axis=-1).astype(jnp.uint8), jnp.max(jax.nn.softmax(scores), axis=-1)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -51,7 +52,7 @@ class Pretrained:
     def num_classes(self) -> int | None:
         """Classes of the file's classifier; None if it has none."""
         name = self.source.name(f"{_CLASSIFIER}dilation6/bias")
-        return len(self.arrays[name]) if name in self.arrays else None
+        return self.arrays[name].size if name in self.arrays else None
 
     def settings_for(self, num_classes: int) -> dict[str, object]:
         """Returns the settings of `config.model` that the weights need in a model of `num_classes` classes."""
@@ -86,18 +87,20 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
     Raises:
       WeightFileError: the file cannot be read, or is of no known source.
     """
-    arrays, metadata = read_arrays(path)
-    arrays = {without_prefix(name): array for name, array in arrays.items()}
+    found, metadata = read_arrays(path)
+    arrays = {without_prefix(name): array for name, array in found.items()}
+    if len(arrays) < len(found):
+        raise WeightFileError(f"{path}: expected one model, found the same names with and without a prefix.")
     source = find_source(arrays)
     if source is None:
         raise WeightFileError(
             f"{path}: unknown names, such as {_some(list(arrays))}. Known are torchvision's ResNet and VGG-16, "
             "AdaptSegNet's DeepLab and our own exports."
         )
-    settings = dict(source.settings) | json.loads(metadata.get(_SETTINGS, "{}"))
-    return Pretrained(
-        os.fspath(path), source, arrays, {name: _tupled(value) for name, value in settings.items()}, metadata
-    )
+    settings = source.settings
+    if source.layout == "ours" and _SETTINGS in metadata:
+        settings = {key: _tupled(value) for key, value in json.loads(metadata[_SETTINGS]).items()}
+    return Pretrained(os.fspath(path), source, arrays, settings, metadata)
 
 
 def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Placement]:
@@ -197,13 +200,14 @@ def _skip_classifier(pretrained: Pretrained, leaves: Mapping, names: Mapping[str
 
 def _in_our_layout(pretrained: Pretrained, name: str, path: str) -> np.ndarray:
     array = pretrained.arrays[name]
-    ours = pretrained.source.title == "ass_jax"
-    return array if ours or (path.endswith("/kernel") and array.ndim != 4) else from_foreign(path, array)
+    if pretrained.source.layout == "ours" or (path.endswith("/kernel") and array.ndim != 4):
+        return array  # Of another number of dimensions it fits nowhere, as `_converted` says.
+    return from_foreign(path, array)
 
 
 def _converted(pretrained: Pretrained, name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
     array = _in_our_layout(pretrained, name, path)
-    if not np.issubdtype(array.dtype, np.floating):
+    if not jnp.issubdtype(array.dtype, np.floating):  # JAX's knows bfloat16.
         raise WeightFileError(f"{pretrained.path}: expected floating-point numbers in {name}, found {array.dtype}.")
     if array.shape != tuple(shape):
         raise WeightFileError(

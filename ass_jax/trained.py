@@ -88,14 +88,7 @@ def open_foreign(pretrained: Pretrained, config: ConfigDict, class_table: Any) -
     """
     config = ConfigDict(config.to_dict())
     config.model.update(pretrained.settings_for(len(class_table.names)))
-    networks = build_networks(config, len(class_table.names))
-    variables, placement = place(pretrained, abstract_segmenter(networks, config))
-    if placement.random:
-        raise WeightFileError(
-            f"{pretrained.path} cannot label images: it lacks {', '.join(placement.random[:3])} for "
-            f"{len(class_table.names)} classes. Train from it with --config.init={pretrained.path} first."
-        )
-    return Trained(config, tuple(class_table.names), np.asarray(class_table.palette), variables)
+    return _fill(pretrained, config, tuple(class_table.names), np.asarray(class_table.palette))
 
 
 def description(trained: Trained) -> dict[str, str]:
@@ -115,7 +108,16 @@ def open_description(pretrained: Pretrained) -> Trained | None:
         return None
     config = ConfigDict(json.loads(metadata["configuration"]))
     names, palette = _classes(json.loads(metadata["classes"]))
-    variables, _ = place(pretrained, abstract_segmenter(build_networks(config, len(names)), config))
+    return _fill(pretrained, config, names, palette)
+
+
+def _fill(pretrained: Pretrained, config: ConfigDict, names: tuple[str, ...], palette: np.ndarray) -> Trained:
+    variables, placement = place(pretrained, abstract_segmenter(build_networks(config, len(names)), config))
+    if placement.random:
+        raise WeightFileError(
+            f"{pretrained.path} cannot label images: it lacks {', '.join(placement.random[:3])} for "
+            f"{len(names)} classes. Train from it with --config.init={pretrained.path} first."
+        )
     return Trained(config, names, palette, variables)
 
 

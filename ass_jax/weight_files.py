@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import safetensors
@@ -35,12 +36,17 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
       WeightFileError: the file is missing, damaged, of an unknown kind, or holds other things than arrays.
     """
     path = Path(path)
+    if not path.exists():
+        raise WeightFileError(f"{path}: there is no such file.")
+    if not path.is_file():
+        raise WeightFileError(f"{path}: expected a file, found a folder.")
     if path.suffix.lower() not in SUFFIXES:
         raise WeightFileError(f"{path}: unknown kind of weight file. Expected one of {', '.join(SUFFIXES)}.")
-    if not path.is_file():
-        raise WeightFileError(f"{path}: there is no such file.")
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
-    return readers.get(path.suffix.lower(), _read_torch)(path)
+    arrays, metadata = readers.get(path.suffix.lower(), _read_torch)(path)
+    if not arrays:
+        raise WeightFileError(f"{path}: there are no arrays in it.")
+    return arrays, metadata
 
 
 def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -67,38 +73,30 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # Of many kinds, as for the other formats: each library raises its own.
         raise WeightFileError(f"{path}: not a whole .safetensors file ({_first_line(error)}).") from error
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if not zipfile.is_zipfile(path):  # NumPy would go by the content and read other formats too.
+        raise WeightFileError(f"{path}: not a whole .npz file of arrays.")
     try:
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise WeightFileError(f"{path}: a single array, not an .npz file of named ones.")
-            return {name: file[name] for name in file.files}, {}
-    except WeightFileError:
-        raise
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:
         raise WeightFileError(f"{path}: not a whole .npz file of arrays ({_first_line(error)}).") from error
+    others = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if others:
+        raise WeightFileError(f"{path}: expected only arrays, found another file {others[0]!r} in it.")
+    return arrays, {}
 
 
 def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    torch = _import_torch(path)
     try:
-        import torch
-    except ImportError as error:
-        raise WeightFileError(
-            f"{path}: PyTorch files need PyTorch {_version(_LEAST_TORCH)} or newer: `pip install torch`. Or, on a "
-            f"machine that has it: `python -m ass_jax.pretrained {path.name} --output=weights.safetensors`."
-        ) from error
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _LEAST_TORCH:
-        raise WeightFileError(
-            f"{path}: reading PyTorch files safely needs PyTorch {_version(_LEAST_TORCH)} or newer, "
-            f"found {torch.__version__}."
-        )
-    try:
+        # Mapped, the values are read where they are used and take no memory of their own.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # Pickle, zip and PyTorch each raise their own kinds for damaged files.
+    except Exception as error:
         raise WeightFileError(
             f"{path}: refused or damaged. Only plain tensors are read, as a pickle may run code ({_first_line(error)})."
         ) from error
@@ -110,9 +108,30 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     others = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise WeightFileError(f"{path}: expected only tensors, found {type(found[others[0]]).__name__} {others[0]!r}.")
-    # NumPy has no bfloat16.
-    tensors = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in found.items()}
-    return {name: tensor.numpy() for name, tensor in tensors.items()}, {}
+    arrays = {}
+    for name, tensor in found.items():
+        try:
+            # NumPy has no bfloat16.
+            arrays[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+        except (TypeError, RuntimeError) as error:  # Sparse, quantised, of eight bits.
+            raise WeightFileError(f"{path}: cannot use {name!r} of {tensor.dtype} ({_first_line(error)}).") from error
+    return arrays, {}
+
+
+def _import_torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightFileError(
+            f"{path}: PyTorch files need PyTorch {_version(_LEAST_TORCH)} or newer: `pip install torch`. Or, on a "
+            f"machine that has it: `python -m ass_jax.pretrained {path.name} --output={path.stem}.safetensors`."
+        ) from error
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _LEAST_TORCH:
+        raise WeightFileError(
+            f"{path}: reading PyTorch files safely needs PyTorch {_version(_LEAST_TORCH)} or newer, "
+            f"found {torch.__version__}."
+        )
+    return torch
 
 
 def _version(parts: tuple[int, int]) -> str:

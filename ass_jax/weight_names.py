@@ -15,6 +15,8 @@ CAFFE_PIXELS = {
     "pixel_mean": (104.00698793, 116.66876762, 122.67891434),
     "pixel_deviation": (1.0, 1.0, 1.0),
 }
+# Of the dilations of AdaptSegNet's trained classifiers, only the first two ever acted.
+_RELEASED = {"branches": 2}
 TORCHVISION_PIXELS = {
     "pixel_order": "rgb",
     "pixel_mean": (123.675, 116.28, 103.53),
@@ -53,11 +55,13 @@ class Source:
       title: for messages.
       settings: of `config.model`, which belong to the weights.
       name: from our path to the foreign name; None where the source has no such parameter.
+      layout: of the kernels: "pytorch", [out, in, height, width], or "ours", [height, width, in, out].
     """
 
     title: str
     settings: Mapping[str, object]
     name: Callable[[str], str | None]
+    layout: str = "pytorch"
 
 
 def find_source(names: Iterable[str]) -> Source | None:
@@ -66,21 +70,22 @@ def find_source(names: Iterable[str]) -> Source | None:
     Args:
       names: after `without_prefix`.
     """
-    names = set(names)
-    if any(name.startswith("params/") for name in names):
-        return Source("ass_jax", {}, lambda path: path)
-    if "layer1.0.conv1.weight" in names:
-        heads = [head for head in ("layer6", "layer5") if f"{head}.conv2d_list.0.weight" in names]
+    names = list(names)
+
+    def has(start: str) -> bool:
+        return any(name.startswith(start) for name in names)
+
+    if has("params/"):
+        return Source("ass_jax", {}, lambda path: path, layout="ours")
+    if has("layer1.0."):
+        heads = [head for head in ("layer6", "layer5") if has(f"{head}.conv2d_list.")]
         if not heads:
-            settings = {**TORCHVISION_PIXELS, "stride_in": "3x3"}
-            return Source("torchvision ResNet", settings, _resnet_name)
-        # Its models with two classifiers were released; of their dilations only the first two ever acted.
-        released = {"branches": 2} if "layer6" in heads else {}
-        settings = {**CAFFE_PIXELS, "stride_in": "1x1", **released}
+            return Source("torchvision ResNet", TORCHVISION_PIXELS | {"stride_in": "3x3"}, _resnet_name)
+        settings = CAFFE_PIXELS | {"stride_in": "1x1"} | (_RELEASED if "layer6" in heads else {})
         return Source("AdaptSegNet's DeepLab (ResNet)", settings, lambda path: _resnet_name(path, heads[0]))
-    if "features.0.weight" in names:
-        if "classifier.conv2d_list.0.weight" in names:
-            return Source("AdaptSegNet's DeepLab (VGG)", CAFFE_PIXELS, _adaptsegnet_vgg_name)
+    if has("features.0."):
+        if has("classifier.conv2d_list."):
+            return Source("AdaptSegNet's DeepLab (VGG)", CAFFE_PIXELS | _RELEASED, _adaptsegnet_vgg_name)
         return Source("torchvision VGG-16", TORCHVISION_PIXELS, _torchvision_vgg_name)
     return None
 
