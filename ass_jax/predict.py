@@ -22,7 +22,7 @@ from ass_jax.steps import normalise
 from ass_jax.trained import Trained, open_description, open_foreign, open_run
 from ass_jax.weight_files import WeightFileError
 
-_PIXELS = 2**19  # Of the label map, computed at a time: an image of any size takes little memory.
+_ROWS, _PIXELS = 256, 2**19  # Of the label map, at most at a time: an image of any size takes little memory.
 _SUFFIXES = ("", "_overlay", "_confidence")  # Of the files of an image, before the ending.
 _OVERLAY = 0.5  # Share of the class colours.
 _TELL_EVERY = 5.0  # Seconds between lines of progress.
@@ -43,14 +43,9 @@ class Predictor:
         """
         self.names, self.palette = trained.names, trained.palette
         self._size = tuple(trained.config.data.target_size)
+        self._variables = jax.device_put(trained.variables)
         network, config = trained.networks.segmenter, trained.config
-        variables = jax.device_put(trained.variables)
-
-        @jax.jit
-        def logits(images: jax.Array) -> jax.Array:
-            return network.apply(variables, normalise(images, config), train=False)[1]
-
-        self._logits = logits
+        self._logits = jax.jit(lambda variables, images: network.apply(variables, normalise(images, config), False)[1])
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Returns the label map, uint8 [Y, X], of an image uint8 [Y, X, 3] RGB.
@@ -65,9 +60,9 @@ class Predictor:
         _check_image(image)
         height, width = image.shape[:2]
         resized = Image.fromarray(image).resize(self._size[::-1], Image.Resampling.BILINEAR)
-        logits = self._logits(np.asarray(resized)[None])
+        logits = self._logits(self._variables, np.asarray(resized)[None])
         stretched = _stretch(logits, interpolation_matrix(logits.shape[2], width))
-        count = max(1, _PIXELS // width)
+        count = min(_ROWS, max(1, _PIXELS // width))
         rows = interpolation_matrix(logits.shape[1], height)
         rows = np.pad(rows, ((0, -height % count), (0, 0)))  # One program for all blocks and heights.
         blocks = [_label_rows(stretched, rows[start : start + count]) for start in range(0, height, count)]
@@ -169,8 +164,9 @@ def _label_file(predictor: Predictor | ProgramPredictor, image: np.ndarray, plac
     """Writes the files of one image, whose names begin as that of `place`."""
     labels, certainty = predictor.with_confidence(image)
     pictures.save_prediction(place.with_name(f"{place.name}.png"), labels, predictor.palette)
-    overlay = (1 - _OVERLAY) * image + _OVERLAY * pictures.colourise(labels, predictor.palette)
-    pictures.save_picture(place.with_name(f"{place.name}_overlay.png"), overlay.astype(np.uint8))
+    colours = Image.fromarray(pictures.colourise(labels, predictor.palette))
+    overlay = Image.blend(Image.fromarray(image), colours, _OVERLAY)
+    pictures.save_picture(place.with_name(f"{place.name}_overlay.png"), np.asarray(overlay))
     if confidence:
         grey = np.round(255 * certainty).astype(np.uint8)
         pictures.save_picture(place.with_name(f"{place.name}_confidence.png"), grey)

@@ -62,7 +62,7 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], meta
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         # Writes memory as it lies: a view of other strides would come back permuted.
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata))
         temporary.replace(path)
     finally:
