@@ -2,6 +2,7 @@
 
   python main.py --config=configs/toy.py --workdir=runs/toy
   python main.py --config=configs/toy.py:source_only --workdir=runs/toy_source_only
+  python main.py --config=configs/gta5.py:500,adaptsegnet --workdir=runs/gta5_500_adaptsegnet
   python main.py --config=configs/toy.py --config.loss.semantic_weight=0.01 --workdir=runs/toy_strong
   python main.py --config=configs/toy.py --workdir=runs/toy --mode=eval
 
@@ -38,8 +39,10 @@ def main(arguments: list[str]) -> None:
     del arguments  # All are flags.
     config = CONFIG.value
     with told_plainly(ValueError):
-        class_table = labels.class_table(config.data.classes)
+        class_table = labels.class_table(config.data.classes, config.data.custom)
         streams.streams(config)
+        if MODE.value == "train" and config.evaluation.split != "validation":
+            raise ValueError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
     if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
         logging.set_verbosity(logging.WARNING)
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
@@ -66,11 +69,21 @@ def main(arguments: list[str]) -> None:
         with told_plainly(FileNotFoundError):
             report = evaluate.evaluate(config, **common)
     else:
+        with told_plainly(ValueError):
+            chosen = pipeline.labelled_list(config)
         training_batches = functools.partial(pipeline.training_batches, config, **host)
+        if config.data.held_out:
+            common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
         with contextlib.closing(writer), told_plainly(FloatingPointError):
-            report = train.train(config, training_batches=training_batches, writer=writer, **common)
-    if host["host"] == 0:
+            report = train.train(
+                config,
+                training_batches=training_batches,
+                labelled=chosen.summary() if chosen else None,
+                writer=writer,
+                **common,
+            )
+    if host["host"] == 0 and "mean_iou" in report:
         scores = json.dumps({"variant": config.variant, **report}, indent=2)
         (workdir / compare.SCORES).write_text(scores + "\n")
 

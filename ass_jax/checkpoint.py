@@ -1,14 +1,16 @@
-"""Checkpoints of the training state: written in the background, the latest ones and the best one kept.
+"""Checkpoints of the training state: written in the background, the latest ones and the best ones kept.
 
 One folder a step, named by its number, with three items: `state` (the arrays), `configuration` and `metrics`
 (JSON). A folder appears under its number only when it is complete. Checkpoints that are no longer kept are
 renamed into `deleted/` before their files go, so that a crash never leaves half a checkpoint under a number.
 """
 
+import functools
 import json
 import logging
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 import jax
@@ -29,14 +31,18 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: str | os.PathLike, keep_latest: int = 3, best_metric: str = "mIoU", read_only: bool = False
+        self,
+        directory: str | os.PathLike,
+        keep_latest: int = 3,
+        best_metrics: Sequence[str] = ("mIoU",),
+        read_only: bool = False,
     ):
         """Opens the directory and clears what killed runs left in it.
 
         Args:
           directory: made if it does not exist.
-          keep_latest: how many of the latest checkpoints are kept; the best one is kept beside them.
-          best_metric: the metric whose largest value marks the best checkpoint.
+          keep_latest: how many of the latest checkpoints are kept; the best one of each metric is kept beside them.
+          best_metrics: metrics whose largest value marks a best checkpoint.
           read_only: makes and clears nothing, as a run may be at work there; sees the checkpoints of this moment.
 
         Raises:
@@ -48,15 +54,16 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(_is_no_progress_message)
         path = os.fspath(directory)
         self.directory = path if "://" in path else os.path.abspath(path)
-        self._best_metric = best_metric
+        self._best_metrics = tuple(best_metrics)
         self._read_only = read_only
-        best = BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
+        rankings = [functools.partial(self._score, metric) for metric in self._best_metrics]
+        best = [BestN(get_metric_fn=ranking, n=1, keep_checkpoints_without_metrics=False) for ranking in rankings]
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={"state": ocp.PyTreeCheckpointHandler(), "configuration": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), best]),
-                best_fn=self._score,
+                preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), *best]),
+                best_fn=rankings[0],  # Makes the manager keep metrics; `best_step` asks for its own.
                 todelete_subdir=_DELETED,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
@@ -72,7 +79,7 @@ class Checkpoints:
         Args:
           step: number of steps done; above that of every checkpoint in the directory.
           state: a tree of arrays.
-          metrics: JSON-able; `best_metric` ranks the checkpoint, lowest if it is missing, None or not finite.
+          metrics: JSON-able; those of `best_metrics` rank the checkpoint, lowest if missing, None or not finite.
           configuration: JSON-able; tuples come back as lists.
 
         Raises:
@@ -82,7 +89,8 @@ class Checkpoints:
         if self._read_only:
             raise ValueError(f"Cannot save step {step}: {self.directory} is open for reading only.")
         metrics, configuration = _plain(metrics or {}), _plain(configuration)
-        self._score(metrics)  # Rejects what cannot be ranked before anything is written.
+        for metric in self._best_metrics:
+            self._score(metric, metrics)  # Rejects what cannot be ranked before anything is written.
         self.wait()
         latest = self.latest_step()
         if latest is not None and step <= latest:
@@ -94,11 +102,17 @@ class Checkpoints:
         """Returns the highest step, one that is still being written included; None without checkpoints."""
         return self._manager.latest_step()
 
-    def best_step(self) -> int | None:
-        """Returns the step with the largest `best_metric`, the later of equals; None if none has a number."""
+    def best_step(self, metric: str | None = None) -> int | None:
+        """Returns the step with the largest value of a metric, the later of equals; None if none has a number.
+
+        Args:
+          metric: default: the first of `best_metrics`; only the best checkpoints of those are sure to be kept.
+        """
         self.wait()
-        step = self._manager.best_step()
-        return None if step is None or self._score(self._manager.metrics(step)) == -math.inf else step
+        metric = metric or self._best_metrics[0]
+        scores = [(self._score(metric, self._manager.metrics(step) or {}), step) for step in self._manager.all_steps()]
+        score, step = max(scores, default=(-math.inf, None))
+        return None if score == -math.inf else step
 
     def restore(self, target: Tree, step: int | None = None) -> Tree:
         """Returns the whole state of a checkpoint.
@@ -163,9 +177,10 @@ class Checkpoints:
                 raise
             error.add_note(f"Moreover, the last save to {self.directory} failed: {failure!r}")
 
-    def _score(self, metrics: dict) -> float:
+    @staticmethod
+    def _score(metric: str, metrics: dict) -> float:
         """Ranks a checkpoint; NaN would compare with nothing and make the best one arbitrary."""
-        value = metrics.get(self._best_metric)
+        value = metrics.get(metric)
         return float(value) if value is not None and math.isfinite(value) else -math.inf
 
     def _clear_deleted(self) -> None:

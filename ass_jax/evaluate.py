@@ -1,7 +1,7 @@
 """Scores a segmenter on the target domain, draws what it predicts, and answers `--mode=eval`."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,62 +10,84 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ass_jax import metrics, pictures
+from ass_jax import metrics, pictures, progress, selection
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.losses import IGNORED
 from ass_jax.models import Networks, build_networks
+from ass_jax.prediction_files import PredictionFiles
 from ass_jax.sharding import by_image, global_batch, local_images, make_mesh, on_mesh, pad_images, replicated
 from ass_jax.state import Variables, abstract_segmenter
 from ass_jax.steps import evaluation_step
 
 Batch = dict[str, np.ndarray]
-See = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # Of an image, its prediction and its labels.
+See = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]  # Of name, image, prediction and labels.
 
 CHECKPOINTS = "checkpoints"  # Folders and files of a working directory.
 PREDICTIONS = "predictions"
+TEST_PREDICTIONS = "predictions_test"
 STRIP = "predictions.png"
+LABELLED = "labelled"  # Key of reports and of a checkpoint's configuration: which target images were labelled.
 
 
 def evaluate(
     config: ConfigDict, *, class_table: Any, evaluation_batches: Callable[[], Iterable[Batch]], workdir: Path
 ) -> dict:
-    """Scores a checkpoint and writes a picture of some predictions, and every prediction as a palette PNG.
+    """Scores a checkpoint, writes every prediction to files, and a picture of some of them.
+
+    Of images without labels (`config.evaluation.split` is "test"), only the predictions are written.
 
     Args:
       config: the whole configuration.
-      class_table: `names`, `palette` `[C, 3]` and `subsets` of the classes.
-      evaluation_batches: gives one pass over the validation images.
+      class_table: `names`, `palette` `[C, 3]`, `subsets` and `raw_ids` of the classes.
+      evaluation_batches: gives one pass over the images: see `score`.
       workdir: of the training run.
 
     Returns:
-      JSON-able: the checkpoint's `step`, and the report of `ass_jax.metrics.report`; the report of the moving
-      average, where there is one, under `average`.
+      JSON-able: what `ass_jax.selection.described` says of the checkpoint, `split`, what the checkpoint says of the
+      `labelled` images that it was trained on, and the report of `ass_jax.metrics.report`; that of the moving
+      average, where there is one, under `average`; those of the last, the selected and the best checkpoint, as
+      scored while training, under `checkpoints`. Without labels: the number of `images` in place of all scores.
 
     Raises:
-      FileNotFoundError: there is no checkpoint.
+      FileNotFoundError: there is no such checkpoint.
       ValueError: the checkpoint is of another model, or a setting is unknown.
     """
     networks = build_networks(config, len(class_table.names))
     mesh = make_mesh([])
-    with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, read_only=True) as checkpoints:
-        number = _chosen_step(checkpoints, config.evaluation.checkpoint)
+    settings, labelled = config.evaluation, config.evaluation.split != "test"
+    with Checkpoints(
+        workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS, read_only=True
+    ) as checkpoints:
+        number = selection.chosen_step(checkpoints, settings.checkpoint)
         target = on_mesh(abstract_segmenter(networks, config), mesh)
         variables = {"": checkpoints.restore_segmenter(target, number)}
-        if config.average_decay:
+        trained_on = checkpoints.configuration(number).get(LABELLED)
+        if config.average_decay and labelled:
             variables["average"] = checkpoints.restore_segmenter(target, number, average=True)
-    step = make_evaluation_step(networks, config, mesh)
-    folder = PngFolder(workdir / PREDICTIONS, class_table.palette)
-    strip = Strip(config.evaluation.pictures, class_table)
+        others = selection.reports(checkpoints)
+    report = selection.described(number, settings.checkpoint) | {"split": settings.split}
+    strip = Strip(settings.pictures, class_table)
+    with PredictionFiles(workdir / (PREDICTIONS if labelled else TEST_PREDICTIONS), class_table) as files:
 
-    def see(image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
-        folder(image, prediction, labels)
-        strip(image, prediction, labels)
+        def see(name: str, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
+            files.add(name, prediction)
+            strip(name, image, prediction, labels)
 
-    report = {"step": number} | score_all(
-        variables, evaluation_batches, step=step, mesh=mesh, class_table=class_table, see=see
-    )
+        found = score_all(
+            variables,
+            lambda: progress.shown(evaluation_batches()),
+            step=make_evaluation_step(networks, config, mesh),
+            mesh=mesh,
+            class_table=class_table,
+            unlabelled_size=tuple(settings.test_size),
+            see=see,
+        )
+    print(f"Predictions of step {number}: {files.path}/ (raw ids), {files.color_path}/ (colours)", flush=True)
+    if not labelled:
+        return report | {"images": files.count}
+    report |= {LABELLED: trained_on} | found | {"checkpoints": others}
     print_report(config.variant, report)
-    print(f"Predictions: {folder.path}/  Picture: {strip.save(workdir / STRIP)}", flush=True)
+    print(f"Picture: {strip.save(workdir / STRIP)}", flush=True)
     return report
 
 
@@ -86,9 +108,9 @@ def score_all(
 
     Args:
       variables: by name; "" is the trained segmenter itself.
-      batches: gives one pass over the validation images.
+      batches: gives one pass over the images.
       see: as in `score`; for "" only.
-      **others: `step`, `mesh` and `class_table` of `score`.
+      **others: `step`, `mesh`, `class_table` and `unlabelled_size` of `score`.
     """
     report = score(variables[""], batches(), see=see, **others)
     for name in variables.keys() - {""}:
@@ -103,36 +125,59 @@ def score(
     step: Callable,
     mesh: Mesh,
     class_table: Any,
+    unlabelled_size: tuple[int, int] = (1, 1),
     see: See | None = None,
 ) -> dict:
     """Returns `ass_jax.metrics.report` over all images of `batches`.
 
     Args:
       variables: of the segmenter, on the devices of `mesh`.
-      batches: `image` uint8 `[B, H, W, 3]`, `label` `[B, Y, X]`, `valid` bool `[B]`.
+      batches: `image` uint8 `[B, H, W, 3]`, `valid` bool `[B]`, and, unless there are none, `label` `[B, Y, X]` and
+        `name`, text `[B]`.
       step: of `make_evaluation_step`.
       mesh: see `ass_jax.sharding`.
       class_table: `names` and `subsets` of the classes.
-      see: called with each of this process's images, its prediction and its labels.
+      unlabelled_size: height, width of the predictions of images without labels, which are scored nowhere.
+      see: called with the name (empty without names), the image, the prediction and the labels of each of this
+        process's images.
     """
     num_classes = len(class_table.names)
     confusion = np.zeros((num_classes, num_classes), np.int64)
-    for batch in batches:
-        padded = pad_images(batch, mesh.size, IGNORED)
-        counts, predictions = step(variables, global_batch({"image": padded["image"], "label": padded["label"]}, mesh))
+    for batch, (counts, predictions) in _one_ahead(batches, variables, step, mesh, unlabelled_size):
         confusion += np.asarray(counts, np.int64)
         if see is not None:
             local = local_images(predictions)
+            names = batch.get("name", [""] * len(local))
             for index in np.flatnonzero(batch["valid"]):
-                see(batch["image"][index], local[index], batch["label"][index])
+                see(str(names[index]), batch["image"][index], local[index], batch["label"][index])
     return metrics.report(confusion, class_table.names, class_table.subsets)
 
 
+def _one_ahead(
+    batches: Iterable[Batch], variables: Variables, step: Callable, mesh: Mesh, unlabelled_size: tuple[int, int]
+) -> Iterator[tuple[Batch, tuple[jax.Array, jax.Array]]]:
+    """Yields each batch, now with labels, and what the step makes of it, while the devices work on the next one."""
+    before = None
+    for batch in batches:
+        if "label" not in batch:
+            batch = batch | {"label": np.full((len(batch["valid"]), *unlabelled_size), IGNORED, np.uint8)}
+        padded = pad_images({key: batch[key] for key in ("image", "label", "valid")}, mesh.size, IGNORED)
+        found = step(variables, global_batch({"image": padded["image"], "label": padded["label"]}, mesh))
+        if before is not None:
+            yield before
+        before = batch, found
+    if before is not None:
+        yield before
+
+
 def print_report(name: str, report: dict) -> None:
-    """Prints the table of scores, with a column for each set of weights."""
+    """Prints the scores: which checkpoint's, a column for each set of weights, and a row for each choice of one."""
     if jax.process_index() == 0:
         columns = {name: report} | {key: report[key] for key in ("average",) if key in report}
-        print(metrics.format_table(columns), flush=True)
+        print(f"Checkpoint of step {report['step']}: {report['checkpoint']} ({report['chosen']})")
+        print(metrics.format_table(columns))
+        print("Checkpoints, as scored while training:")
+        print(selection.format_reports(report["checkpoints"]), flush=True)
 
 
 class Strip:
@@ -142,8 +187,8 @@ class Strip:
         """Prepares to collect `count` images; `class_table` has `names` and `palette`."""
         self._count, self._class_table, self._seen = count, class_table, []
 
-    def __call__(self, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
-        """Takes an image `[H, W, 3]`, its prediction `[Y, X]` and its labels `[Y, X]`."""
+    def __call__(self, name: str, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
+        """Takes an image `[H, W, 3]`, its prediction `[Y, X]` and its labels `[Y, X]`; its name is not shown."""
         if len(self._seen) < self._count:
             self._seen.append((image, prediction, labels))
 
@@ -162,28 +207,3 @@ class Strip:
             return None
         pictures.save_picture(path, picture)
         return path
-
-
-class PngFolder:
-    """Writes every prediction that it sees as a palette PNG, numbered in the order of the images."""
-
-    def __init__(self, path: Path, palette: np.ndarray):
-        """Makes the folder `path`; `palette` is uint8 `[C, 3]`."""
-        path.mkdir(parents=True, exist_ok=True)
-        self.path, self._palette, self._count = path, palette, 0
-
-    def __call__(self, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
-        """Writes one prediction `[Y, X]`."""
-        number = self._count * jax.process_count() + jax.process_index()
-        pictures.save_prediction(self.path / f"{number:06}.png", prediction, self._palette)
-        self._count += 1
-
-
-def _chosen_step(checkpoints: Checkpoints, choice: str) -> int:
-    steps = {"last": checkpoints.latest_step, "best": checkpoints.best_step}
-    if choice not in steps:
-        raise ValueError(f"Unknown evaluation.checkpoint {choice!r}. Valid: {', '.join(steps)}.")
-    step = steps[choice]()
-    if step is None:
-        raise FileNotFoundError(f"No {choice} checkpoint in {checkpoints.directory}. Train first: --mode=train.")
-    return step

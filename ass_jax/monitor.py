@@ -49,6 +49,7 @@ class Monitor:
         self._images = images_per_step
         self._step, self._pending = start, []
         self._streaks = collections.Counter()
+        self._skipped = self._skipped_in_a_row = 0
         self._file = workdir / METRICS_FILE if jax.process_index() == 0 else None
         if self._file is not None:
             _drop_after(self._file, start)
@@ -61,13 +62,17 @@ class Monitor:
     def report(self, step: int) -> None:
         """Writes the means since the last report.
 
+        Steps whose update was skipped are named in a warning and left out of the means.
+
         Raises:
-          FloatingPointError: a loss or a gradient of one of these steps is not finite; the message names it.
+          FloatingPointError: the updates of `skipped_limit` steps in a row were skipped.
         """
         steps = jax.device_get(self._pending)
         seconds = time.monotonic() - self._since
-        self._check_finite(steps)
-        means = {name: float(np.mean([metrics[name] for metrics in steps])) for name in steps[0]}
+        self._count_skipped(steps)
+        done = [metrics for metrics in steps if not metrics["skipped"]]
+        means = {name: float(np.mean([metrics[name] for metrics in done])) for name in done[0]} if done else {}
+        means["skipped"] = float(self._skipped)
         means["images_per_second"] = len(steps) * self._images / seconds
         left = (self._config.steps - step) * seconds / len(steps)
         self._pending, self._step = [], step
@@ -102,14 +107,20 @@ class Monitor:
             flush=True,
         )
 
-    def _check_finite(self, steps: list[Mapping[str, np.ndarray]]) -> None:
-        for offset, metrics in enumerate(steps):
-            bad = [name for name, value in metrics.items() if not np.isfinite(value)]
-            if bad:
+    def _count_skipped(self, steps: list[Mapping[str, np.ndarray]]) -> None:
+        for number, metrics in enumerate(steps, start=self._step + 1):
+            if not metrics["skipped"]:
+                self._skipped_in_a_row = 0
+                continue
+            self._skipped += 1
+            self._skipped_in_a_row += 1
+            bad = ", ".join(name for name, value in metrics.items() if not np.isfinite(value))
+            logging.warning("Step %d: %s not finite; its update was skipped, %d so far.", number, bad, self._skipped)
+            if self._skipped_in_a_row == self._config.skipped_limit:
                 raise FloatingPointError(
-                    f"Step {self._step + offset + 1}: {', '.join(bad)} not finite. Training stops; the checkpoints "
-                    "before this step are sound. Lower optimizer.learning_rate or the loss weights, or set "
-                    "optimizer.clip_norm."
+                    f"Step {number}: {bad} not finite, as in the steps before: {self._skipped_in_a_row} updates in a "
+                    "row were skipped. Training stops with the last good weights saved. Lower "
+                    "optimizer.learning_rate or the loss weights, or set optimizer.clip_norm."
                 )
 
     def _watch_adversaries(self, means: Mapping[str, float]) -> None:

@@ -56,7 +56,7 @@ def save_prediction(path: str | os.PathLike, labels: np.ndarray, palette: np.nda
 
 
 def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
-    """Writes a uint8 `[H, W, 3]` picture as a PNG, which appears under its name only when it is complete."""
+    """Writes a uint8 picture, `[H, W, 3]` or grey `[H, W]`, as a PNG, which appears only when it is complete."""
     _write(path, Image.fromarray(picture))
 
 

@@ -10,6 +10,7 @@ from jax import Array
 from jax.lax import stop_gradient
 from ml_collections import ConfigDict
 
+from ass_jax.inference import predictions
 from ass_jax.losses import (
     SOURCE,
     TARGET,
@@ -54,7 +55,8 @@ def train_step(
       optimizer: of `make_optimizer(config)`.
 
     Returns:
-      The next state and float32 scalars: losses, accuracies, gradient norms and learning rates.
+      The next state and float32 scalars: losses, accuracies, gradient norms, learning rates, and `skipped`: 1 where
+      the loss or a gradient is not finite. Then all but the number of the step stays as it was.
     """
 
     def objective(params: dict) -> tuple[Array, tuple[dict, Metrics]]:
@@ -73,7 +75,7 @@ def train_step(
             metrics |= found
         return total, (batch_stats, metrics)
 
-    gradients, (batch_stats, metrics) = jax.grad(objective, has_aux=True)(state.params)
+    (total, (batch_stats, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
     params = optax.apply_updates(state.params, updates)
     for network, gradient in gradients.items():
@@ -85,13 +87,17 @@ def train_step(
     if average is not None:
         segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
         average = optax.incremental_update(segmenter, average, 1.0 - config.average_decay)
-    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average), metrics
+    finite = jnp.isfinite(jnp.stack([total, *(metrics[f"gradient_norm/{network}"] for network in gradients)])).all()
+    metrics["skipped"] = 1.0 - finite
+    updated = TrainState(state.step + 1, params, batch_stats, optimizer_state, average)
+    unchanged = state.replace(step=state.step + 1)
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged), metrics
 
 
 def evaluation_step(
     variables: Variables, batch: dict[str, Array], *, networks: Networks, config: ConfigDict
 ) -> tuple[Array, Array]:
-    """Scores a batch with running statistics: logits up-sampled (aligned corners) to the labels, then argmax.
+    """Scores a batch as `prediction_step` labels it.
 
     Args:
       variables: of the segmenter.
@@ -103,20 +109,37 @@ def evaluation_step(
       Confusion matrix int32 `[C, C]` (rows: truth) and the predictions uint8 `[B, Y, X]`.
     """
     size = batch["label"].shape[1:]
-    predictions = prediction_step(variables, batch["image"], networks=networks, config=config, size=size)
-    return confusion_matrix(predictions, batch["label"], networks.segmenter.num_classes), predictions
+    found = prediction_step(variables, batch["image"], networks=networks, config=config, size=size)
+    return confusion_matrix(found, batch["label"], networks.segmenter.num_classes), found
 
 
 def prediction_step(
     variables: Variables, images: Array, *, networks: Networks, config: ConfigDict, size: tuple[int, int]
 ) -> Array:
-    """Labels images `[B, H, W, 3]` uint8 at `size` (height, width): uint8 `[B, *size]`."""
-    _, logits = networks.segmenter.apply(variables, normalise(images, config), train=False)
-    return jnp.argmax(resize_bilinear(logits, size), axis=-1).astype(jnp.uint8)
+    """Labels images with running statistics: logits up-sampled (aligned corners) to `size`, then argmax.
+
+    With `window`, `flip` or `scales` of `config.evaluation`, the probabilities of all views are averaged first.
+
+    Args:
+      variables: of the segmenter.
+      images: uint8 `[B, H, W, 3]`.
+      networks: the segmenter is used.
+      config: the whole configuration; static.
+      size: height, width of the result; static.
+
+    Returns:
+      uint8 `[B, *size]`.
+    """
+
+    def network(pixels: Array) -> Array:
+        _, logits = networks.segmenter.apply(variables, normalise(pixels, config), train=False)
+        return logits
+
+    return predictions(network, images, size, config.evaluation)
 
 
 def normalise(images: Array, config: ConfigDict) -> Array:
-    """RGB images uint8 `[B, H, W, 3]` to the float32 pixels that the segmenter's initial weights expect."""
+    """RGB images of 0..255 `[B, H, W, 3]` to the float32 pixels that the segmenter's initial weights expect."""
     if config.model.pixel_order == "bgr":
         images = images[..., ::-1]
     mean, deviation = jnp.array(config.model.pixel_mean), jnp.array(config.model.pixel_deviation)

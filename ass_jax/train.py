@@ -10,15 +10,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ass_jax import selection
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.evaluate import (
     CHECKPOINTS,
+    LABELLED,
     STRIP,
     Batch,
     Strip,
     evaluate,
     make_evaluation_step,
     print_report,
+    score,
     score_all,
 )
 from ass_jax.losses import IGNORED
@@ -40,28 +43,34 @@ def train(
     evaluation_batches: Callable[[], Iterable[Batch]],
     writer: Any,
     workdir: Path,
+    labelled: dict | None = None,
+    held_out_batches: Callable[[], Iterable[Batch]] | None = None,
 ) -> dict:
     """Trains to `config.steps`, from the last checkpoint if there is one, and scores the result.
 
     Args:
       config: the whole configuration.
-      class_table: `names`, `palette` `[C, 3]` and `subsets` of the classes.
+      class_table: `names`, `palette` `[C, 3]`, `subsets` and `raw_ids` of the classes.
       training_batches: gives the batches from a step on, a pure function of it: see `ass_jax.steps.train_step`.
       evaluation_batches: gives one pass over the validation images.
       writer: a `clu.metric_writers.MetricWriter`.
       workdir: of checkpoints, `metrics.jsonl`, `config.json` and pictures.
+      labelled: what is told and kept of the labelled target images, JSON-able: `list`, which they are, and `sha256`;
+        None where there are none.
+      held_out_batches: gives one pass over labelled target images that are not trained on; their score selects a
+        checkpoint without the help of the validation images. None: there are none.
 
     Returns:
-      The report of `ass_jax.evaluate.evaluate` at the last step.
+      The report of `ass_jax.evaluate.evaluate` at the last step, with the scores on held-out images under `held_out`.
 
     Raises:
       ValueError: the batches or the checkpoint do not fit the configuration.
-      FloatingPointError: a loss is not finite.
+      FloatingPointError: loss or gradients of `config.skipped_limit` steps in a row are not finite.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     num_classes = len(class_table.names)
     networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
-    with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep) as checkpoints:
+    with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints:
         start = checkpoints.latest_step() or 0
         if start >= config.steps:
             print(f"Step {start} of {config.steps} is done already: evaluating.", flush=True)
@@ -88,8 +97,8 @@ def train(
         begun = time.monotonic()
         step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
         step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch).compile()
-        evaluation_step = make_evaluation_step(networks, config, mesh)
-        _print_start(config, state, batch, mesh.size, time.monotonic() - begun)
+        scoring = {"step": make_evaluation_step(networks, config, mesh), "mesh": mesh, "class_table": class_table}
+        _print_start(config, state, batch, mesh.size, time.monotonic() - begun, labelled)
 
         monitor = Monitor(
             config,
@@ -108,33 +117,30 @@ def train(
             judge = last or _due(number, config.evaluation.every)
             save = judge or _due(number, config.checkpoint.every)  # What is scored is kept, or the best would be lost.
             if save or _due(number, config.log_every):
-                # Before saving: a state that is not finite must not become a checkpoint.
-                monitor.report(number)
+                try:
+                    monitor.report(number)
+                except FloatingPointError:
+                    # Skipped updates leave the state as the last good one made it.
+                    checkpoints.save(number, state, None, config.to_dict() | {LABELLED: labelled})
+                    raise
             with monitor.paused():
                 if judge:
                     strip = Strip(config.evaluation.pictures, class_table)
-                    report = {"step": number} | score_all(
-                        _variables(state),
-                        evaluation_batches,
-                        step=evaluation_step,
-                        mesh=mesh,
-                        class_table=class_table,
-                        see=strip,
+                    report = {LABELLED: labelled} | score_all(
+                        _variables(state), evaluation_batches, see=strip, **scoring
                     )
+                    if held_out_batches is not None:
+                        report["held_out"] = score(state.segmenter, held_out_batches(), **scoring)
                     _log_scores(number, report, strip, monitor, writer)
                 if save:
-                    scores = {"mIoU": main_score(report)} if judge else None
-                    checkpoints.save(number, state, scores, config.to_dict())
+                    scores = selection.checkpoint_metrics(report) if judge else None
+                    checkpoints.save(number, state, scores, config.to_dict() | {LABELLED: labelled})
+        report = selection.described(config.steps, "last") | {"split": "validation"} | report
+        report["checkpoints"] = selection.reports(checkpoints)
     writer.flush()
     print_report(config.variant, report)
     print(f"Picture: {strip.save(workdir / STRIP)}", flush=True)
     return report
-
-
-def main_score(report: dict) -> float:
-    """Returns the mIoU over the first class subset, which ranks checkpoints; NaN where no class was seen."""
-    score = next(iter(report["mean_iou"].values()))
-    return float("nan") if score is None else score
 
 
 def _due(number: int, every: int) -> bool:
@@ -149,7 +155,12 @@ def _variables(state: TrainState) -> dict:
 def _log_scores(number: int, report: dict, strip: Strip, monitor: Monitor, writer: Any) -> None:
     """Sends the scores of an evaluation to the console, TensorBoard and `metrics.jsonl`."""
     scores = {}
-    for prefix, found in {"validation": report, "validation_average": report.get("average")}.items():
+    groups = {
+        "validation": report,
+        "validation_average": report.get("average"),
+        "held_out": report.get("held_out"),
+    }
+    for prefix, found in groups.items():
         if found is not None:
             scores |= {f"{prefix}/mIoU_{subset}": value for subset, value in found["mean_iou"].items()}
             scores |= {f"{prefix}_IoU/{name}": value for name, value in found["class_iou"].items()}
@@ -178,7 +189,9 @@ def _check_batch(batch: TrainingBatch, num_classes: int) -> None:
             )
 
 
-def _print_start(config: ConfigDict, state: TrainState, batch: dict, devices: int, seconds: float) -> None:
+def _print_start(
+    config: ConfigDict, state: TrainState, batch: dict, devices: int, seconds: float, labelled: dict | None
+) -> None:
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))
     sizes = ", ".join(
         f"{len(examples['image'])} {stream} {examples['image'].shape[1]}x{examples['image'].shape[2]}"
@@ -189,3 +202,5 @@ def _print_start(config: ConfigDict, state: TrainState, batch: dict, devices: in
         f"{devices} {jax.devices()[0].platform} device(s); compiled in {format_seconds(seconds)}.",
         flush=True,
     )
+    if labelled:
+        print(f"Labelled target images: {labelled['list']}; SHA-256 {labelled['sha256']}.", flush=True)

@@ -3,8 +3,9 @@
 The defaults are the numbers of the paper's set-up (ASS, arXiv 2004.00794; AdaptSegNet, arXiv
 1802.10349). Where neither gives one, the comment says that the choice is ours.
 
-`--config=configs/toy.py:adaptsegnet,smoke` applies words after the colon, in order: one of
-`VARIANTS` (which terms of the method act) and `smoke` (a size that only shows that all of it runs).
+`--config=configs/toy.py:adaptsegnet,smoke` applies words after the colon, in any order: one of `VARIANTS` (which
+terms of the method act), a number (so many labelled target images, as in `configs/gta5.py:500`) and `smoke` (a
+size that only shows that all of it runs).
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def default_config() -> ConfigDict:
     config.data.labelled_seed = 0  # Which ones: lists of one seed are nested.
     config.data.labelled_list = ""  # File that names them, one a line; empty: chosen by count and seed.
     config.data.held_out = 0  # So many of them are not trained on, but pick the selected checkpoint.
-    config.data.rare_class_temperature = 0.0  # Labelled images by rarity of their classes; DAFormer: 0.01; 0: off.
+    config.data.rare_class_temperature = 0.0  # Draws images for their rare classes; DAFormer: 0.01; 0: off.
     config.data.full_size = False  # Prepare images at their own size: slower, for random scale and crop.
     config.data.rejected_limit = 20  # Preparation stops when more files than these are unusable.
     config.data.source_size = (720, 1280)  # Height, width that source images are resized to.
@@ -56,6 +57,18 @@ def default_config() -> ConfigDict:
     config.data.toy.validation_count = 100
     config.data.toy.seed = 0  # Of the scenes; config.seed does not change the images.
     config.data.toy.shift = 1.0  # 0: target rendered as source; 1: the documented default.
+
+    config.data.custom = ConfigDict()  # The data set "custom": a user's own images; configs/custom.py is an example.
+    config.data.custom.names = ()  # Classes, in the order of their train ids.
+    config.data.custom.palette = ()  # Colour (red, green, blue) of each of them.
+    config.data.custom.source_ids = ()  # (Raw id in the source label files, class); other raw ids are ignored.
+    config.data.custom.target_ids = ()  # The same of the target's label files.
+    config.data.custom.source_images = ""  # Folders below data.source_root.
+    config.data.custom.source_labels = ""
+    config.data.custom.target_images = ""  # Folders below data.target_root.
+    config.data.custom.target_labels = ""
+    config.data.custom.validation_images = ""
+    config.data.custom.validation_labels = ""
 
     config.augment = ConfigDict()  # Training only. The reference only resizes: all off.
     config.augment.flip = False  # Left-right mirror of half of the images.
@@ -108,13 +121,20 @@ def default_config() -> ConfigDict:
     config.evaluation.batch = 1  # Images per evaluation step over all devices.
     config.evaluation.every = 5_000  # Steps; the last step is always evaluated. 0: only the last.
     config.evaluation.pictures = 4  # Images in the prediction strip.
-    config.evaluation.checkpoint = "last"  # That --mode=eval scores: "last" or "best".
+    config.evaluation.checkpoint = "last"  # That --mode=eval scores: "last", "selected" (data.held_out) or "best".
+    config.evaluation.split = "validation"  # Or "test": its images have no labels; --mode=eval only writes predictions.
+    config.evaluation.test_size = (1024, 2048)  # Height, width of those predictions: what Cityscapes' server takes.
+    config.evaluation.scales = (1.0,)  # Factors of data.target_size whose probabilities are averaged.
+    config.evaluation.flip = False  # Average with the mirrored image's.
+    config.evaluation.window = (0, 0)  # Height, width of sliding windows in the scaled image; 0: the whole image.
+    config.evaluation.stride = (0, 0)  # Of the windows; 0: half a window.
 
+    config.skipped_limit = 10  # So many updates in a row that are not finite, and so skipped, end the run.
     config.log_every = 50  # Steps between lines on the console, in TensorBoard and metrics.jsonl.
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 5_000  # Steps; the last step is always saved.
-    config.checkpoint.keep = 3  # Latest ones kept, the best one beside them.
+    config.checkpoint.keep = 3  # Latest ones kept; the selected and the best one beside them.
     return config
 
 
@@ -132,32 +152,61 @@ VARIANTS = {
 }
 
 
+# Target data set -> the numbers of labelled images that are words, where only some are: those of its lists.
+LISTED_COUNTS = {"cityscapes": (50, 100, 200, 500, 1000, 2975)}
+
+
 def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] | None = None) -> ConfigDict:
     """Applies comma-separated words to a configuration.
 
     Args:
       config: changed in place.
-      words: at most one name of `VARIANTS` (default "ass") and, optionally, "smoke".
+      words: at most one name of `VARIANTS` (default "ass"), at most one number of labelled target images and,
+        optionally, "smoke".
       smoke: shrinks the configuration for the word "smoke"; default: `shrink`.
 
     Returns:
       The configuration.
 
     Raises:
-      ValueError: a word is unknown, or two variants are named.
+      ValueError: a word is unknown, two variants or two numbers are named, or a number beside a variant that
+        labels all images.
     """
     given = [word for word in words.split(",") if word]
-    unknown = [word for word in given if word not in VARIANTS and word != "smoke"]
+    counts = [word for word in given if _is_count(word, config.data.target)]
+    unknown = [word for word in given if word not in VARIANTS and word != "smoke" and word not in counts]
     if unknown:
-        valid = ", ".join([*VARIANTS, "smoke"])
+        valid = valid_words(config.data.target)
         raise ValueError(f"Unknown word {unknown[0]!r} after the file's colon. Valid: {valid}.")
     variants = [word for word in given if word in VARIANTS] or ["ass"]
     if len(variants) > 1:
         raise ValueError(f"Expected one variant after the file's colon, found {', '.join(variants)}.")
+    if len(counts) > 1:
+        raise ValueError(f"Expected one number of labelled images after the file's colon, found {', '.join(counts)}.")
+    if counts and VARIANTS[variants[0]][1] == "all":
+        raise ValueError(
+            f"{variants[0]} labels all target images: expected no number beside it after the file's colon, "
+            f"found {counts[0]}. Remove either."
+        )
+    if counts:
+        config.data.labelled_count = int(counts[0])
     _set_variant(config, variants[0])
     if "smoke" in given:
         (smoke or shrink)(config)
     return config
+
+
+def valid_words(target: str) -> str:
+    """Returns the words that may follow the colon of a configuration whose target data set is `target`."""
+    counts = ", ".join(map(str, LISTED_COUNTS.get(target, ()))) or "any number of labelled target images"
+    return ", ".join([*VARIANTS, "smoke", counts])
+
+
+def _is_count(word: str, target: str) -> bool:
+    """Returns whether a word is a number of labelled images that the target data set has."""
+    if not (word.isascii() and word.isdigit()) or int(word) < 1:
+        return False
+    return target not in LISTED_COUNTS or int(word) in LISTED_COUNTS[target]
 
 
 def _set_variant(config: ConfigDict, name: str) -> None:
@@ -171,6 +220,9 @@ def _set_variant(config: ConfigDict, name: str) -> None:
         batch.source, batch.labelled = batch.source + batch.labelled, 0
     if target == "all":
         config.data.labelled_count = -1
+        if source:
+            # Where all target images have labels the larger share of a step is theirs; ours.
+            batch.source, batch.labelled = sorted((batch.source, batch.labelled))
     if not global_term:
         config.loss.global_weight = 0.0
         batch.unlabelled = 0

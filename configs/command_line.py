@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from configs.base import VARIANTS, default_config
+from configs.base import VARIANTS, default_config, valid_words
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 EXIT_CODE_OF_MISTAKE = 2
@@ -141,10 +141,32 @@ def _parse_flags(arguments: list[str], defaults: dict[str, Any]) -> list[str]:
 
 
 def _check_tuple(name: str, default: tuple, value: tuple) -> None:
-    """Raises an error if a tuple differs from the default's in length or in the type of its numbers."""
-    accepted = (int, float) if isinstance(default[0], float) else int
-    if len(value) != len(default) or not all(isinstance(entry, accepted) for entry in value):
-        raise flags.Error(f"flag --{name}={value}: expected {len(default)} numbers, such as {default}.")
+    """Raises an error if a tuple is not of the default's form.
+
+    Numbers must be as many as in the default, and whole where its are; a default of one number is a list, of any
+    length but 0. Names, or tuples as long as the default's, may be any number; of an empty default nothing is known.
+    """
+    if not default:
+        return
+    if isinstance(default[0], str | tuple):
+        expected = f"any number of entries such as {default[0]!r}"
+        fits = all(_has_form(entry, default[0]) for entry in value)
+    else:
+        length, count = (max(1, len(value)), "one or more") if len(default) == 1 else (len(default), len(default))
+        expected = f"{count} numbers, such as {default}"
+        accepted = (int, float) if isinstance(default[0], float) else int
+        fits = len(value) == length and all(isinstance(entry, accepted) for entry in value)
+    if not fits:
+        raise flags.Error(f"flag --{name}={value}: expected {expected}.")
+
+
+def _has_form(value: Any, example: Any) -> bool:
+    """Returns whether a value has the type of an example and, as a tuple, its length and the types of its entries."""
+    if type(value) is not type(example):
+        return False
+    if not isinstance(example, tuple):
+        return True
+    return len(value) == len(example) and all(map(_has_form, value, example))
 
 
 def _check_complete(rest: list[str]) -> None:
@@ -162,6 +184,7 @@ def _help(values: dict[str, Any]) -> str:
     lines += [f"  --{name:12}{flags.FLAGS[name].help}" for name in ("config", "workdir", "mode")]
     lines += ["  --config.KEY  One key of the configuration, changed."]
     if values:
+        lines += ["", f"Words after the file's colon: {valid_words(values['config.data.target'])}."]
         lines += ["", "Keys and values of this configuration:"]
         lines += [f"  --{name}={shlex.quote(str(value))}" for name, value in values.items()]
     return "\n".join(lines)

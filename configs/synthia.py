@@ -5,7 +5,11 @@ which it builds; `configs/base.py` marks our own choices.
 
     python main.py --config=configs/synthia.py --workdir=runs/synthia
     python main.py --config=configs/synthia.py:adaptsegnet --workdir=runs/synthia_adaptsegnet
-    python main.py --config=configs/synthia.py --config.data.labelled_count=500 --workdir=runs/synthia_500
+    python main.py --config=configs/synthia.py:500 --workdir=runs/synthia_500
+    python main.py --config=configs/synthia.py:500,target_only --workdir=runs/synthia_500_target_only
+
+The number chooses 50, 100 (the default), 200, 500, 1000 or 2975 labelled images: the lists of `data/splits/`. Put
+other folders of the data sets into `--config.data.source_root` and `--config.data.target_root`.
 
 Expected time: a step is about 8.9 TFLOP, so that 150,000 steps at the full bfloat16 speed of an NVIDIA
 H200 (`--config.model.dtype=bfloat16`) take half an hour; expect a small multiple of that.
@@ -29,5 +33,7 @@ def get_config(words: str = "") -> ConfigDict:
     config = base.default_config()
     config.data.source = "synthia"
     config.data.target = "cityscapes"
+    config.data.source_root = "datasets/synthia"  # As downloaded and unpacked.
+    config.data.target_root = "datasets/cityscapes"
     config.data.classes = "synthia16"
     return base.finish(config, words)

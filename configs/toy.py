@@ -16,9 +16,10 @@ from configs import base
 def get_config(words: str = "") -> ConfigDict:
     """Returns the configuration of the generated data set, with the `words` applied."""
     config = base.default_config()
-    config.steps = 1000
+    config.steps = 1500
 
-    config.data.labelled_count = 8
+    config.data.toy.target_count = 150  # Few enough that source images still help when all of these have labels.
+    config.data.labelled_count = 20
     config.data.source_size = (64, 128)  # As generated.
     config.data.target_size = (64, 128)
     config.data.batch.update(source=4, labelled=2, unlabelled=2)
@@ -31,7 +32,7 @@ def get_config(words: str = "") -> ConfigDict:
     config.model.pixel_mean = (127.5, 127.5, 127.5)  # Centres 0..255.
     config.model.pixel_deviation = (64.0, 64.0, 64.0)
 
-    config.loss.update(global_weight=0.03, semantic_weight=0.01, semantic_outputs="class_domain")
+    config.loss.update(global_weight=0.03, semantic_weight=0.1, semantic_outputs="class_domain")
 
     config.discriminator.update(global_width=16, semantic_width=128)
     config.discriminator.update(global_learning_rate=3e-4, semantic_learning_rate=3e-4)
@@ -40,6 +41,6 @@ def get_config(words: str = "") -> ConfigDict:
     config.optimizer.classifier_factor = 1.0  # All layers are equally new.
     config.optimizer.decay_steps = config.steps
 
-    config.evaluation.update(batch=20, every=250)
-    config.checkpoint.every = 250
+    config.evaluation.update(batch=20, every=500)
+    config.checkpoint.every = 500
     return base.finish(config, words)

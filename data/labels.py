@@ -2,10 +2,14 @@
 
 Train ids are the positions in a table: contiguous from 0. Raw ids are the numbers in the label files of a data
 set. `IGNORED` marks pixels without a class.
+
+The table "custom" is made of `config.data.custom`, as `configs/custom.py` shows.
 """
 
+import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +48,7 @@ _NOT_IN_TOY = {*_NOT_IN_THIRTEEN, "traffic light", "rider", "bus", "motorcycle",
 _CITYSCAPES_IDS = dict(
     zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), _CITYSCAPES, strict=True)
 )
+_RAW_ID_OF = {name: raw_id for raw_id, name in _CITYSCAPES_IDS.items()}
 # Data set -> raw id -> class; raw ids that are not there are ignored.
 RAW_IDS = {
     "cityscapes": _CITYSCAPES_IDS,
@@ -77,19 +82,22 @@ class ClassTable:
       names: [C].
       palette: uint8 [C, 3], RGB.
       subsets: name of a subset -> its train ids, ascending; a mean IoU is reported over each.
+      raw_ids: uint8 [C], what prediction files hold; None: the train ids themselves.
     """
 
     names: tuple[str, ...]
     palette: np.ndarray
     subsets: dict[str, tuple[int, ...]]
+    raw_ids: np.ndarray | None = None
 
 
-def _table(left_out: set[str], subsets: dict[str, set[str]]) -> ClassTable:
+def _table(left_out: set[str], subsets: dict[str, set[str]], raw_ids: bool = True) -> ClassTable:
     """Builds a table of Cityscapes' classes.
 
     Args:
       left_out: names that are not in the table.
       subsets: name of a subset -> names that are not in it.
+      raw_ids: predictions are written in Cityscapes' raw ids, which its test server takes.
 
     Returns:
       The table.
@@ -101,31 +109,96 @@ def _table(left_out: set[str], subsets: dict[str, set[str]]) -> ClassTable:
         subset: tuple(train_id for train_id, name in enumerate(names) if name not in outside)
         for subset, outside in subsets.items()
     }
-    return ClassTable(names, palette, ids)
+    written = np.array([_RAW_ID_OF[name] for name in names], np.uint8) if raw_ids else None
+    return ClassTable(names, palette, ids, written)
 
 
 CLASS_TABLES = {
     "cityscapes19": _table(set(), {"19": set(), "16": _NOT_IN_SYNTHIA, "13": _NOT_IN_THIRTEEN}),
     "synthia16": _table(_NOT_IN_SYNTHIA, {"16": set(), "13": _NOT_IN_THIRTEEN}),
-    "toy": _table(_NOT_IN_TOY, {"toy": set()}),
+    "toy": _table(_NOT_IN_TOY, {"toy": set()}, raw_ids=False),
 }
 
 
-def class_table(name: str) -> ClassTable:
-    """Returns the table of a name of `CLASS_TABLES`.
+def class_table(name: str, custom: Mapping[str, Any] | None = None) -> ClassTable:
+    """Returns the table of a name of `CLASS_TABLES`, or the one of a user's own classes.
 
     Args:
       name: as in `config.data.classes`.
+      custom: `config.data.custom`, of which "custom" is made; its only subset is "all".
 
     Returns:
       The table.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name is unknown, or `custom` is no sound table.
     """
+    if name == "custom" and custom is not None:
+        return _custom_table(custom)
     if name not in CLASS_TABLES:
-        raise ValueError(f"Unknown class table {name!r}. Valid: {', '.join(CLASS_TABLES)}.")
+        raise ValueError(f"Unknown class table {name!r}. Valid: {', '.join([*CLASS_TABLES, 'custom'])}.")
     return CLASS_TABLES[name]
+
+
+def custom_ids(custom: Mapping[str, Any], domain: str) -> dict[int, str]:
+    """Returns raw id -> class of a user's own label files, as `RAW_IDS` does for known data sets.
+
+    Args:
+      custom: `config.data.custom`.
+      domain: "source" or "target".
+
+    Raises:
+      ValueError: an id is no number in 0..65535 or occurs twice, a class is unknown, or no id is given.
+    """
+    _check_ids(custom, domain)
+    if not custom[f"{domain}_ids"]:
+        raise ValueError(
+            f"data.custom.{domain}_ids is empty: expected pairs such as (7, {custom['names'][0]!r}), a raw id of the "
+            f"{domain} label files and its class."
+        )
+    return dict(custom[f"{domain}_ids"])
+
+
+def _custom_table(custom: Mapping[str, Any]) -> ClassTable:
+    names, palette = custom["names"], custom["palette"]
+    if not 2 <= len(names) <= IGNORED or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"data.custom.names: expected the names of 2 to {IGNORED} classes, found {names!r}.")
+    _expect_once(names, "data.custom.names", "classes")
+    if len(palette) != len(names):
+        raise ValueError(
+            f"data.custom.palette: expected {len(names)} colours, one for each name, found {len(palette)}."
+        )
+    for name, colour in zip(names, palette, strict=True):
+        channels = colour if isinstance(colour, Sequence) else ()
+        if len(channels) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in channels):
+            raise ValueError(
+                f"data.custom.palette: expected (red, green, blue) in 0..255 for {name!r}, found {colour!r}."
+            )
+    for domain in ("source", "target"):
+        _check_ids(custom, domain)
+    colours = np.array(palette, np.uint8)
+    colours.setflags(write=False)
+    return ClassTable(tuple(names), colours, {"all": tuple(range(len(names)))})
+
+
+def _check_ids(custom: Mapping[str, Any], domain: str) -> None:
+    key, names = f"data.custom.{domain}_ids", custom["names"]
+    pairs = custom[f"{domain}_ids"]
+    for pair in pairs:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ValueError(f"{key}: expected pairs such as (7, 'road'), a raw id and its class, found {pair!r}.")
+        raw_id, name = pair
+        if isinstance(raw_id, bool) or not isinstance(raw_id, int) or not 0 <= raw_id <= 65535:
+            raise ValueError(f"{key}: expected raw ids in 0..65535, found {raw_id!r} for {name!r}.")
+        if name not in names:
+            raise ValueError(f"{key}: unknown class {name!r} of raw id {raw_id}. Valid: {', '.join(names)}.")
+    _expect_once([pair[0] for pair in pairs], key, "raw ids")
+
+
+def _expect_once(values: Sequence[Any], key: str, kind: str) -> None:
+    repeated = [str(value) for value, count in collections.Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{key}: expected different {kind}, found {', '.join(repeated)} more than once.")
 
 
 def train_ids(raw_ids: Mapping[int, str], table: ClassTable, size: int = 256) -> np.ndarray:

@@ -5,7 +5,8 @@ step s of a stream of B images per step takes the positions s * B ... s * B + B 
 epoch p // N of the N images; a seeded permutation of the epoch turns p % N into an image, and the
 augmentation is seeded by p. So any step is reached at once, every image comes once an epoch, and no stream
 depends on another one, on the number of threads or on the number of hosts. Of every step, host h of n takes
-the h-th of n equal slices of the positions.
+the h-th of n equal slices of the positions. With `config.data.rare_class_temperature`, positions of labelled
+images are turned into images by the draws of `data/rare_classes.py` instead, and there are no epochs.
 """
 
 import os
@@ -22,7 +23,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from data import augment, splits, toy
+from data import augment, labelled, rare_classes, toy
 from data.labels import IGNORED
 from data.streams import STREAMS, check, host_share, streams
 
@@ -48,6 +49,7 @@ class DataSet(NamedTuple):
     source_train: str | None
     target_train: str | None
     target_validation: str | None
+    target_test: str | None = None  # Its labels are not read.
 
 
 DATASETS = {
@@ -62,7 +64,8 @@ def prepare(config: ConfigDict) -> None:
     Raises:
       ValueError: as for training.
     """
-    _open(config, [_PARTS[name] for name in streams(config)] + ["target_validation"])
+    held_out = ["target_train"] if config.data.held_out else []
+    _open(config, [_PARTS[name] for name in streams(config)] + held_out + [f"target_{config.evaluation.split}"])
 
 
 def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -92,55 +95,109 @@ def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hos
 
 
 def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
-    """Yields this host's part of one pass over the target's validation images, in the order of the records.
+    """Yields this host's part of one pass over the target's images of a split, in the order of the records.
 
     Args:
-      config: the whole configuration.
+      config: the whole configuration; `config.evaluation.split` is "validation" or "test".
       host: number of this host, from 0.
       hosts: number of hosts; all of them get the same number of batches, of the same size.
 
     Returns:
       Iterator of {"image": uint8 [b, H, W, 3] RGB at config.data.target_size, "label": uint8 [b, Y, X] at the
-      size of the data set, "valid": bool [b]}, with b = config.evaluation.batch / `hosts`, rounded up. Places of
-      the last step without an image have valid False and a label that is ignored everywhere.
+      size of the data set, "name": text [b], "valid": bool [b]}, with b = config.evaluation.batch / `hosts`,
+      rounded up. Places of the last step without an image have valid False, no name and a label that is ignored
+      everywhere. The test split has no "label". `operator.length_hint` of the iterator is the number of batches left.
 
     Raises:
       ValueError: as for training.
     """
     check(config)
+    part = f"target_{config.evaluation.split}"
+    split = _open(config, [part])[part]
+    return _evaluation(config, split, np.arange(split.count), config.evaluation.split != "test", host, hosts)
+
+
+def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
+    """Yields this host's part of one pass over the held-out labelled target images.
+
+    They are `config.data.held_out` images of the target training split, see `data/labelled.py`: the labelled
+    stream never holds them, the unlabelled one does.
+
+    Args:
+      config: the whole configuration.
+      host: number of this host, from 0.
+      hosts: number of hosts.
+
+    Returns:
+      As `evaluation_batches`.
+
+    Raises:
+      ValueError: as for training, or no image is held out.
+    """
+    check(config)
+    if not config.data.held_out:
+        raise ValueError("data.held_out is 0: no labelled target image is held out.")
+    split = _open(config, ["target_train"])["target_train"]
+    return _evaluation(config, split, _choice(config, split).held_out, True, host, hosts)
+
+
+def labelled_list(config: ConfigDict) -> labelled.Choice | None:
+    """Returns the labelled target images of a run; None if it reads no label of them.
+
+    Raises:
+      ValueError: as for training.
+    """
+    if "labelled" not in streams(config) and not config.data.held_out:
+        return None
+    return _choice(config, _open(config, ["target_train"])["target_train"])
+
+
+def _evaluation(
+    config: ConfigDict, split: "_Split", chosen: np.ndarray, with_labels: bool, host: int, hosts: int
+) -> Iterator[Batch]:
+    """Returns this host's batches of one pass over the images `chosen` (indices, int64 [N])."""
     images = -(-config.evaluation.batch // hosts)
-    split = _open(config, ["target_validation"])["target_validation"]
-    decode = split.decoder("image", "label")
+    decode = split.decoder("image", "name", "label") if with_labels else split.decoder("image", "name")
     size = tuple(config.data.target_size)
 
     def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         position = _positions(steps, images, host, hosts)
         # Past the end the last image is read again, only to have something of the right shape.
-        return position, split.read(tf.minimum(position, split.count - 1))
+        return position, split.read(tf.gather(chosen, tf.minimum(position, len(chosen) - 1)))
 
     def example(position: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         decoded = decode(record)
         image = augment.resize({"image": decoded["image"]}, tf.zeros(2, tf.int64), size=size)["image"]
-        valid = position < split.count
-        label = tf.where(valid, decoded["label"][..., 0], tf.constant(IGNORED, tf.uint8))
-        return {"image": image, "label": label, "valid": valid}
+        valid = position < len(chosen)
+        found = {"image": image, "name": tf.where(valid, decoded["name"], ""), "valid": valid}
+        if with_labels:
+            found["label"] = tf.where(valid, decoded["label"][..., 0], tf.constant(IGNORED, tf.uint8))
+        return found
 
-    steps = range(-(-split.count // (images * hosts)))
-    return _iterate(_batches(steps, images, read, example, config.data.readers), config)
+    steps = range(-(-len(chosen) // (images * hosts)))
+    return _Pass(_iterate(_batches(steps, images, read, example, config.data.readers), config), len(steps))
 
 
-def labelled_names(config: ConfigDict) -> list[str]:
-    """Returns the names of the labelled target images, sorted."""
-    names = _open(config, ["target_train"])["target_train"].names()
-    chosen = splits.labelled_indices(names, config.data.labelled_count, config.data.labelled_seed)
-    return sorted(names[index] for index in chosen)
+class _Pass(Iterator[Batch]):
+    """A pass over batches that knows how many are left, and gives their names as text."""
+
+    def __init__(self, batches: Iterator[Batch], count: int):
+        self._batches, self._left = batches, count
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self._left -= 1
+        return batch | {"name": np.array([name.decode() for name in batch["name"]], str)}
+
+    def __length_hint__(self) -> int:
+        return self._left
 
 
 def _stream(
     config: ConfigDict, name: str, split: "_Split", images: int, start_step: int, host: int, hosts: int
 ) -> tf.data.Dataset:
     """Returns the endless data set of this host's batches of one stream, with `images` examples each."""
-    chosen = _labelled(config, split) if name == "labelled" else np.arange(split.count)
+    chosen = _choice(config, split).training if name == "labelled" else np.arange(split.count)
     decode = split.decoder("image") if name == "unlabelled" else split.decoder("image", "label")
     domain = "source" if name == "source" else "target"
     functions = augment.augmentations(config.augment, config.data[f"{domain}_size"])
@@ -148,16 +205,26 @@ def _stream(
     # An augmentation's seed holds one number beside the position: it differs wherever the two above do.
     augment_seed = tf.constant(config.seed * len(STREAMS) + STREAMS.index(name), tf.int64)
 
-    def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        position = _positions(steps, images, host, hosts)
+    rarity = config.data.rare_class_temperature if name != "unlabelled" else 0
+    if rarity:
+        seed = (config.seed, STREAMS.index(name))
+        sampler = rare_classes.RareClassSampler(split.class_counts()[chosen], split.table, rarity, seed)
+
+    def places(position: tf.Tensor) -> tf.Tensor:
+        if rarity:
+            drawn = tf.numpy_function(sampler.draw, [position], tf.int64, stateful=False)
+            return tf.ensure_shape(drawn, position.shape)
         epoch = position // len(chosen)
-        place = tf.raw_ops.RandomIndexShuffle(
+        return tf.raw_ops.RandomIndexShuffle(
             index=position % len(chosen),
             seed=tf.concat([tf.repeat(order_seed, tf.size(epoch), axis=0), epoch[:, None]], axis=1),
             max_index=tf.constant(len(chosen) - 1, tf.int64),
             rounds=8,  # With four, two streams take the same image together more often than by chance.
         )
-        return position, split.read(tf.gather(chosen, place))
+
+    def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        position = _positions(steps, images, host, hosts)
+        return position, split.read(tf.gather(chosen, places(position)))
 
     def example(position: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         augmented = augment.apply(functions, decode(record), tf.stack([augment_seed, position]))
@@ -168,13 +235,8 @@ def _stream(
     return _batches(steps, images, read, example, config.data.readers)
 
 
-def _labelled(config: ConfigDict, split: "_Split") -> np.ndarray:
-    """Returns the indices of the labelled target images, int64; names are read only where they matter."""
-    count = config.data.labelled_count
-    splits.check_count(count, split.count)
-    if count == -1:
-        return np.arange(split.count)
-    return splits.labelled_indices(split.names(), count, config.data.labelled_seed)
+def _choice(config: ConfigDict, split: "_Split") -> labelled.Choice:
+    return labelled.choose(config.data, split.names(), split.labelled())
 
 
 def _positions(steps: tf.Tensor, images: int, host: int, hosts: int) -> tf.Tensor:
@@ -220,6 +282,8 @@ class _Split:
         self.count = builder.info.splits[split].num_examples if split in builder.info.splits else 0
         if not self.count:
             raise ValueError(f"The data set {builder.name!r} has no images in its split {split!r}.")
+        self.table = np.arange(256, dtype=np.uint8)  # Raw id -> train id.
+        self._class_counts = None
         self._features = builder.info.features
         self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
 
@@ -241,12 +305,29 @@ class _Split:
         examples = (tf.train.Example.FromString(self._records[index]) for index in range(self.count))
         return [example.features.feature["name"].bytes_list.value[0].decode() for example in examples]
 
+    def labelled(self) -> np.ndarray:
+        """Returns whether every image has a label: bool [N]."""
+        return np.ones(self.count, bool)
+
+    def class_counts(self) -> np.ndarray:
+        """Returns the pixels of every raw id in every image, int64 [N, number of raw ids]; reads all records once."""
+        if self._class_counts is None:
+            decode = self.decoder("label")
+            records = (self._records[index] for index in range(self.count))
+            labels = (decode(record)["label"].numpy() for record in records)
+            self._class_counts = np.array([np.bincount(label.ravel(), minlength=256) for label in labels])
+        return self._class_counts
+
 
 def _open(config: ConfigDict, parts: Iterable[str]) -> dict[str, _Split]:
     """Opens splits, named by the fields of `DataSet`, and every data set only once."""
     names = {part: config.data[part.partition("_")[0]] for part in parts}
     for part, name in names.items():
         valid = [other for other, data_set in DATASETS.items() if getattr(data_set, part)]
+        if part == "target_test" and name in DATASETS and name not in valid:
+            raise ValueError(
+                f"The data set {name!r} has no test images: evaluation.split is 'test'; expected 'validation'."
+            )
         if name not in valid:
             raise ValueError(f"Unknown data set {name!r} for {part}. Valid: {', '.join(valid)}.")
     builders = {name: DATASETS[name].open(config.data) for name in sorted(set(names.values()))}

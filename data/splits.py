@@ -1,39 +1,61 @@
-"""Which target training images are labelled.
+"""The ranking by which target training images are labelled, and the lists that it gives.
 
 The rule: the images are ranked by the SHA-256 of "{seed}:{name}" and the first `count` are labelled. So
 the choice depends on nothing but names and seed, lists of one seed are nested (50 in 100 in 200 ...),
 and anyone can make a list again with `printf '0:name' | sha256sum`.
 
-The unlabelled stream is the whole target training split, the labelled images among them: that is our
-choice, as the paper does not say; their labels are not read there.
+`splits/{data set}/seed{seed}/{count}.txt` beside this file holds the lists of data sets whose images have
+official names, one name a line, sorted; `splits/{data set}/{N}.txt` holds all N names, from which
+
+    python -m data.splits
+
+writes the others again. Images of these data sets are ranked among the official names, so that an image
+which is missing on a disk never changes the choice.
 """
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
+FOLDER = Path(__file__).with_suffix("")
+OFFICIAL = {"cityscapes": 2975}  # Target data set -> number of its training images.
+COUNTS = (50, 100, 200, 500, 1000)
+SEEDS = (0, 1, 2)
 
 
-def labelled_indices(names: Sequence[str], count: int, seed: int) -> np.ndarray:
-    """Chooses the labelled target images.
+def official_names(data_set: str) -> list[str] | None:
+    """Returns all official names of a target data set's training images, sorted; None where it has no lists.
 
     Args:
-      names: name of every target training image, N in all.
-      count: how many images are labelled; -1: all.
-      seed: another seed gives another, independent choice.
+      data_set: as in `config.data.target`.
+    """
+    return read_names(FOLDER / data_set / f"{OFFICIAL[data_set]}.txt") if data_set in OFFICIAL else None
 
-    Returns:
-      Indices into `names`, ascending, int64 [count].
+
+def read_names(file: Path) -> list[str]:
+    """Returns the names in a text file: one a line; blank lines and lines that begin with # are skipped.
 
     Raises:
-      ValueError: `count` is neither -1 nor in 1..N, or two images have the same name.
+      OSError, UnicodeDecodeError: the file cannot be read as text.
     """
-    check_count(count, len(names))
-    if len(set(names)) != len(names):
-        repeated = next(name for index, name in enumerate(names) if name in names[:index])
-        raise ValueError(f"Names of target training images must differ, but {repeated!r} occurs twice.")
-    ranked = sorted(range(len(names)), key=lambda index: _rank(names[index], seed))
-    return np.sort(np.asarray(ranked[: len(names) if count == -1 else count], np.int64))
+    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def ranked(names: Sequence[str], seed: int) -> list[str]:
+    """Returns the names by rank: those that are labelled first come first."""
+    return sorted(names, key=lambda name: _rank(name, seed))
+
+
+def write_lists(data_set: str, folder: Path = FOLDER) -> None:
+    """Writes the list of every count and seed of a data set below `folder`."""
+    names = official_names(data_set)
+    for seed in SEEDS:
+        for count in COUNTS:
+            file = folder / data_set / f"seed{seed}" / f"{count}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            rule = f"# {data_set}, seed {seed}: the {count} of {len(names)} names that come first by SHA-256 of "
+            file.write_text("\n".join([f'{rule}"{seed}:{{name}}".', *sorted(ranked(names, seed)[:count])]) + "\n")
 
 
 def check_count(count: int, available: int) -> None:
@@ -49,3 +71,8 @@ def check_count(count: int, available: int) -> None:
 
 def _rank(name: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    for _data_set in OFFICIAL:
+        write_lists(_data_set)

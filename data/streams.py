@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from data import labelled
+
 STREAMS = ("source", "labelled", "unlabelled")
 
 
@@ -36,7 +38,7 @@ def streams(config: ConfigDict) -> dict[str, int]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ValueError if a setting of `config.data`, `.augment` or `.evaluation` is out of its range."""
+    """Raises ValueError if a setting of `config.data`, `.augment` or `.evaluation` cannot be used."""
     data, augment = config.data, config.augment
     for name in STREAMS:
         _expect(data.batch[name] >= 0, f"data.batch.{name}", data.batch[name], "0 or more images")
@@ -44,7 +46,9 @@ def check(config: ConfigDict) -> None:
         _expect(_is_size(data[name]), f"data.{name}", data[name], "a positive height and width")
     _expect(data.readers >= 1, "data.readers", data.readers, "1 or more threads")
     _expect(data.prefetch >= 1, "data.prefetch", data.prefetch, "1 or more batches")
-    _expect(config.evaluation.batch >= 1, "evaluation.batch", config.evaluation.batch, "1 or more images")
+    temperature = data.rare_class_temperature
+    _expect(0 <= temperature < float("inf"), "data.rare_class_temperature", temperature, "0 (off) or more")
+    _check_evaluation(config.evaluation)
     _expect(
         len(augment.scale) == 2 and 0 < augment.scale[0] <= augment.scale[1],
         "augment.scale",
@@ -60,6 +64,7 @@ def check(config: ConfigDict) -> None:
     for name in ("brightness", "contrast", "saturation"):
         _expect(0 <= augment[name] <= 1, f"augment.{name}", augment[name], "0 to 1")
     _expect(0 <= augment.hue <= 0.5, "augment.hue", augment.hue, "0 to 0.5")
+    labelled.check(config)
 
 
 def host_share(name: str, images: int, hosts: int) -> int:
@@ -73,6 +78,28 @@ def host_share(name: str, images: int, hosts: int) -> int:
     if images % hosts:
         raise ValueError(f"{name} is {images}, which {hosts} hosts cannot share evenly.")
     return images // hosts
+
+
+def _check_evaluation(evaluation: ConfigDict) -> None:
+    """Raises ValueError if a setting of `config.evaluation` is out of its range."""
+    _expect(evaluation.batch >= 1, "evaluation.batch", evaluation.batch, "1 or more images")
+    for name, valid in {"checkpoint": ("last", "selected", "best"), "split": ("validation", "test")}.items():
+        _expect(evaluation[name] in valid, f"evaluation.{name}", repr(evaluation[name]), f"one of {', '.join(valid)}")
+    _expect(_is_size(evaluation.test_size), "evaluation.test_size", evaluation.test_size, "a positive height and width")
+    scales = evaluation.scales
+    _expect(len(scales) > 0 and min(scales) > 0, "evaluation.scales", scales, "one or more factors above 0")
+    window, stride = tuple(evaluation.window), tuple(evaluation.stride)
+    off = (0, 0)
+    _expect(
+        _is_size(window) or window == off, "evaluation.window", window, "a positive height and width, or (0, 0): off"
+    )
+    _expect(
+        stride == off or (_is_size(stride) and stride[0] <= window[0] and stride[1] <= window[1]),
+        "evaluation.stride",
+        stride,
+        f"a positive height and width of at most evaluation.window = {window}, or every pixel would not be covered; "
+        "or (0, 0): half a window",
+    )
 
 
 def _is_size(size: Sequence[int]) -> bool:

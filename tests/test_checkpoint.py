@@ -162,7 +162,7 @@ def test_random_runs_with_restarts_keep_latest_and_best(tmp_path):
         directory, scores = tmp_path / str(run), {}
         keep = draw.randint(1, 3)
         for _ in range(2):
-            with Checkpoints(directory, keep_latest=keep, best_metric="score") as checkpoints:
+            with Checkpoints(directory, keep_latest=keep, best_metrics=("score",)) as checkpoints:
                 for _ in range(draw.randint(1, 4)):
                     score = draw.choice([NAN, None, draw.random(), draw.random()])
                     step = (checkpoints.latest_step() or 0) + draw.randint(1, 3)
@@ -171,6 +171,29 @@ def test_random_runs_with_restarts_keep_latest_and_best(tmp_path):
             best = max(scores, key=lambda step: (scores[step], step))
             assert steps_on_disk(directory) == sorted({*list(scores)[-keep:], best})
             scores = {step: scores[step] for step in steps_on_disk(directory)}
+
+
+def test_best_of_every_metric_is_kept(tmp_path):
+    scores = [(0.3, 0.1), (0.9, 0.2), (0.4, 0.8), (0.1, None), (0.5, 0.3), (0.2, 0.1)]
+    rankings = ("selection_mIoU", "mIoU")
+    with Checkpoints(tmp_path, keep_latest=1, best_metrics=rankings) as checkpoints:
+        for step, (validation, selection) in enumerate(scores, start=1):
+            metrics = {"mIoU": validation, "selection_mIoU": selection, "report": {"mean_iou": {"19": validation}}}
+            checkpoints.save(step, {"step": jnp.int32(step)}, metrics, {})
+    assert steps_on_disk(tmp_path) == [2, 3, 6]
+    with Checkpoints(tmp_path, read_only=True, best_metrics=rankings) as checkpoints:
+        assert [checkpoints.best_step(metric) for metric in ("mIoU", "selection_mIoU", "other")] == [2, 3, None]
+        assert checkpoints.best_step() == 3
+        assert checkpoints.metrics(3)["report"] == {"mean_iou": {"19": 0.4}}
+
+
+def test_missing_metric_keeps_nothing(tmp_path):
+    with Checkpoints(tmp_path, keep_latest=1, best_metrics=("selection_mIoU", "mIoU")) as checkpoints:
+        for step, score in enumerate((0.1, 0.9, 0.4, 0.3), start=1):
+            checkpoints.save(step, {"step": jnp.int32(step)}, {"mIoU": score}, {})
+        assert checkpoints.best_step("selection_mIoU") is None
+        assert checkpoints.best_step("mIoU") == 2
+    assert steps_on_disk(tmp_path) == [2, 4]
 
 
 def test_metrics_are_plain_json(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TOY = "--config=configs/toy.py"
+CUSTOM = "--config=configs/custom.py"
 HEAVY = ("tensorflow", "tensorflow_datasets", "jax", "flax", "clu", "orbax")
 
 
@@ -53,7 +56,7 @@ def answer(arguments, environment):
         (["--config=configs/toy.py:as"], ["'as'", "source_only, target_only", "smoke"]),
         (["--config", "configs/toy.py:ass,joint"], ["one variant", "ass, joint"]),
         (["--config.steps=3"], ["--config.steps", "--config=FILE"]),
-        ([TOY, "--config.stebs=3"], ["config.stebs", "Did you mean config.steps?", "seed, steps"]),
+        ([TOY, "--config.stebs=3"], ["config.stebs", "Did you mean config.steps?", "seed, skipped_limit, steps"]),
         (
             [TOY, "--config.loss.semantic_wieght=1"],
             ["semantic_wieght", "Did you mean config.loss.semantic_weight?", "global_kind, global_weight"],
@@ -67,6 +70,15 @@ def answer(arguments, environment):
         ([TOY, "--config.steps=many"], ["--config.steps=many", "Expected: int, such as 1000"]),
         ([TOY, "--config.data.source_size=64"], ["expected 2 numbers, such as (64, 128)"]),
         ([TOY, "--config.data.source_size=(64,12.5)"], ["expected 2 numbers, such as (64, 128)"]),
+        (["--config=configs/gta5.py:150"], ["'150'", "smoke, 50, 100, 200, 500, 1000, 2975"]),
+        (["--config=configs/toy.py:100,oracle"], ["oracle labels all target images", "found 100"]),
+        (["--config=configs/toy.py:50,100"], ["one number of labelled images", "50, 100"]),
+        ([CUSTOM, "--config.data.custom.names=(1,2)"], ["names=(1, 2)", "any number of entries such as 'ground'"]),
+        ([CUSTOM, "--config.data.custom.palette=((1,2),)"], ["any number of entries such as (128, 64, 128)"]),
+        ([CUSTOM, "--config.data.custom.source_ids=(('sky',1),)"], ["any number of entries such as (1, 'ground')"]),
+        ([CUSTOM, "--config.data.custom.name=('a',)"], ["Did you mean config.data.custom.names?", "palette"]),
+        ([TOY, "--config.evaluation.scales=()"], ["expected one or more numbers, such as (1.0,)"]),
+        ([TOY, "--config.evaluation.scales=(1,'x')"], ["expected one or more numbers, such as (1.0,)"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and value and value[0].startswith("--") else "",
 )
@@ -104,8 +116,36 @@ def test_help_is_short(environment, flag):
     assert seconds < 2
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("toy", "source_only, target_only, .*, ass_all, smoke, any number of labelled target images"),
+        ("synthia", "source_only, target_only, .*, ass_all, smoke, 50, 100, 200, 500, 1000, 2975"),
+    ],
+)
+def test_help_lists_the_words(environment, file, words):
+    code, output, _, _ = answer([f"--config=configs/{file}.py", "--help"], environment)
+    assert code == 0
+    assert re.search(rf"(?m)^Words after the file's colon: {words}\.$", output)
+
+
+def test_own_classes_can_be_given_on_the_command_line(environment):
+    own = {
+        "names": ("ground", "sky"),
+        "palette": ((1, 2, 3), (4, 5, 6)),
+        "source_ids": ((1, "sky"), (2, "ground"), (3, "ground")),
+    }
+    for file in (CUSTOM, TOY):
+        arguments = [f"--config.data.custom.{key}={value}" for key, value in own.items()]
+        code, output, message, _ = answer([file, *arguments, "--help"], environment)
+        assert (code, message) == (0, "")
+        for key, value in own.items():
+            assert f"--config.data.custom.{key}={shlex.quote(str(value))}\n" in output
+
+
 def test_help_with_a_configuration_lists_its_keys(environment):
-    code, output, _, seconds = answer([TOY + ":joint", "--config.steps=7", "--help"], environment)
+    arguments = [TOY + ":joint", "--config.steps=7", "--config.evaluation.scales=(0.5,1,2.0)", "--help"]
+    code, output, _, seconds = answer(arguments, environment)
     assert code == 0
     for part in ("--config.steps=7\n", "--config.data.source_size='(64, 128)'\n", "--config.variant=joint\n"):
         assert part in output
@@ -117,6 +157,9 @@ def test_help_with_a_configuration_lists_its_keys(environment):
     [
         (["--config.data.classes=toys"], ["'toys'", "toy", "cityscapes19"]),
         (["--config.data.batch.source=-1"], ["data.batch.source is -1", "0 or more"]),
+        (["--config.data.classes=custom"], ["data.custom.names", "2 to 255 classes"]),
+        (["--config.data.labelled_list=none.txt"], ["data.labelled_list", "'none.txt' cannot be read"]),
+        (["--config.data.held_out=8"], ["data.held_out is 8", "fewer than the 8 images"]),
     ],
 )
 def test_impossible_setting_is_refused_before_the_heavy_imports(environment, tmp_path, arguments, expected):
@@ -142,25 +185,36 @@ class Writer:
 def call(name):
     return lambda *arguments, **keywords: print(name, *arguments[1:], *sorted(keywords.items()))
 
-def train(config, *, class_table, training_batches, evaluation_batches, writer, workdir):
-    print("train", config.variant, config.seed, config.is_locked, class_table.names[0], workdir.name)
+def train(
+    config, *, class_table, training_batches, evaluation_batches, labelled, writer, workdir, held_out_batches=None
+):
+    print("train", config.variant, config.seed, config.is_locked, class_table.names[0], workdir.name, labelled)
     assert isinstance(writer, Writer)
     training_batches(7)
     evaluation_batches()
+    if held_out_batches:
+        held_out_batches()
     if config.steps == 1:
         raise KeyboardInterrupt
-    return {"step": 9, "mIoU": 0.5}
+    return {"step": 9, "mean_iou": {"toy": 0.5}}
 
 def prepare(config):
     print("prepare")
     if config.data.source != "toy":
         raise ValueError("Unknown data set")
 
+def labelled_list(config):
+    if config.data.labelled_count == 7:
+        raise ValueError("Missing image")
+    return None if config.seed == 6 else types.SimpleNamespace(summary=lambda: {"list": "toy"})
+
 def evaluate(config, *, class_table, evaluation_batches, workdir):
     if config.steps == 1:
         raise FileNotFoundError("No checkpoint")
     print("evaluate", config.variant, class_table.names[0], workdir.name)
-    return {"step": 8, "mIoU": 0.25}
+    if config.evaluation.split == "test":
+        return {"step": 8, "images": 3}
+    return {"step": 8, "mean_iou": {"toy": 0.25}}
 
 stand_in("jax", process_index=lambda: 0, process_count=lambda: 2)
 stand_in("clu")
@@ -169,8 +223,8 @@ stand_in("ass_jax")
 stand_in("ass_jax.compare", SCORES="eval.json")
 stand_in("ass_jax.train", train=train)
 stand_in("ass_jax.evaluate", evaluate=evaluate)
-names = ("training_batches", "evaluation_batches")
-stand_in("data.pipeline", prepare=prepare, **{name: call(name) for name in names})
+names = ("training_batches", "evaluation_batches", "held_out_batches")
+stand_in("data.pipeline", prepare=prepare, labelled_list=labelled_list, **{name: call(name) for name in names})
 import main
 main.run()
 """
@@ -185,14 +239,18 @@ def test_training_is_wired(tmp_path):
     result = wire(tmp_path, "--config.seed=5")
     assert result.stdout.splitlines() == [
         "prepare",
-        "train joint 5 True road run",
+        "train joint 5 True road run {'list': 'toy'}",
         "training_batches 7 ('host', 0) ('hosts', 2)",
         "evaluation_batches ('host', 0) ('hosts', 2)",
         "writer closed",
     ]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
-    assert report == {"variant": "joint", "step": 9, "mIoU": 0.5}
+    assert report == {"variant": "joint", "step": 9, "mean_iou": {"toy": 0.5}}
+
+
+def test_run_without_labelled_target_images_is_wired(tmp_path):
+    assert "train joint 6 True road run None" in wire(tmp_path, "--config.seed=6").stdout.splitlines()
 
 
 def test_evaluation_is_wired(tmp_path):
@@ -200,7 +258,24 @@ def test_evaluation_is_wired(tmp_path):
     assert result.stdout.splitlines() == ["prepare", "evaluate joint road run"]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
-    assert report == {"variant": "joint", "step": 8, "mIoU": 0.25}
+    assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}}
+
+
+def test_held_out_images_are_wired(tmp_path):
+    result = wire(tmp_path, "--config.data.held_out=3")
+    assert "held_out_batches ('host', 0) ('hosts', 2)" in result.stdout.splitlines()
+
+
+def test_test_images_leave_the_scores_alone(tmp_path):
+    (tmp_path / "new" / "run").mkdir(parents=True)
+    scores = tmp_path / "new/run/eval.json"
+    scores.write_text("{}")
+    result = wire(tmp_path, "--mode=eval", "--config.evaluation.split=test")
+    assert result.returncode == 0, result.stderr
+    assert scores.read_text() == "{}"
+    result = wire(tmp_path, "--config.evaluation.split=test")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "expected --mode=eval" in result.stderr
 
 
 def test_interrupt_is_answered_plainly(tmp_path):
@@ -216,6 +291,7 @@ def test_interrupt_is_answered_plainly(tmp_path):
     ("arguments", "message"),
     [
         (["--config.data.source=gta6"], "Unknown data set\n"),
+        (["--config.data.labelled_count=7"], "Missing image\n"),
         (["--mode=eval", "--config.steps=1"], "No checkpoint\n"),
     ],
 )

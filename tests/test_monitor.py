@@ -21,7 +21,12 @@ def monitor(tmp_path, start=0, **settings):
 
 
 def metrics(loss=0.4, accuracy=0.8, name="global"):
-    return {f"loss/{name}": 1.0, f"loss/{name}_discriminator": loss, f"accuracy/{name}_discriminator": accuracy}
+    return {
+        f"loss/{name}": 1.0,
+        f"loss/{name}_discriminator": loss,
+        f"accuracy/{name}_discriminator": accuracy,
+        "skipped": 0.0 if math.isfinite(loss) else 1.0,
+    }
 
 
 def feed(watch, steps, **values):
@@ -78,12 +83,26 @@ def test_resumed_log_drops_what_is_done_again_and_a_torn_line(tmp_path):
     assert [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()] == kept
 
 
-def test_every_bad_metric_and_its_step_are_named(tmp_path):
+def test_skipped_steps_are_named_counted_and_left_out_of_the_means(tmp_path, caplog):
     watch = monitor(tmp_path, start=5)
-    watch.add(metrics())
+    for loss in (0.2, math.nan, 0.4):
+        watch.add(metrics(loss=loss))
+    watch.report(8)
+    assert "Step 7: loss/global_discriminator not finite; its update was skipped, 1 so far." in caplog.text
+    line = json.loads((tmp_path / METRICS_FILE).read_text())
+    assert line["loss/global_discriminator"] == pytest.approx(0.3)
+    assert line["skipped"] == 1
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
+    watch = monitor(tmp_path, skipped_limit=3)
+    for step, losses in enumerate([(math.nan, math.inf), (0.1, math.nan), (math.nan,)]):
+        for loss in losses:
+            watch.add(metrics(loss=loss))
+        watch.report(step)
     watch.add(metrics(loss=math.nan))
-    with pytest.raises(FloatingPointError, match="Step 7: loss/global_discriminator not finite"):
-        watch.report(7)
+    with pytest.raises(FloatingPointError, match=r"loss/global_discriminator not finite.*3 updates in a row"):
+        watch.report(6)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")])

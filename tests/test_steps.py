@@ -278,6 +278,19 @@ def test_frozen_statistics_do_not_change(states):
     assert maps["labelled"]["scores"].shape == (4, 32, 64, CLASSES)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(bad):
+    config = make_config("ass")
+    state = make_first(config)
+    params = jax.tree.map(np.copy, state.params)
+    params["semantic_discriminator"]["kernel"][0, 0] = bad
+    state = state.replace(params=params)
+    found, metrics = compiled_step()(state, make_batch())
+    assert metrics["skipped"] == 1
+    assert not np.isfinite(metrics["loss/semantic"])
+    assert_trees_equal(found, state.replace(step=np.int32(1)))
+
+
 def upsample(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear interpolation whose corner points are those of the input, one axis after the other."""
     for axis, cells in ((1, size[0]), (2, size[1])):

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from ass_jax import metrics
 from ass_jax import train as loop
 from ass_jax.checkpoint import Checkpoints
-from ass_jax.evaluate import CHECKPOINTS, PREDICTIONS, STRIP, evaluate
+from ass_jax.evaluate import CHECKPOINTS, LABELLED, PREDICTIONS, STRIP, evaluate
 from ass_jax.models import build_networks, deeplab
 from ass_jax.optimizers import make_optimizer
 from ass_jax.sharding import make_mesh, on_mesh
@@ -18,10 +19,12 @@ from ass_jax.state import create_state
 from configs import base
 
 SIZE = (32, 64)
+CHOICE = {"list": "made up, 2 images", "sha256": "0a1b"}
 CLASSES = SimpleNamespace(
     names=("road", "sky", "car"),
     palette=np.array([[128, 64, 128], [70, 130, 180], [0, 0, 142]], np.uint8),
     subsets={"all": (0, 1, 2), "two": (0, 1)},
+    raw_ids=None,
 )
 
 
@@ -60,10 +63,11 @@ def training_batches(config, start, read):
         step += 1
 
 
-def evaluation_batches():
-    generator = np.random.default_rng(99)
-    for valid in ([True, True], [True, False]):
-        yield example(generator, 2) | {"valid": np.array(valid)}
+def evaluation_batches(seed=99):
+    generator = np.random.default_rng(seed)
+    for number, valid in enumerate(([True, True], [True, False])):
+        names = np.array([f"town/town_{number}_{place}" for place in range(2)])
+        yield example(generator, 2) | {"valid": np.array(valid), "name": names}
 
 
 class Writer:
@@ -82,7 +86,7 @@ class Writer:
         pass
 
 
-def run(config, workdir):
+def run(config, workdir, **others):
     writer, read = Writer(), []
     report = loop.train(
         config,
@@ -91,6 +95,8 @@ def run(config, workdir):
         evaluation_batches=evaluation_batches,
         writer=writer,
         workdir=workdir,
+        labelled=CHOICE,
+        **others,
     )
     return report, writer, read
 
@@ -132,7 +138,9 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
     assert [line["step"] for line in lines(tmp_path / "resumed")] == [1, 2, 2, 3]
     resumed, _, read = run(config, tmp_path / "resumed")
     assert read == [2, 3]
-    assert "Goes on from step 2" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "Goes on from step 2" in output
+    assert output.count("Labelled target images: made up, 2 images; SHA-256 0a1b.\n") == 3
     assert resumed == straight
 
     one, other = final_state(config, tmp_path / "straight"), final_state(config, tmp_path / "resumed")
@@ -149,6 +157,9 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
 
     # What a user finds.
     assert straight["step"] == 4
+    assert straight["labelled"] == CHOICE
+    with Checkpoints(tmp_path / "straight" / CHECKPOINTS, read_only=True) as checkpoints:
+        assert checkpoints.configuration(2)[LABELLED] == CHOICE
     assert set(straight["average"]["mean_iou"]) == {"all", "two"}
     assert (tmp_path / "straight" / STRIP).is_file()
     assert json.loads((tmp_path / "straight" / "config.json").read_text())["steps"] == 4
@@ -184,18 +195,19 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
         config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path / "straight"
     )
     assert evaluated == straight
-    assert len(list((tmp_path / "straight" / PREDICTIONS).glob("*.png"))) == 3
+    for folder in (PREDICTIONS, f"{PREDICTIONS}_color"):
+        files = sorted(path.name for path in (tmp_path / "straight" / folder).iterdir())
+        assert files == ["town_0_0.png", "town_0_1.png", "town_1_0.png"]
 
 
-def test_non_finite_loss_stops_before_the_state_is_saved(tmp_path):
-    config = configuration("joint", **{"optimizer.learning_rate": 1e30, "steps": 4, "checkpoint.every": 1})
-    with pytest.raises(FloatingPointError, match=r"Step \d: .*loss/segmentation_source.* not finite.*learning_rate"):
+def test_steps_that_are_not_finite_end_the_run_with_the_last_good_state(tmp_path, monkeypatch):
+    settings = {"optimizer.learning_rate": 1e30, "steps": 9, "checkpoint.every": 100, "skipped_limit": 2}
+    config = configuration("joint", **settings)
+    with pytest.raises(FloatingPointError, match=r"not finite.*2 updates in a row"):
         run(config, tmp_path)
-    with Checkpoints(tmp_path / CHECKPOINTS, read_only=True) as checkpoints:
-        latest = checkpoints.latest_step()
-    if latest is not None:
-        state = final_state(config, tmp_path)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    state = final_state(config, tmp_path)
+    assert 3 <= state.step < 9
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
 def test_evaluation_without_a_checkpoint_says_what_to_do(tmp_path):
@@ -205,7 +217,70 @@ def test_evaluation_without_a_checkpoint_says_what_to_do(tmp_path):
 
 def test_unknown_checkpoint_choice_lists_the_valid_ones(tmp_path):
     config = configuration("joint", **{"evaluation.checkpoint": "newest"})
-    with pytest.raises(ValueError, match=r"'newest'.*last, best"):
+    with pytest.raises(ValueError, match=r"'newest'.*last, selected, best"):
+        evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
+
+
+def scores_of(rate):
+    """Returns a report in which every class has the IoU `rate`."""
+    confusion = np.diag([round(200 * rate / (1 + rate))] * 3)
+    wrong = 100 - confusion[0, 0]
+    return metrics.report(confusion + wrong * np.roll(np.eye(3, dtype=int), 1, axis=1), CLASSES.names, CLASSES.subsets)
+
+
+def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, capsys):
+    validation, held_out = iter([0.2, 0.9, 0.4, 0.3]), iter([0.1, 0.2, 0.8, 0.3])
+    seen = []
+
+    def score(variables, batches, **others):
+        seen.append(sorted(others))
+        return scores_of(next(held_out))
+
+    def idle(state, batch, **others):
+        return state.replace(step=state.step + 1), dict.fromkeys(
+            ("loss/segmentation_source", "skipped"), 0.0 * state.step
+        )
+
+    monkeypatch.setattr(loop, "train_step", idle)
+    monkeypatch.setattr(loop, "score_all", lambda *_, **__: scores_of(next(validation)))
+    monkeypatch.setattr(loop, "score", score)
+    monkeypatch.setattr(loop.Strip, "save", lambda *_: None)
+    config = configuration("joint", **{"steps": 4, "evaluation.every": 1, "checkpoint.keep": 1, "average_decay": 0.0})
+    report, writer, _ = run(config, tmp_path, held_out_batches=lambda: evaluation_batches(1))
+    assert seen == [["class_table", "mesh", "step"]] * 4
+
+    # The last one on top; all three apart, each with its step and how it was chosen.
+    assert (report["step"], report["checkpoint"]) == (4, "last")
+    assert report["mean_iou"]["two"] == pytest.approx(0.3, abs=0.01)
+    assert report["held_out"]["mean_iou"]["two"] == pytest.approx(0.3, abs=0.01)
+    found = report["checkpoints"]
+    assert {name: entry["step"] for name, entry in found.items()} == {"last": 4, "selected": 3, "best on validation": 2}
+    assert found["selected"]["mean_iou"]["all"] == pytest.approx(0.4, abs=0.01)
+    assert found["selected"]["held_out"]["mean_iou"]["all"] == pytest.approx(0.8, abs=0.01)
+    assert "not a fair score" in found["best on validation"]["chosen"]
+    json.dumps(report, allow_nan=False)
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    rows = {row[0]: [cell.strip() for cell in row if cell.strip()] for row in rows}
+    titles = ["step", "mIoU all", "mIoU two", "held-out mIoU all", "held-out mIoU two"]
+    assert rows["checkpoint"] == ["checkpoint", *titles, "chosen"]
+    assert [rows[name][1] for name in ("last", "selected", "best on validation")] == ["4", "3", "2"]
+    assert rows["best on validation"][-1] == "chosen on the validation set: not a fair score"
+    assert writer.scalars[3]["held_out/mIoU_two"] == pytest.approx(0.8, abs=0.01)
+    assert writer.scalars[3]["validation/mIoU_two"] == pytest.approx(0.4, abs=0.01)
+
+    # Each is there to be evaluated.
+    for choice, step in {"last": 4, "selected": 3, "best": 2}.items():
+        config.evaluation.checkpoint = choice
+        again = evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
+        assert again["step"] == step
+        assert again["checkpoints"] == found
+
+
+def test_run_without_held_out_images_has_nothing_selected(tmp_path):
+    with Checkpoints(tmp_path / CHECKPOINTS) as checkpoints:
+        checkpoints.save(1, {"step": np.int32(1)}, {"mIoU": 0.5}, {})
+    config = configuration("joint", **{"evaluation.checkpoint": "selected"})
+    with pytest.raises(FileNotFoundError, match=r"held no images out.*--config\.data\.held_out=COUNT"):
         evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
 
 

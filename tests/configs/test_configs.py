@@ -2,9 +2,10 @@
 
 import pytest
 
-from configs import base, gta5, synthia, toy
+from configs import base, custom, gta5, synthia, toy
 
-FILES = {"base": base, "toy": toy, "gta5": gta5, "synthia": synthia}
+FILES = {"base": base, "toy": toy, "gta5": gta5, "synthia": synthia, "custom": custom}
+REAL = ["gta5", "synthia"]  # With the lists of Cityscapes.
 
 # Images per step (source, labelled, unlabelled), labelled target images, global and semantic weight.
 PAPER = {
@@ -110,12 +111,67 @@ def test_wrong_words_are_refused(name, words, expected):
         FILES[name].get_config(words)
 
 
+@pytest.mark.parametrize("count", [50, 100, 200, 500, 1000, 2975])
+@pytest.mark.parametrize("name", FILES)
+def test_number_selects_the_labelled_images(name, count):
+    for words in (f"{count},adaptsegnet", f"adaptsegnet,{count}"):
+        config = FILES[name].get_config(words)
+        assert (config.variant, config.data.labelled_count) == ("adaptsegnet", count)
+        expected = FILES[name].get_config("adaptsegnet")
+        expected.data.labelled_count = count
+        assert config == expected
+    assert FILES[name].get_config(str(count)).variant == "ass"
+
+
+@pytest.mark.parametrize("words", ["500,smoke", "smoke,source_only,500", "smoke,3"])
+def test_number_beside_smoke_stays_small(words):
+    assert toy.get_config(words).data.labelled_count == (3 if "3" in words else 4)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("100,oracle", "oracle labels all target images: .* found 100"),
+        ("smoke,ass_all,50", "ass_all labels all target images: .* found 50"),
+        ("50,100", "one number of labelled images .* found 50, 100"),
+        ("100,ass,100", "one number of labelled images .* found 100, 100"),
+        ("0", "Unknown word '0'"),
+        ("-1", "Unknown word '-1'"),
+        ("²", "Unknown word '²'"),
+        ("100.0", "Unknown word '100.0'"),
+    ],
+)
+def test_contradicting_and_impossible_numbers_are_refused(name, words, expected):
+    with pytest.raises(ValueError, match=expected):
+        FILES[name].get_config(words)
+
+
+def test_numbers_without_lists():
+    assert toy.get_config("150").data.labelled_count == 150
+    assert custom.get_config("1").data.labelled_count == 1
+    with pytest.raises(ValueError, match=r"Valid: .*, smoke, any number of labelled target images"):
+        toy.get_config("0")
+    for name in REAL:
+        with pytest.raises(ValueError, match=r"Unknown word '150'.* smoke, 50, 100, 200, 500, 1000, 2975"):
+            FILES[name].get_config("150")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_smoke_network_is_tiny(name):
+    config = FILES[name].get_config("smoke")
+    assert config.model.backbone == "resnet_tiny"
+    assert config.data.source == FILES[name].get_config().data.source
+    assert config.data.labelled_count <= 4
+
+
 @pytest.mark.parametrize(
     ("name", "data_names"),
     [("gta5", ("gta5", "cityscapes", "cityscapes19")), ("synthia", ("synthia", "cityscapes", "synthia16"))],
 )
 def test_numbers_of_the_papers(name, data_names):
     config = FILES[name].get_config()
+    assert (config.data.source_root, config.data.target_root) == (f"datasets/{name}", "datasets/cityscapes")
     assert (config.data.source, config.data.target, config.data.classes) == data_names
     expected = {
         "steps": 150_000,

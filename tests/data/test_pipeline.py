@@ -1,6 +1,7 @@
 import collections
 import hashlib
 import itertools
+import operator
 import os
 import time
 
@@ -152,15 +153,14 @@ def test_seeds_give_other_orders(config):
 
 
 def test_labelled_images_are_the_named_ones(config):
-    names = pipeline.labelled_names(config)
+    names = pipeline.labelled_list(config).names
     assert len(names) == 3
-    assert names == sorted(names)
     records = stored(config, "target_train")
     images = np.concatenate([batch["labelled"]["image"] for batch in take(pipeline.training_batches(config), 6)])
     seen = {records[place]["name"].decode() for place in places(images, records)}
     assert seen == set(names)
     config.data.labelled_count = -1
-    assert pipeline.labelled_names(config) == sorted(record["name"].decode() for record in records)
+    assert list(pipeline.labelled_list(config).names) == sorted(record["name"].decode() for record in records)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -263,6 +263,37 @@ def test_evaluation_counts_every_image_once(config, batch, hosts):
     np.testing.assert_array_equal(labels[valid], [record["label"][..., 0] for record in records])
     assert (labels[~valid] == IGNORED).all()
     assert len(labels) % whole == 0
+    names = [str(name) for step in range(len(parts[0])) for part in parts for name in part[step]["name"]]
+    expected = [record["name"].decode() for record in records]
+    assert names == expected + [""] * (len(valid) - VALIDATION_COUNT)
+
+
+def test_length_hint_is_the_number_of_batches_left(config):
+    config.evaluation.batch = 2
+    batches = pipeline.evaluation_batches(config)
+    left = -(-VALIDATION_COUNT // 2)
+    assert operator.length_hint(batches) == left
+    next(batches)
+    assert operator.length_hint(batches) == left - 1
+    assert len(list(batches)) == left - 1
+
+
+def test_test_images_come_without_labels(config, monkeypatch):
+    splits = ("source_train", "target_train", "target_train", "target_validation")
+    monkeypatch.setitem(pipeline.DATASETS, "tested", pipeline.DataSet(toy.open_builder, *splits))
+    config.data.target = "tested"
+    config.evaluation.update(split="test", batch=VALIDATION_COUNT)
+    (batch,) = pipeline.evaluation_batches(config)
+    assert batch.keys() == {"image", "name", "valid"}
+    expected = [record["name"].decode() for record in stored(config, "target_validation")]
+    assert batch["name"].tolist() == expected
+
+
+def test_a_data_set_without_test_images_says_so(config):
+    config.evaluation.split = "test"
+    for call in (pipeline.prepare, pipeline.evaluation_batches):
+        with pytest.raises(ValueError, match=r"'toy' has no test images: evaluation\.split is 'test'; expected 'val"):
+            call(config)
 
 
 def test_evaluation_resizes_images_but_not_labels(config):

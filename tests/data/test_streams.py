@@ -54,7 +54,18 @@ def test_nothing_to_train_on_is_refused():
         ("data.target_size", (64, 128, 3)),
         ("data.readers", 0),
         ("data.prefetch", 0),
+        ("data.held_out", -1),
+        ("data.held_out", 100),
+        ("data.rare_class_temperature", -0.1),
+        ("data.rare_class_temperature", float("nan")),
         ("evaluation.batch", 0),
+        ("evaluation.checkpoint", "newest"),
+        ("evaluation.split", "train"),
+        ("evaluation.test_size", (0, 0)),
+        ("evaluation.scales", ()),
+        ("evaluation.scales", (1.0, 0.0)),
+        ("evaluation.window", (0, 4)),
+        ("evaluation.stride", (4, 4)),  # Without a window.
         ("augment.scale", (2.0, 0.5)),
         ("augment.scale", (0.0, 1.0)),
         ("augment.crop", (0, 64)),
@@ -77,7 +88,23 @@ def test_settings_out_of_range_are_named(name, value):
     assert str(value) in str(raised.value)
 
 
+def test_strides_that_would_miss_pixels_are_refused():
+    config = base.default_config()
+    config.evaluation.update(window=(512, 1024), stride=(256, 1024))
+    streams.check(config)
+    config.evaluation.stride = (256, 1025)
+    with pytest.raises(ValueError, match=r"stride is \(256, 1025\).*at most evaluation.window = \(512, 1024\)"):
+        streams.check(config)
+
+
 def test_hosts_share_evenly_or_are_refused():
     assert streams.host_share("data.batch.source", 6, 3) == 2
     with pytest.raises(ValueError, match=r"data.batch.source is 6, which 4 hosts"):
         streams.host_share("data.batch.source", 6, 4)
+
+
+def test_labelled_list_is_checked():
+    config = base.default_config()
+    config.data.labelled_list = "no/such/list.txt"
+    with pytest.raises(ValueError, match=r"'no/such/list\.txt' cannot be read"):
+        streams.streams(config)
