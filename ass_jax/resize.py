@@ -21,9 +21,9 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     height, width = size
     # Columns first: the map stays low while the costlier of the two products is done.
     if width != x.shape[2]:
-        x = jnp.einsum("Ww,bhwk->bhWk", _interpolation_matrix(x.shape[2], width), x, precision="highest")
+        x = jnp.einsum("Ww,bhwk->bhWk", interpolation_matrix(x.shape[2], width), x, precision="highest")
     if height != x.shape[1]:
-        x = jnp.einsum("Hh,bhwk->bHwk", _interpolation_matrix(x.shape[1], height), x, precision="highest")
+        x = jnp.einsum("Hh,bhwk->bHwk", interpolation_matrix(x.shape[1], height), x, precision="highest")
     return x
 
 
@@ -44,8 +44,15 @@ def nearest_indices(small: int, large: int) -> np.ndarray:
     return ((2 * np.arange(small) * (large - 1) + steps) // (2 * steps)).astype(np.int32)
 
 
-def _interpolation_matrix(cells: int, size: int) -> np.ndarray:
-    """Returns float32 [size, cells] whose rows hold the two weights of each output cell."""
-    positions = np.arange(size) * (cells - 1) / max(size - 1, 1)
-    distances = np.abs(positions[:, None] - np.arange(cells)[None, :])
-    return np.maximum(1.0 - distances, 0.0).astype(np.float32)
+def interpolation_matrix(cells: int, size: int) -> np.ndarray | jax.Array:
+    """Returns the matrix that brings `cells` cells to `size` cells with aligned corners.
+
+    Returns:
+      float32 [size, cells], whose rows hold the two weights of each output cell.
+    """
+    # A constant where the sizes are known; in an exported program they may be symbols.
+    known = isinstance(cells, int) and isinstance(size, int)
+    numbers = np if known else jnp
+    positions = numbers.arange(size) * (cells - 1) / numbers.maximum(size - 1, 1)
+    distances = numbers.abs(positions[:, None] - numbers.arange(cells)[None, :])
+    return numbers.maximum(1.0 - distances, 0.0).astype(numbers.float32)

@@ -1,0 +1,147 @@
+"""What other projects call the segmenter's parameters: one table for each source of weights.
+
+Our names are the paths in the variables of `ass_jax.models.deeplab.DeepLab`, joined by "/", such as
+"params/backbone/stage1_block1/reduce/kernel".
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from ass_jax.models.deeplab import DILATIONS
+
+CAFFE_PIXELS = {
+    "pixel_order": "bgr",
+    "pixel_mean": (104.00698793, 116.66876762, 122.67891434),
+    "pixel_deviation": (1.0, 1.0, 1.0),
+}
+# Of the dilations of AdaptSegNet's trained classifiers, only the first two ever acted.
+_RELEASED = {"branches": 2}
+TORCHVISION_PIXELS = {
+    "pixel_order": "rgb",
+    "pixel_mean": (123.675, 116.28, 103.53),
+    "pixel_deviation": (58.395, 57.12, 57.375),
+}
+
+# Our layer -> theirs, in ResNet's blocks of both kinds and before them.
+_RESNET_BLOCK = {
+    "reduce": "conv1",
+    "reduce_norm": "bn1",
+    "spatial": "conv2",
+    "spatial_norm": "bn2",
+    "expand": "conv3",
+    "expand_norm": "bn3",
+    "first": "conv1",
+    "first_norm": "bn1",
+    "second": "conv2",
+    "second_norm": "bn2",
+    "shortcut": "downsample.0",
+    "shortcut_norm": "downsample.1",
+}
+_RESNET_STEM = {"stem": "conv1", "stem_norm": "bn1"}
+# Places of VGG-16's convolutions in torchvision's list of layers; AdaptSegNet removes the fourth pool and puts
+# the two that stand for fully connected layers at the end.
+_VGG_BLOCKS = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21)}
+_VGG_LAST_BLOCK = {"torchvision": (24, 26, 28), "adaptsegnet": (23, 25, 27)}
+_VGG_HEAD = (29, 31)
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where weights come from.
+
+    Attributes:
+      title: for messages.
+      settings: of `config.model`, which belong to the weights.
+      name: from our path to the foreign name; None where the source has no such parameter.
+      layout: of the kernels: "pytorch", [out, in, height, width], or "ours", [height, width, in, out].
+    """
+
+    title: str
+    settings: Mapping[str, object]
+    name: Callable[[str], str | None]
+    layout: str = "pytorch"
+
+
+def find_source(names: Iterable[str]) -> Source | None:
+    """Tells where weights come from by the names of their arrays, prefixes removed; None if that is unknown.
+
+    Args:
+      names: after `without_prefix`.
+    """
+    names = list(names)
+
+    def has(start: str) -> bool:
+        return any(name.startswith(start) for name in names)
+
+    if has("params/"):
+        return Source("ass_jax", {}, lambda path: path, layout="ours")
+    if has("layer1.0."):
+        heads = [head for head in ("layer6", "layer5") if has(f"{head}.conv2d_list.")]
+        if not heads:
+            return Source("torchvision ResNet", TORCHVISION_PIXELS | {"stride_in": "3x3"}, _resnet_name)
+        settings = CAFFE_PIXELS | {"stride_in": "1x1"} | (_RELEASED if "layer6" in heads else {})
+        return Source("AdaptSegNet's DeepLab (ResNet)", settings, lambda path: _resnet_name(path, heads[0]))
+    if has("features.0."):
+        if has("classifier.conv2d_list."):
+            return Source("AdaptSegNet's DeepLab (VGG)", CAFFE_PIXELS | _RELEASED, _adaptsegnet_vgg_name)
+        return Source("torchvision VGG-16", TORCHVISION_PIXELS, _torchvision_vgg_name)
+    return None
+
+
+def without_prefix(name: str) -> str:
+    """Removes what wrappers put before names: `module.` of data parallelism, `Scale.` of the COCO weights."""
+    return re.sub(r"^((module|Scale)\.)+", "", name)
+
+
+def adaptsegnet_name(path: str, backbone: str) -> str:
+    """Returns the name of our path in AdaptSegNet's model with one classifier.
+
+    Args:
+      path: of a parameter or running statistic.
+      backbone: `config.model.backbone`.
+    """
+    name = _adaptsegnet_vgg_name(path) if backbone.startswith("vgg") else _resnet_name(path, "layer5")
+    assert name is not None, path
+    return name
+
+
+def _resnet_name(path: str, head: str | None = None) -> str | None:
+    _, part, *layers, leaf = path.split("/")
+    if part == "classifier":
+        return _branch_name(head, layers[0], leaf) if head else None
+    if layers[0] in _RESNET_STEM:
+        return f"{_RESNET_STEM[layers[0]]}.{_LEAVES[leaf]}"
+    place = re.fullmatch(r"stage(\d)_block(\d+)", layers[0])
+    if not place:
+        return None
+    stage, block = place.groups()
+    return f"layer{stage}.{int(block) - 1}.{_RESNET_BLOCK[layers[1]]}.{_LEAVES[leaf]}"
+
+
+def _torchvision_vgg_name(path: str) -> str | None:
+    return _vgg_name(path, "torchvision")
+
+
+def _adaptsegnet_vgg_name(path: str) -> str | None:
+    return _vgg_name(path, "adaptsegnet")
+
+
+def _vgg_name(path: str, source: str) -> str | None:
+    _, part, layer, *_, leaf = path.split("/")
+    if part == "classifier":
+        return _branch_name("classifier", layer, leaf) if source == "adaptsegnet" else None
+    place = re.fullmatch(r"(block\d|head)_conv(\d)", layer)
+    if not place:
+        return None
+    block, index = place.groups()
+    if block == "head":
+        return f"features.{_VGG_HEAD[int(index) - 1]}.{_LEAVES[leaf]}" if source == "adaptsegnet" else None
+    places = (_VGG_BLOCKS | {5: _VGG_LAST_BLOCK[source]})[int(block[-1])]
+    return f"features.{places[int(index) - 1]}.{_LEAVES[leaf]}"
+
+
+def _branch_name(head: str, layer: str, leaf: str) -> str:
+    place = DILATIONS.index(int(layer.removeprefix("dilation")))
+    return f"{head}.conv2d_list.{place}.{_LEAVES[leaf]}"

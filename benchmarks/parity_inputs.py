@@ -1,0 +1,117 @@
+"""Weights and inputs of the parity tests, the same in every framework: functions of names and seeds alone."""
+
+import zlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ass_jax.models import Networks
+from ass_jax.pretrained import flatten, to_foreign
+from ass_jax.state import abstract_segmenter
+from ass_jax.weight_names import adaptsegnet_name
+from configs import base
+
+SIZES = {"odd": (65, 97), "even": (64, 96)}  # Height and width of the images of the forward passes.
+FEATURE_STEP = 64  # Every so many channels of the features are kept.
+SAMPLES = 200  # Values that are kept of each parameter after training.
+STEPS = 10
+NUM_CLASSES = 7
+VARIANTS = ("joint", "adaptsegnet", "ass")
+IMAGE_SIZES = {"source": (64, 96), "labelled": (64, 80), "unlabelled": (64, 80)}
+
+
+def draws(name: str) -> np.random.Generator:
+    """Returns the random numbers that belong to a name."""
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def segmenter_arrays(networks: Networks, config: ConfigDict) -> dict[str, np.ndarray]:
+    """Returns random weights and statistics of a segmenter under AdaptSegNet's names and in PyTorch's layouts.
+
+    They keep the activations of a deep network within a few powers of ten.
+    """
+    found = {}
+    for path, leaf in flatten(abstract_segmenter(networks, config)):
+        name = adaptsegnet_name(path, config.model.backbone)
+        shape = to_foreign(path, np.empty(leaf.shape, np.bool_)).shape
+        found[name] = _draw(name, path, shape)
+    return found
+
+
+def discriminator_arrays(prefix: str, shapes: Mapping) -> dict:
+    """Returns random parameters in our layouts for the shapes of a discriminator's parameters."""
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+        scale = np.sqrt(2 / np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
+        return (scale * draws(name).standard_normal(leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def images(name: str, count: int, size: tuple[int, int]) -> np.ndarray:
+    """Returns images uint8 [count, *size, 3]: smooth blobs under noise, so that neighbouring cells agree."""
+    generator = draws(f"images {name}")
+    coarse = generator.integers(0, 256, (count, -(-size[0] // 8), -(-size[1] // 8), 3))
+    smooth = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, : size[0], : size[1]]
+    return np.clip(smooth + generator.integers(-40, 41, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def labels(name: str, count: int, size: tuple[int, int]) -> np.ndarray:
+    """Returns labels uint8 [count, *size] in blocks; some are ignored, and the last class is in no image."""
+    generator = draws(f"labels {name}")
+    coarse = generator.integers(0, NUM_CLASSES, (count, -(-size[0] // 16), -(-size[1] // 16)))
+    coarse = np.where(coarse == NUM_CLASSES - 1, 255, coarse)
+    return coarse.repeat(16, axis=1).repeat(16, axis=2)[:, : size[0], : size[1]].astype(np.uint8)
+
+
+def forward_config(branches: int = 4) -> ConfigDict:
+    """Returns the configuration of the forward passes: ResNet-101 as AdaptSegNet has it."""
+    config = base.get_config("joint")
+    config.model.branches = branches
+    config.data.target_size = SIZES["even"]
+    return config
+
+
+def training_config(variant: str, backbone: str = "resnet_tiny") -> ConfigDict:
+    """Returns a configuration in which momentum, weight decay, the factor of the classifier and the decay all act."""
+    config = base.get_config(variant)
+    config.model.backbone = backbone
+    config.data.source_size, config.data.target_size = IMAGE_SIZES["source"], IMAGE_SIZES["labelled"]
+    config.optimizer.update(learning_rate=1e-3, decay_steps=20, weight_decay=5e-3)
+    weight = {name: 0.1 if config.loss[f"{name}_weight"] else 0.0 for name in ("global", "semantic")}
+    config.loss.update(global_weight=weight["global"], semantic_weight=weight["semantic"])
+    config.discriminator.update(global_width=8, semantic_width=32)
+    config.discriminator.update(global_learning_rate=1e-3, semantic_learning_rate=1e-3)
+    config.model.update(pixel_mean=(127.5,) * 3, pixel_deviation=(64.0,) * 3)
+    return config
+
+
+def training_batch(step: int, streams: tuple[str, ...], sizes: Mapping[str, tuple[int, int]]) -> dict:
+    """Returns the batch of a step: two images a stream, labels where the stream has them."""
+    batch = {}
+    for stream in streams:
+        name = f"{stream} {step}"
+        batch[stream] = {"image": images(name, 2, sizes[stream])}
+        if stream != "unlabelled":
+            batch[stream]["label"] = labels(name, 2, sizes[stream])
+    return batch
+
+
+def sample(array: np.ndarray) -> np.ndarray:
+    """Returns up to `SAMPLES` values of an array, evenly spread."""
+    flat = np.asarray(array).reshape(-1)
+    return flat[:: -(-flat.size // SAMPLES)]
+
+
+def _draw(name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    generator = draws(name)
+    if path.endswith("/kernel"):
+        return (np.sqrt(2 / np.prod(shape[1:])) * generator.standard_normal(shape, np.float32)).astype(np.float32)
+    if path.endswith(("/scale", "/var")):
+        # The last norm of a block is weak, or the sum over the blocks would grow without bound.
+        low = 0.1 if "expand_norm/scale" in path or "second_norm/scale" in path else 0.8
+        return generator.uniform(low, low + 0.4, shape).astype(np.float32)
+    return generator.uniform(-0.2, 0.2, shape).astype(np.float32)

@@ -1,0 +1,50 @@
+"""The notebook's cells run as they stand, at a small size; it is kept without outputs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOK = ROOT / "notebooks" / "ass_colab.ipynb"
+# What is made small, or moved out of the project, for the test.
+CHANGES = {
+    'config = toy.get_config("ass")': 'config = toy.get_config("ass,smoke")',
+    "config.steps = config.optimizer.decay_steps = 200": "config.steps = config.optimizer.decay_steps = 2",
+    'workdir = Path("runs/notebook")': "workdir = Path(os.environ['NOTEBOOK_WORKDIR'])",
+}
+
+
+def cells():
+    return json.loads(NOTEBOOK.read_text())["cells"]
+
+
+def test_outputs_are_cleared():
+    for cell in cells():
+        assert cell.get("outputs", []) == []
+        assert cell.get("execution_count") is None
+
+
+def test_cells_run(tmp_path):
+    script = "\n\n".join("".join(cell["source"]) for cell in cells() if cell["cell_type"] == "code")
+    for whole, small in CHANGES.items():
+        assert script.count(whole) == 1, whole
+        script = script.replace(whole, small)
+    environment = os.environ | {
+        "NOTEBOOK_WORKDIR": str(tmp_path / "run"),
+        "TFDS_DATA_DIR": str(tmp_path / "data"),
+        "MPLBACKEND": "agg",
+        "JAX_PLATFORMS": "cpu",
+    }
+    # As Jupyter starts it, in the notebook's folder.
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=NOTEBOOK.parent, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Installing" not in result.stdout
+    assert "mIoU" in result.stdout
+    assert "Mean probability of the labels: " in result.stdout
+    assert {"classes.json", "config.json", "model.safetensors", "predictions.png"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }

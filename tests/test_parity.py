@@ -1,0 +1,160 @@
+"""Our numbers against PyTorch's, which `benchmarks/make_golden.py` wrote to `tests/golden/`."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ass_jax.losses import domain_loss, segmentation_loss
+from ass_jax.models import build_networks
+from ass_jax.models.deeplab import Classifier
+from ass_jax.optimizers import make_optimizer
+from ass_jax.pretrained import Pretrained, flatten, place, to_foreign
+from ass_jax.resize import resize_bilinear
+from ass_jax.semantic import class_means
+from ass_jax.state import abstract_segmenter, create_state
+from ass_jax.steps import normalise, train_step
+from ass_jax.weight_names import adaptsegnet_name, find_source
+from benchmarks import parity_inputs as inputs
+
+GOLDEN = Path(__file__).parent / "golden"
+HASTY = {"xla_backend_optimization_level": 1}
+
+
+def golden(name):
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return dict(file)
+
+
+def relative_difference(found, expected):
+    return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
+
+
+def placed(networks, config):
+    """Puts the weights of the parity tests into the segmenter by way of the import."""
+    arrays = inputs.segmenter_arrays(networks, config)
+    pretrained = Pretrained("golden", find_source(arrays), arrays, {}, {})
+    variables, placement = place(pretrained, abstract_segmenter(networks, config))
+    assert not placement.random
+    return variables
+
+
+@pytest.fixture(scope="module")
+def resnet101():
+    config = inputs.forward_config()
+    networks = build_networks(config, inputs.NUM_CLASSES)
+    return config, networks, placed(networks, config)
+
+
+@pytest.mark.parametrize("size", inputs.SIZES)
+def test_forward_of_resnet101(resnet101, size):
+    config, networks, variables = resnet101
+    expected = golden("forward")
+    images = normalise(jnp.asarray(inputs.images(size, 2, inputs.SIZES[size])), config)
+
+    def both(variables, images):
+        apply = functools.partial(networks.segmenter.apply, variables, images)
+        return apply(train=True, mutable=["batch_stats"]), apply(train=False)
+
+    (trained, updated), evaluated = (
+        jax.jit(both).lower(variables, images).compile(compiler_options=HASTY)(variables, images)
+    )
+    two_branches = Classifier(inputs.NUM_CLASSES, 2, jnp.float32)
+    for mode, (features, logits) in {"train": trained, "eval": evaluated}.items():
+        two = two_branches.apply({"params": variables["params"]["classifier"]}, features)
+        for name, found in {
+            "features": features[..., :: inputs.FEATURE_STEP],
+            "logits4": logits,
+            "logits2": two,
+        }.items():
+            assert relative_difference(found, expected[f"{size}_{mode}_{name}"]) < 1e-4, (mode, name)
+    statistics = {adaptsegnet_name(path, "resnet101"): leaf for path, leaf in flatten(updated)}
+    compared = [name for name in expected if name.startswith(f"{size}_train") and "running" in name]
+    assert len(compared) == 4
+    for name in compared:
+        assert relative_difference(statistics[name.removeprefix(f"{size}_train_")], expected[name]) < 1e-4
+
+
+def test_path_to_the_global_discriminator():
+    expected = golden("parts")
+    config = inputs.training_config("ass")
+    networks, state = initial_state(config)
+    scores = resize_bilinear(jnp.asarray(expected["logits"]), (65, 97))
+    probabilities = jax.nn.softmax(scores)
+    params = state.params["global_discriminator"]
+    judged = networks.global_discriminator.apply({"params": params}, probabilities)
+    assert relative_difference(scores[:, ::4, ::4], expected["scores"]) < 1e-5
+    assert relative_difference(probabilities[:, ::4, ::4], expected["probabilities"]) < 1e-5
+    assert relative_difference(judged, expected["judged"]) < 1e-5
+
+
+def test_losses_and_class_means():
+    expected = golden("parts")
+    means, present = class_means(jnp.asarray(expected["features"]), expected["labels"], inputs.NUM_CLASSES)
+    np.testing.assert_array_equal(present, expected["present"])
+    assert not present.all()
+    assert relative_difference(means, expected["means"]) < 1e-6
+    scores = resize_bilinear(jnp.asarray(expected["logits"]), (65, 97))
+    assert relative_difference(segmentation_loss(scores, expected["labels"]), expected["segmentation_loss"]) < 1e-6
+    for domain in (0, 1):
+        loss = domain_loss(jnp.asarray(expected["judged"]), domain)
+        assert relative_difference(loss, expected[f"domain_loss{domain}"]) < 1e-6
+
+
+def initial_state(config):
+    """Returns the networks and the state with the weights of the parity tests."""
+    networks, optimizer = build_networks(config, inputs.NUM_CLASSES), make_optimizer(config)
+    create = functools.partial(create_state, networks=networks, optimizer=optimizer, config=config)
+    shapes = jax.eval_shape(functools.partial(create, num_classes=inputs.NUM_CLASSES))
+    variables = placed(networks, config)
+    params = {"segmenter": variables["params"]}
+    for name in ("global", "semantic"):
+        key = f"{name}_discriminator"
+        if key in shapes.params:
+            params[key] = inputs.discriminator_arrays(name, shapes.params[key])
+    params, batch_stats = jax.tree.map(jnp.asarray, (params, variables["batch_stats"]))
+    state = shapes.replace(
+        step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats, optimizer_state=optimizer.init(params)
+    )
+    return networks, state
+
+
+@pytest.mark.parametrize("variant", inputs.VARIANTS)
+def test_training(variant):
+    config = inputs.training_config(variant)
+    networks, state = initial_state(config)
+    step = functools.partial(train_step, networks=networks, config=config, optimizer=make_optimizer(config))
+    streams = [name for name in inputs.IMAGE_SIZES if config.data.batch[name]]
+    history, compiled = [], None
+    for number in range(inputs.STEPS):
+        batch = inputs.training_batch(number, streams, inputs.IMAGE_SIZES)
+        if compiled is None:
+            compiled = jax.jit(step).lower(state, batch).compile(compiler_options=HASTY)
+        state, metrics = compiled(state, batch)
+        history.append(metrics)
+    expected = golden(f"training_{variant}")
+    losses = [name for name in expected if name.startswith("loss/")]
+    assert set(losses) == {name for name in history[0] if name.startswith("loss/")}
+    for name in losses:
+        found = np.array([metrics[name] for metrics in history])
+        np.testing.assert_allclose(found, expected[name], rtol=1e-4, err_msg=name)
+    for name, values in final_samples(state, config).items():
+        assert relative_difference(values, expected[name]) < 1e-3, name
+
+
+def final_samples(state, config):
+    """Returns samples of all parameters and statistics under the names of the golden file."""
+    found = {}
+    for path, leaf in flatten({"params": state.params["segmenter"], "batch_stats": state.batch_stats}):
+        name = adaptsegnet_name(path, config.model.backbone)
+        found[f"segmenter/{name}"] = inputs.sample(to_foreign(path, np.asarray(leaf)))
+    for name in ("global", "semantic"):
+        for layer, leaves in state.params.get(f"{name}_discriminator", {}).items():
+            kernel = np.asarray(leaves["kernel"])
+            kernel = kernel.transpose((3, 2, 0, 1) if kernel.ndim == 4 else (1, 0))
+            found[f"{name}/{layer}.weight"] = inputs.sample(kernel)
+            found[f"{name}/{layer}.bias"] = inputs.sample(leaves["bias"])
+    return found
