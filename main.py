@@ -1,10 +1,11 @@
-"""Trains a segmentation network across two domains, or evaluates a trained one.
+"""Trains a segmentation network across two domains, evaluates a trained one, or labels images with it.
 
   python main.py --config=configs/toy.py --workdir=runs/toy
   python main.py --config=configs/toy.py:source_only --workdir=runs/toy_source_only
   python main.py --config=configs/gta5.py:500,adaptsegnet --workdir=runs/gta5_500_adaptsegnet
   python main.py --config=configs/toy.py --config.loss.semantic_weight=0.01 --workdir=runs/toy_strong
   python main.py --config=configs/toy.py --workdir=runs/toy --mode=eval
+  python main.py --config=configs/toy.py --workdir=runs/toy --mode=predict --input=photos
 
 `python main.py --config=FILE --help` lists every key of that configuration with its value.
 `configs/base.py` says what each key means and which words may follow the file's colon.
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from configs import command_line
 from data import labels, streams
@@ -29,9 +30,17 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, scores and pictures.")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval"], "train (the default; goes on from the last checkpoint) or eval."
+    "mode",
+    "train",
+    ["train", "eval", "predict"],
+    "train (the default; goes on from the last checkpoint), eval, predict.",
 )
+INPUT = flags.DEFINE_string("input", None, "For predict: an image, a folder of images or a quoted glob.")
+OUTPUT = flags.DEFINE_string("output", None, "For predict: folder of the label maps; default: WORKDIR/predicted.")
+WEIGHTS = flags.DEFINE_string("weights", None, "For predict: weight file or exported program; default: the run's.")
+CONFIDENCE = flags.DEFINE_boolean("confidence", False, "For predict: also a picture of each label's probability.")
 EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C.
+EXIT_CODE_OF_UNREADABLE = 1  # Some images of --mode=predict; the others are done.
 
 
 def main(arguments: list[str]) -> None:
@@ -45,6 +54,10 @@ def main(arguments: list[str]) -> None:
             raise ValueError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
     if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
         logging.set_verbosity(logging.WARNING)
+    workdir = Path(WORKDIR.value)
+    if MODE.value == "predict":
+        predict(config, class_table, workdir)
+        return
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -53,9 +66,9 @@ def main(arguments: list[str]) -> None:
     from clu import metric_writers
 
     from ass_jax import compare, evaluate, train
+    from ass_jax.weight_files import WeightFileError
     from data import pipeline
 
-    workdir = Path(WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     with told_plainly(ValueError):
         pipeline.prepare(config)
@@ -75,7 +88,7 @@ def main(arguments: list[str]) -> None:
         if config.data.held_out:
             common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
-        with contextlib.closing(writer), told_plainly(FloatingPointError):
+        with contextlib.closing(writer), told_plainly(FloatingPointError, WeightFileError):
             report = train.train(
                 config,
                 training_batches=training_batches,
@@ -88,12 +101,27 @@ def main(arguments: list[str]) -> None:
         (workdir / compare.SCORES).write_text(scores + "\n")
 
 
+def predict(config: ConfigDict, class_table: labels.ClassTable, workdir: Path) -> None:
+    """Labels the images of `--input`; ends with code 1 if some could not be read."""
+    from ass_jax import predict
+
+    with told_plainly(FileNotFoundError, ValueError):
+        inputs = predict.find_images(INPUT.value)
+        predictor = predict.open_predictor(Path(WEIGHTS.value or workdir), config, class_table)
+        output = Path(OUTPUT.value or workdir / "predicted")
+        failures = predict.predict_files(predictor, inputs, output, CONFIDENCE.value)
+    print(f"Label maps of {len(inputs) - len(failures)} images: {output}/", flush=True)
+    if failures:
+        print(f"{len(failures)} images could not be read:", *failures, sep="\n", file=sys.stderr)
+        sys.exit(EXIT_CODE_OF_UNREADABLE)
+
+
 @contextlib.contextmanager
-def told_plainly(kind: type[Exception]) -> Iterator[None]:
+def told_plainly(*kinds: type[Exception]) -> Iterator[None]:
     """Ends the process with the error's own words where they say what the user can change."""
     try:
         yield
-    except kind as error:
+    except kinds as error:
         print(error, file=sys.stderr)
         sys.exit(command_line.EXIT_CODE_OF_MISTAKE)
 

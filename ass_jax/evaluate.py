@@ -15,15 +15,16 @@ from ass_jax.checkpoint import Checkpoints
 from ass_jax.losses import IGNORED
 from ass_jax.models import Networks, build_networks
 from ass_jax.prediction_files import PredictionFiles
+from ass_jax.pretrained import with_settings
 from ass_jax.sharding import by_image, global_batch, local_images, make_mesh, on_mesh, pad_images, replicated
 from ass_jax.state import Variables, abstract_segmenter
 from ass_jax.steps import evaluation_step
+from ass_jax.trained import CHECKPOINTS
 
 Batch = dict[str, np.ndarray]
 See = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]  # Of name, image, prediction and labels.
 
-CHECKPOINTS = "checkpoints"  # Folders and files of a working directory.
-PREDICTIONS = "predictions"
+PREDICTIONS = "predictions"  # Folders and files of a working directory.
 TEST_PREDICTIONS = "predictions_test"
 STRIP = "predictions.png"
 LABELLED = "labelled"  # Key of reports and of a checkpoint's configuration: which target images were labelled.
@@ -52,13 +53,15 @@ def evaluate(
       FileNotFoundError: there is no such checkpoint.
       ValueError: the checkpoint is of another model, or a setting is unknown.
     """
-    networks = build_networks(config, len(class_table.names))
     mesh = make_mesh([])
     settings, labelled = config.evaluation, config.evaluation.split != "test"
     with Checkpoints(
         workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS, read_only=True
     ) as checkpoints:
         number = selection.chosen_step(checkpoints, settings.checkpoint)
+        if config.init:
+            config = with_settings(config, checkpoints.configuration(number)["model"])
+        networks = build_networks(config, len(class_table.names))
         target = on_mesh(abstract_segmenter(networks, config), mesh)
         variables = {"": checkpoints.restore_segmenter(target, number)}
         trained_on = checkpoints.configuration(number).get(LABELLED)

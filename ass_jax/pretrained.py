@@ -23,6 +23,8 @@ from ass_jax.state import Variables
 from ass_jax.weight_files import WeightFileError, read_arrays, write_arrays
 from ass_jax.weight_names import Source, find_source, without_prefix
 
+# Keys of `config.model` that belong to weights.
+SETTINGS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")
 _NAMED = 5  # Names in a message; the rest is counted.
 _SETTINGS = "model"  # Key of the metadata of our own files.
 _CLASSIFIER = "params/classifier/"
@@ -141,6 +143,20 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
     variables = jax.tree.unflatten(jax.tree.structure(variables), placed)
     random = tuple(path for path in paths if path not in set(loaded))
     return variables, Placement(tuple(loaded), random, dict(sorted(skipped.items())))
+
+
+def with_settings(config: ConfigDict, model_settings: Mapping[str, object]) -> ConfigDict:
+    """Returns a copy of a configuration in which those settings of `config.model` that belong to weights are as given.
+
+    Args:
+      config: the whole configuration.
+      model_settings: of `Pretrained.settings_for`, or `model` of the configuration that a checkpoint holds.
+    """
+    config = config.copy_and_resolve_references()
+    for key in SETTINGS:
+        if key in model_settings:
+            config.model[key] = _tupled(model_settings[key])
+    return config
 
 
 def describe(pretrained: Pretrained, placement: Placement) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ass_jax import selection
@@ -28,9 +30,11 @@ from ass_jax.losses import IGNORED
 from ass_jax.models import build_networks
 from ass_jax.monitor import Monitor, format_seconds
 from ass_jax.optimizers import make_optimizer
+from ass_jax.pretrained import Pretrained, describe, open_weights, place, with_settings
 from ass_jax.sharding import global_batch, make_mesh, on_mesh, replicated
 from ass_jax.state import TrainState, create_state
 from ass_jax.steps import train_step
+from ass_jax.trained import write_description
 
 TrainingBatch = dict[str, Batch]
 
@@ -64,18 +68,24 @@ def train(
       The report of `ass_jax.evaluate.evaluate` at the last step, with the scores on held-out images under `held_out`.
 
     Raises:
-      ValueError: the batches or the checkpoint do not fit the configuration.
+      ValueError: the batches, the checkpoint or the initial weights do not fit the configuration.
       FloatingPointError: loss or gradients of `config.skipped_limit` steps in a row are not finite.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     num_classes = len(class_table.names)
-    networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
     with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints:
         start = checkpoints.latest_step() or 0
         if start >= config.steps:
             print(f"Step {start} of {config.steps} is done already: evaluating.", flush=True)
             return evaluate(config, class_table=class_table, evaluation_batches=evaluation_batches, workdir=workdir)
-        (workdir / "config.json").write_text(config.to_json(indent=2) + "\n")
+        initial = None
+        if config.init and start:
+            config = with_settings(config, checkpoints.configuration(start)["model"])
+        elif config.init:
+            initial = open_weights(config.init)
+            config = with_settings(config, initial.settings_for(num_classes))
+        networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
+        write_description(workdir, config, class_table)
 
         # The data's position is the step: nothing else is needed to go on where a run stopped.
         batches = training_batches(start)
@@ -92,6 +102,8 @@ def train(
             # Weights are drawn once: on a CPU, compiling that well takes many times as long as doing it.
             hasty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
             state = jax.jit(initialise, out_shardings=replicated(mesh), compiler_options=hasty)()
+            if initial is not None:
+                state = _with_weights(state, initial, mesh)
 
         batch = global_batch(first, mesh)
         begun = time.monotonic()
@@ -141,6 +153,17 @@ def train(
     print_report(config.variant, report)
     print(f"Picture: {strip.save(workdir / STRIP)}", flush=True)
     return report
+
+
+def _with_weights(state: TrainState, initial: Pretrained, mesh: Mesh) -> TrainState:
+    """Returns the first state with the weights of a file in the segmenter, and in its average."""
+    variables, placement = place(initial, state.segmenter)
+    print(describe(initial, placement), flush=True)
+    variables = jax.device_put(variables, replicated(mesh))
+    # A copy, as when the average starts from random weights.
+    average = None if state.average is None else jax.tree.map(jnp.copy, variables)
+    params = state.params | {"segmenter": variables["params"]}
+    return state.replace(params=params, batch_stats=variables["batch_stats"], average=average)
 
 
 def _due(number: int, every: int) -> bool:

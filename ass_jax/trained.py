@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.models import Networks, build_networks
-from ass_jax.pretrained import Pretrained, place
+from ass_jax.pretrained import Pretrained, place, with_settings
 from ass_jax.state import Variables, abstract_segmenter
 from ass_jax.weight_files import WeightFileError
 
@@ -86,8 +86,7 @@ def open_foreign(pretrained: Pretrained, config: ConfigDict, class_table: Any) -
     Raises:
       WeightFileError: the file does not fit the model, or has no classifier for as many classes.
     """
-    config = ConfigDict(config.to_dict())
-    config.model.update(pretrained.settings_for(len(class_table.names)))
+    config = with_settings(config, pretrained.settings_for(len(class_table.names)))
     return _fill(pretrained, config, tuple(class_table.names), np.asarray(class_table.palette))
 
 

@@ -23,6 +23,7 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.variant = "ass"  # Set by the word; recorded in reports.
     config.seed = 0  # Initial weights, order of the data, augmentation.
+    config.init = ""  # Weight file to start from, see ass_jax/pretrained.py; empty: random weights.
     config.steps = 150_000  # Training stops here; the schedule is as long as optimizer.decay_steps.
 
     config.data = ConfigDict()

@@ -20,6 +20,7 @@ from configs.base import VARIANTS, default_config, valid_words
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 EXIT_CODE_OF_MISTAKE = 2
+_FLAGS = ("config", "workdir", "mode", "input", "output", "weights", "confidence")  # Of the main module, for help.
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -128,7 +129,9 @@ def _parse_flags(arguments: list[str], defaults: dict[str, Any]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
     except flags.UnrecognizedFlagError as error:
-        raise flags.Error(f"{error}\nValid: --config, --config.KEY, --workdir, --mode.") from error
+        raise flags.Error(
+            f"{error}\nValid: --config, --config.KEY, {', '.join(f'--{name}' for name in _FLAGS[1:])}."
+        ) from error
     except flags.IllegalFlagValueError as error:
         name = re.match(r"flag --([\w.]+)", str(error))
         default = defaults.get(name[1]) if name else None
@@ -173,7 +176,10 @@ def _check_complete(rest: list[str]) -> None:
     """Raises an error if an argument is no flag or a required flag is missing."""
     if len(rest) > 1:
         raise flags.Error(f"Unexpected argument {rest[1]!r}: a flag is written --NAME=VALUE.")
-    for name, example in {"config": "configs/toy.py", "workdir": "runs/toy"}.items():
+    required = {"config": "configs/toy.py", "workdir": "runs/toy"}
+    if flags.FLAGS.mode == "predict":
+        required["input"] = "photos"
+    for name, example in required.items():
         if flags.FLAGS[name].value is None:
             raise flags.Error(f"--{name} is missing. Example: --{name}={example}.")
 
@@ -181,7 +187,7 @@ def _check_complete(rest: list[str]) -> None:
 def _help(values: dict[str, Any]) -> str:
     """Returns the help text, with the configuration's keys and values where a file was named."""
     lines = [sys.modules["__main__"].__doc__, "Flags:"]
-    lines += [f"  --{name:12}{flags.FLAGS[name].help}" for name in ("config", "workdir", "mode")]
+    lines += [f"  --{name:12}{flags.FLAGS[name].help}" for name in _FLAGS]
     lines += ["  --config.KEY  One key of the configuration, changed."]
     if values:
         lines += ["", f"Words after the file's colon: {valid_words(values['config.data.target'])}."]
