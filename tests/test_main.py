@@ -223,6 +223,13 @@ stand_in("ass_jax")
 stand_in("ass_jax.compare", SCORES="eval.json")
 stand_in("ass_jax.train", train=train)
 stand_in("ass_jax.evaluate", evaluate=evaluate)
+stand_in("ass_jax.weight_files", WeightFileError=type("WeightFileError", (ValueError,), {}))
+stand_in(
+    "ass_jax.predict",
+    find_images=lambda pattern: [pattern, "other"],
+    open_predictor=lambda weights, config, class_table: f"{weights.name} {class_table.names[0]}",
+    predict_files=lambda *arguments: print(*arguments) or (["other: unreadable"] if arguments[-1] else []),
+)
 names = ("training_batches", "evaluation_batches", "held_out_batches")
 stand_in("data.pipeline", prepare=prepare, labelled_list=labelled_list, **{name: call(name) for name in names})
 import main
@@ -259,6 +266,23 @@ def test_evaluation_is_wired(tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
     assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}}
+
+
+def test_prediction_is_wired(tmp_path):
+    result = wire(tmp_path, "--mode=predict", "--input=photos/*.jpg")
+    assert result.stdout.splitlines() == [
+        f"run road ['photos/*.jpg', 'other'] {tmp_path}/new/run/predicted False",
+        f"Label maps of 2 images: {tmp_path}/new/run/predicted/",
+    ]
+    assert result.returncode == 0, result.stderr
+
+
+def test_unreadable_images_are_named_and_told_by_the_exit_code(tmp_path):
+    arguments = ("--input=a.png", f"--output={tmp_path}/out", "--confidence", "--weights=w.safetensors")
+    result = wire(tmp_path, "--mode=predict", *arguments)
+    assert f"w.safetensors road ['a.png', 'other'] {tmp_path}/out True\n" in result.stdout
+    assert "other: unreadable" in result.stderr
+    assert result.returncode == 1
 
 
 def test_held_out_images_are_wired(tmp_path):

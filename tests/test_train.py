@@ -5,17 +5,19 @@ import json
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ass_jax import metrics
+from ass_jax import export, metrics
 from ass_jax import train as loop
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.evaluate import CHECKPOINTS, LABELLED, PREDICTIONS, STRIP, evaluate
 from ass_jax.models import build_networks, deeplab
 from ass_jax.optimizers import make_optimizer
 from ass_jax.sharding import make_mesh, on_mesh
-from ass_jax.state import create_state
+from ass_jax.state import abstract_segmenter, create_state
+from ass_jax.trained import Trained
 from configs import base
 
 SIZE = (32, 64)
@@ -298,3 +300,39 @@ def test_wrong_first_batch_is_refused(change, message):
     change(batch)
     with pytest.raises(ValueError, match=message):
         loop._check_batch(batch, 3)
+
+
+@pytest.fixture
+def weights_of_a_run(tmp_path_factory):
+    """Returns a weight file whose pixels and branches differ from the configuration's, and its arrays."""
+    config = configuration("joint", **{"model.branches": 2, "model.pixel_mean": (1.0, 2.0, 3.0), "average_decay": 0.0})
+    networks = build_networks(config, 3)
+    shapes = abstract_segmenter(networks, config)
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: random.uniform(0.5, 1.0, leaf.shape).astype(np.float32), shapes)
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    export.write(Trained(config, CLASSES.names, CLASSES.palette, variables), path)
+    return path, variables
+
+
+def test_initial_weights_come_with_their_settings_also_when_resumed(tmp_path, weights_of_a_run, monkeypatch, capsys):
+    path, variables = weights_of_a_run
+    seen = []
+
+    def idle(state, batch, *, networks, config, optimizer):
+        seen.append((networks.segmenter.branches, config.model.pixel_mean))
+        return state.replace(step=state.step + 1), {"loss/segmentation_source": 0.0 * state.step, "skipped": 0.0}
+
+    monkeypatch.setattr(loop, "train_step", idle)
+    config = configuration("joint", init=str(path), steps=2)
+    run(config, tmp_path)
+    assert "weights.safetensors: ass_jax" in capsys.readouterr().out
+    config.steps = 4
+    config.init = "gone.safetensors"  # No longer needed: the checkpoint has all.
+    run(config, tmp_path)
+    assert seen == [(2, (1.0, 2.0, 3.0))] * 2
+    with Checkpoints(tmp_path / CHECKPOINTS, read_only=True) as checkpoints:
+        target = on_mesh(jax.tree.map(jax.typeof, jax.tree.map(jnp.asarray, variables)), make_mesh([2]))
+        for average in (False, True):  # Nothing was trained.
+            found = checkpoints.restore_segmenter(target, 4, average=average)
+            jax.tree.map(np.testing.assert_array_equal, found, variables)
