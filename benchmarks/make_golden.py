@@ -7,6 +7,7 @@ Needs `pip install torch==2.13.0` beside the requirements. The tests read the fi
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -87,7 +88,7 @@ def parts() -> dict[str, np.ndarray]:
     }
 
 
-def training(config: ConfigDict) -> dict[str, np.ndarray]:
+def training(config: ConfigDict, sizes: Mapping[str, tuple[int, int]] = inputs.IMAGE_SIZES) -> dict[str, np.ndarray]:
     """Trains for some steps: every loss, and samples of the final parameters and statistics."""
     networks = build_networks(config, inputs.NUM_CLASSES)
     arrays = inputs.segmenter_arrays(networks, config)
@@ -96,7 +97,7 @@ def training(config: ConfigDict) -> dict[str, np.ndarray]:
     streams = ("source", "labelled", "unlabelled") if "global" in weights else ("source", "labelled")
     batches = []
     for step in range(inputs.STEPS):
-        batch = inputs.training_batch(step, streams, inputs.IMAGE_SIZES)
+        batch = inputs.training_batch(step, streams, sizes)
         batches.append({stream: _tensors(examples, config) for stream, examples in batch.items()})
     optimizer, loss, discriminator = config.optimizer, config.loss, config.discriminator
     keys = ("learning_rate", "classifier_factor", "momentum", "weight_decay", "decay_steps", "decay_power")

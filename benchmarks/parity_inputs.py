@@ -1,16 +1,19 @@
 """Weights and inputs of the parity tests, the same in every framework: functions of names and seeds alone."""
 
+import functools
 import zlib
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ass_jax.models import Networks
-from ass_jax.pretrained import flatten, to_foreign
-from ass_jax.state import abstract_segmenter
-from ass_jax.weight_names import adaptsegnet_name
+from ass_jax.models import Networks, build_networks
+from ass_jax.optimizers import make_optimizer
+from ass_jax.pretrained import Pretrained, flatten, place, to_foreign
+from ass_jax.state import TrainState, Variables, abstract_segmenter, create_state
+from ass_jax.weight_names import adaptsegnet_name, find_source
 from configs import base
 
 SIZES = {"odd": (65, 97), "even": (64, 96)}  # Height and width of the images of the forward passes.
@@ -38,6 +41,32 @@ def segmenter_arrays(networks: Networks, config: ConfigDict) -> dict[str, np.nda
         shape = to_foreign(path, np.empty(leaf.shape, np.bool_)).shape
         found[name] = _draw(name, path, shape)
     return found
+
+
+def placed(networks: Networks, config: ConfigDict) -> Variables:
+    """Puts the weights into the segmenter by way of the import."""
+    arrays = segmenter_arrays(networks, config)
+    pretrained = Pretrained("golden", find_source(arrays), arrays, {}, {})
+    variables, placement = place(pretrained, abstract_segmenter(networks, config))
+    assert not placement.random
+    return variables
+
+
+def initial_state(config: ConfigDict) -> TrainState:
+    """Returns the state before the first step."""
+    networks, optimizer = build_networks(config, NUM_CLASSES), make_optimizer(config)
+    create = functools.partial(create_state, networks=networks, optimizer=optimizer, config=config)
+    shapes = jax.eval_shape(functools.partial(create, num_classes=NUM_CLASSES))
+    variables = placed(networks, config)
+    params = {"segmenter": variables["params"]}
+    for name in ("global", "semantic"):
+        key = f"{name}_discriminator"
+        if key in shapes.params:
+            params[key] = discriminator_arrays(name, shapes.params[key])
+    params, batch_stats = jax.tree.map(jnp.asarray, (params, variables["batch_stats"]))
+    return shapes.replace(
+        step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats, optimizer_state=optimizer.init(params)
+    )
 
 
 def discriminator_arrays(prefix: str, shapes: Mapping) -> dict:
@@ -104,6 +133,21 @@ def sample(array: np.ndarray) -> np.ndarray:
     """Returns up to `SAMPLES` values of an array, evenly spread."""
     flat = np.asarray(array).reshape(-1)
     return flat[:: -(-flat.size // SAMPLES)]
+
+
+def final_samples(state: TrainState, config: ConfigDict) -> dict[str, np.ndarray]:
+    """Returns samples of all parameters and statistics under the names of `make_golden.training`."""
+    found = {}
+    for path, leaf in flatten({"params": state.params["segmenter"], "batch_stats": state.batch_stats}):
+        name = adaptsegnet_name(path, config.model.backbone)
+        found[f"segmenter/{name}"] = sample(to_foreign(path, np.asarray(leaf)))
+    for name in ("global", "semantic"):
+        for layer, leaves in state.params.get(f"{name}_discriminator", {}).items():
+            kernel = np.asarray(leaves["kernel"])
+            kernel = kernel.transpose((3, 2, 0, 1) if kernel.ndim == 4 else (1, 0))
+            found[f"{name}/{layer}.weight"] = sample(kernel)
+            found[f"{name}/{layer}.bias"] = sample(leaves["bias"])
+    return found
 
 
 def _draw(name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,12 +12,11 @@ from ass_jax.losses import domain_loss, segmentation_loss
 from ass_jax.models import build_networks
 from ass_jax.models.deeplab import Classifier
 from ass_jax.optimizers import make_optimizer
-from ass_jax.pretrained import Pretrained, flatten, place, to_foreign
+from ass_jax.pretrained import flatten
 from ass_jax.resize import resize_bilinear
 from ass_jax.semantic import class_means
-from ass_jax.state import abstract_segmenter, create_state
 from ass_jax.steps import normalise, train_step
-from ass_jax.weight_names import adaptsegnet_name, find_source
+from ass_jax.weight_names import adaptsegnet_name
 from benchmarks import parity_inputs as inputs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,20 +32,11 @@ def relative_difference(found, expected):
     return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
 
 
-def placed(networks, config):
-    """Puts the weights of the parity tests into the segmenter by way of the import."""
-    arrays = inputs.segmenter_arrays(networks, config)
-    pretrained = Pretrained("golden", find_source(arrays), arrays, {}, {})
-    variables, placement = place(pretrained, abstract_segmenter(networks, config))
-    assert not placement.random
-    return variables
-
-
 @pytest.fixture(scope="module")
 def resnet101():
     config = inputs.forward_config()
     networks = build_networks(config, inputs.NUM_CLASSES)
-    return config, networks, placed(networks, config)
+    return config, networks, inputs.placed(networks, config)
 
 
 @pytest.mark.parametrize("size", inputs.SIZES)
@@ -81,7 +71,7 @@ def test_forward_of_resnet101(resnet101, size):
 def test_path_to_the_global_discriminator():
     expected = golden("parts")
     config = inputs.training_config("ass")
-    networks, state = initial_state(config)
+    networks, state = build_networks(config, inputs.NUM_CLASSES), inputs.initial_state(config)
     scores = resize_bilinear(jnp.asarray(expected["logits"]), (65, 97))
     probabilities = jax.nn.softmax(scores)
     params = state.params["global_discriminator"]
@@ -104,28 +94,10 @@ def test_losses_and_class_means():
         assert relative_difference(loss, expected[f"domain_loss{domain}"]) < 1e-6
 
 
-def initial_state(config):
-    """Returns the networks and the state with the weights of the parity tests."""
-    networks, optimizer = build_networks(config, inputs.NUM_CLASSES), make_optimizer(config)
-    create = functools.partial(create_state, networks=networks, optimizer=optimizer, config=config)
-    shapes = jax.eval_shape(functools.partial(create, num_classes=inputs.NUM_CLASSES))
-    variables = placed(networks, config)
-    params = {"segmenter": variables["params"]}
-    for name in ("global", "semantic"):
-        key = f"{name}_discriminator"
-        if key in shapes.params:
-            params[key] = inputs.discriminator_arrays(name, shapes.params[key])
-    params, batch_stats = jax.tree.map(jnp.asarray, (params, variables["batch_stats"]))
-    state = shapes.replace(
-        step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats, optimizer_state=optimizer.init(params)
-    )
-    return networks, state
-
-
 @pytest.mark.parametrize("variant", inputs.VARIANTS)
 def test_training(variant):
     config = inputs.training_config(variant)
-    networks, state = initial_state(config)
+    networks, state = build_networks(config, inputs.NUM_CLASSES), inputs.initial_state(config)
     step = functools.partial(train_step, networks=networks, config=config, optimizer=make_optimizer(config))
     streams = [name for name in inputs.IMAGE_SIZES if config.data.batch[name]]
     history, compiled = [], None
@@ -141,20 +113,5 @@ def test_training(variant):
     for name in losses:
         found = np.array([metrics[name] for metrics in history])
         np.testing.assert_allclose(found, expected[name], rtol=1e-4, err_msg=name)
-    for name, values in final_samples(state, config).items():
+    for name, values in inputs.final_samples(state, config).items():
         assert relative_difference(values, expected[name]) < 1e-3, name
-
-
-def final_samples(state, config):
-    """Returns samples of all parameters and statistics under the names of the golden file."""
-    found = {}
-    for path, leaf in flatten({"params": state.params["segmenter"], "batch_stats": state.batch_stats}):
-        name = adaptsegnet_name(path, config.model.backbone)
-        found[f"segmenter/{name}"] = inputs.sample(to_foreign(path, np.asarray(leaf)))
-    for name in ("global", "semantic"):
-        for layer, leaves in state.params.get(f"{name}_discriminator", {}).items():
-            kernel = np.asarray(leaves["kernel"])
-            kernel = kernel.transpose((3, 2, 0, 1) if kernel.ndim == 4 else (1, 0))
-            found[f"{name}/{layer}.weight"] = inputs.sample(kernel)
-            found[f"{name}/{layer}.bias"] = inputs.sample(leaves["bias"])
-    return found
