@@ -65,12 +65,13 @@ def main(arguments: list[str]) -> None:
     import jax
     from clu import metric_writers
 
-    from ass_jax import compare, evaluate, train
+    from ass_jax import compare, distributed, evaluate, train
     from ass_jax.weight_files import WeightFileError
     from data import pipeline
 
     workdir.mkdir(parents=True, exist_ok=True)
     with told_plainly(ValueError):
+        distributed.join(config.distributed)
         pipeline.prepare(config)
     host = {"host": jax.process_index(), "hosts": jax.process_count()}
     common = {
@@ -88,7 +89,8 @@ def main(arguments: list[str]) -> None:
         if config.data.held_out:
             common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
-        with contextlib.closing(writer), told_plainly(FloatingPointError, WeightFileError):
+        plainly = told_plainly(FloatingPointError, WeightFileError)
+        with contextlib.closing(writer), plainly, distributed.ended_together():
             report = train.train(
                 config,
                 training_batches=training_batches,

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ass_jax import metrics, pictures, progress, selection
 from ass_jax.checkpoint import Checkpoints
+from ass_jax.distributed import say
 from ass_jax.losses import IGNORED
 from ass_jax.models import Networks, build_networks
 from ass_jax.prediction_files import PredictionFiles
@@ -85,12 +86,12 @@ def evaluate(
             unlabelled_size=tuple(settings.test_size),
             see=see,
         )
-    print(f"Predictions of step {number}: {files.path}/ (raw ids), {files.color_path}/ (colours)", flush=True)
+    say(f"Predictions of step {number}: {files.path}/ (raw ids), {files.color_path}/ (colours)")
     if not labelled:
         return report | {"images": files.count}
     report |= {LABELLED: trained_on} | found | {"checkpoints": others}
     print_report(config.variant, report)
-    print(f"Picture: {strip.save(workdir / STRIP)}", flush=True)
+    say(f"Picture: {strip.save(workdir / STRIP)}")
     return report
 
 
@@ -204,9 +205,11 @@ class Strip:
         return pictures.prediction_strip(images, predictions, labels, table.palette, table.names)
 
     def save(self, path: Path) -> Path | None:
-        """Writes the picture and returns its path; None if no image was seen."""
+        """Writes the picture, on process 0, and returns its path; None if no image was seen."""
         picture = self.picture()
         if picture is None:
             return None
+        if jax.process_index() > 0:
+            return path
         pictures.save_picture(path, picture)
         return path

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from ass_jax import selection
 from ass_jax.checkpoint import Checkpoints
+from ass_jax.distributed import say
 from ass_jax.evaluate import (
     CHECKPOINTS,
     LABELLED,
@@ -76,7 +77,7 @@ def train(
     with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints:
         start = checkpoints.latest_step() or 0
         if start >= config.steps:
-            print(f"Step {start} of {config.steps} is done already: evaluating.", flush=True)
+            say(f"Step {start} of {config.steps} is done already: evaluating.")
             return evaluate(config, class_table=class_table, evaluation_batches=evaluation_batches, workdir=workdir)
         initial = None
         if config.init and start:
@@ -85,7 +86,8 @@ def train(
             initial = open_weights(config.init)
             config = with_settings(config, initial.settings_for(num_classes))
         networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
-        write_description(workdir, config, class_table)
+        if jax.process_index() == 0:
+            write_description(workdir, config, class_table)
 
         # The data's position is the step: nothing else is needed to go on where a run stopped.
         batches = training_batches(start)
@@ -97,7 +99,7 @@ def train(
         )
         if start:
             state = checkpoints.restore(on_mesh(jax.eval_shape(initialise), mesh), start)
-            print(f"Goes on from step {start} of {checkpoints.directory}.", flush=True)
+            say(f"Goes on from step {start} of {checkpoints.directory}.")
         else:
             # Weights are drawn once: on a CPU, compiling that well takes many times as long as doing it.
             hasty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -151,14 +153,14 @@ def train(
         report["checkpoints"] = selection.reports(checkpoints)
     writer.flush()
     print_report(config.variant, report)
-    print(f"Picture: {strip.save(workdir / STRIP)}", flush=True)
+    say(f"Picture: {strip.save(workdir / STRIP)}")
     return report
 
 
 def _with_weights(state: TrainState, initial: Pretrained, mesh: Mesh) -> TrainState:
     """Returns the first state with the weights of a file in the segmenter, and in its average."""
     variables, placement = place(initial, state.segmenter)
-    print(describe(initial, placement), flush=True)
+    say(describe(initial, placement))
     variables = jax.device_put(variables, replicated(mesh))
     # A copy, as when the average starts from random weights.
     average = None if state.average is None else jax.tree.map(jnp.copy, variables)
@@ -220,10 +222,9 @@ def _print_start(
         f"{len(examples['image'])} {stream} {examples['image'].shape[1]}x{examples['image'].shape[2]}"
         for stream, examples in batch.items()
     )
-    print(
+    say(
         f"{config.variant}: {config.model.backbone}, {weights / 1e6:.2f} million weights; a step takes {sizes}; "
-        f"{devices} {jax.devices()[0].platform} device(s); compiled in {format_seconds(seconds)}.",
-        flush=True,
+        f"{devices} {jax.devices()[0].platform} device(s); compiled in {format_seconds(seconds)}."
     )
     if labelled:
-        print(f"Labelled target images: {labelled['list']}; SHA-256 {labelled['sha256']}.", flush=True)
+        say(f"Labelled target images: {labelled['list']}; SHA-256 {labelled['sha256']}.")

@@ -131,6 +131,12 @@ def default_config() -> ConfigDict:
     config.evaluation.stride = (0, 0)  # Of the windows; 0: half a window.
 
     config.skipped_limit = 10  # So many updates in a row that are not finite, and so skipped, end the run.
+    config.distributed = ConfigDict()  # A run of several processes; each is started with the same configuration.
+    config.distributed.coordinator = ""  # HOST:PORT of process 0, the same for all; empty: one process.
+    config.distributed.processes = 0  # How many there are.
+    config.distributed.index = -1  # Which one this is, from 0: the only key that differs.
+    config.distributed.detect = False  # Find all three out by oneself: on TPU, Slurm, Kubernetes.
+
     config.log_every = 50  # Steps between lines on the console, in TensorBoard and metrics.jsonl.
 
     config.checkpoint = ConfigDict()

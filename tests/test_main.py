@@ -172,7 +172,7 @@ def test_impossible_setting_is_refused_before_the_heavy_imports(environment, tmp
 
 # Runs main.py with stand-ins for what is heavy; they write down how they are called.
 WIRING = """
-import sys, types
+import contextlib, sys, types
 
 def stand_in(name, **content):
     sys.modules[name] = types.ModuleType(name)
@@ -222,6 +222,7 @@ sys.modules["clu"].metric_writers = types.SimpleNamespace(create_default_writer=
 stand_in("ass_jax")
 stand_in("ass_jax.compare", SCORES="eval.json")
 stand_in("ass_jax.train", train=train)
+stand_in("ass_jax.distributed", join=lambda settings: None, ended_together=contextlib.nullcontext)
 stand_in("ass_jax.evaluate", evaluate=evaluate)
 stand_in("ass_jax.weight_files", WeightFileError=type("WeightFileError", (ValueError,), {}))
 stand_in(
