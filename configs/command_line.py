@@ -128,7 +128,7 @@ def _parse_flags(arguments: list[str], defaults: dict[str, Any]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
     except flags.UnrecognizedFlagError as error:
-        raise flags.Error(f"{error}\nValid: --config, --config.KEY, --workdir, --mode.") from error
+        raise flags.Error(f"{error}\nValid: --config, --config.KEY, --workdir, --mode, --check_files.") from error
     except flags.IllegalFlagValueError as error:
         name = re.match(r"flag --([\w.]+)", str(error))
         default = defaults.get(name[1]) if name else None
@@ -174,14 +174,14 @@ def _check_complete(rest: list[str]) -> None:
     if len(rest) > 1:
         raise flags.Error(f"Unexpected argument {rest[1]!r}: a flag is written --NAME=VALUE.")
     for name, example in {"config": "configs/toy.py", "workdir": "runs/toy"}.items():
-        if flags.FLAGS[name].value is None:
+        if flags.FLAGS[name].value is None and (name != "workdir" or flags.FLAGS["mode"].value != "check"):
             raise flags.Error(f"--{name} is missing. Example: --{name}={example}.")
 
 
 def _help(values: dict[str, Any]) -> str:
     """Returns the help text, with the configuration's keys and values where a file was named."""
     lines = [sys.modules["__main__"].__doc__, "Flags:"]
-    lines += [f"  --{name:12}{flags.FLAGS[name].help}" for name in ("config", "workdir", "mode")]
+    lines += [f"  --{name:12}{flags.FLAGS[name].help}" for name in ("config", "workdir", "mode", "check_files")]
     lines += ["  --config.KEY  One key of the configuration, changed."]
     if values:
         lines += ["", f"Words after the file's colon: {valid_words(values['config.data.target'])}."]

@@ -46,7 +46,7 @@ def answer(arguments, environment):
         ([], ["--config is missing", "--config=configs/toy.py"]),
         ([TOY], ["--workdir is missing"]),
         (["--workdr=runs/x"], ["'workdr'", "Did you mean: workdir", "--config.KEY"]),
-        ([TOY, "--mode=trian"], ["--mode=trian", "<train|eval>"]),
+        ([TOY, "--mode=trian"], ["--mode=trian", "<train|eval|check>"]),
         ([TOY, "runs/x"], ["'runs/x'", "--NAME=VALUE"]),
         (["--config=configs/tyo.py"], ["'configs/tyo.py'", "configs/toy.py", "configs/gta5.py"]),
         (
@@ -110,7 +110,7 @@ def test_configuration_file_cannot_define_keys(environment, tmp_path):
 def test_help_is_short(environment, flag):
     code, output, message, seconds = answer([flag], environment)
     assert (code, message) == (0, "")
-    for part in ("--config=configs/toy.py", "--workdir", "train|eval", "--config.KEY", "configs/base.py"):
+    for part in ("--config=configs/toy.py", "--workdir", "check", "--config.KEY", "configs/base.py"):
         assert part in output
     assert output.count("\n") < 25
     assert seconds < 2
