@@ -159,6 +159,7 @@ def test_help_with_a_configuration_lists_its_keys(environment):
         (["--config.data.batch.source=-1"], ["data.batch.source is -1", "0 or more"]),
         (["--config.data.classes=custom"], ["data.custom.names", "2 to 255 classes"]),
         (["--config.data.labelled_list=none.txt"], ["data.labelled_list", "'none.txt' cannot be read"]),
+        (["--config.data.source=gta6"], ["Unknown data set 'gta6'", "toy, gta5, synthia, custom"]),
         (["--config.data.held_out=20"], ["data.held_out is 20", "fewer than the 20 images"]),
     ],
 )
@@ -200,8 +201,8 @@ def train(
 
 def prepare(config):
     print("prepare")
-    if config.data.source != "toy":
-        raise ValueError("Unknown data set")
+    if config.data.labelled_count == 8:
+        raise ValueError("Missing data")
 
 def labelled_list(config):
     if config.data.labelled_count == 7:
@@ -270,10 +271,11 @@ def test_test_images_leave_the_scores_alone(tmp_path):
     (tmp_path / "new" / "run").mkdir(parents=True)
     scores = tmp_path / "new/run/eval.json"
     scores.write_text("{}")
-    result = wire(tmp_path, "--mode=eval", "--config.evaluation.split=test")
+    data = ("--config.data.target=cityscapes", "--config.data.classes=cityscapes19", "--config.evaluation.split=test")
+    result = wire(tmp_path, "--mode=eval", *data)
     assert result.returncode == 0, result.stderr
     assert scores.read_text() == "{}"
-    result = wire(tmp_path, "--config.evaluation.split=test")
+    result = wire(tmp_path, *data)
     assert (result.returncode, result.stdout) == (2, "")
     assert "expected --mode=eval" in result.stderr
 
@@ -290,7 +292,7 @@ def test_interrupt_is_answered_plainly(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.data.source=gta6"], "Unknown data set\n"),
+        (["--config.data.labelled_count=8"], "Missing data\n"),
         (["--config.data.labelled_count=7"], "Missing image\n"),
         (["--mode=eval", "--config.steps=1"], "No checkpoint\n"),
     ],

@@ -6,24 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import base
 from data import index, opened, pipeline, preparation, prepared, records, shards
 from data.labels import IGNORED, RAW_IDS, class_table, train_ids
 from tests.data import planted, trees
-from tests.data.layouts import layout_of, own_settings
+from tests.data.layouts import SIZES, layout_of
 from tests.data.test_layouts import zipped
-
-SIZES = {"gta5": (26, 48), "synthia": (24, 32), "cityscapes": (32, 64), "custom": (24, 40)}
-
-
-@pytest.fixture
-def config(tmp_path):
-    """GTA5 to Cityscapes, both at the size of the miniature trees."""
-    config = own_settings(base.default_config())
-    config.data.update(directory=str(tmp_path / "prepared"), source="gta5", target="cityscapes", classes="cityscapes19")
-    config.data.update(source_root=str(tmp_path / "source"), target_root=str(tmp_path / "target"))
-    config.data.update(source_size=SIZES["gta5"], target_size=SIZES["cityscapes"], readers=2, labelled_count=-1)
-    return config
 
 
 def open_split(config, name="gta5", domain="source", split="train", **options):
