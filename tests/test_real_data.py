@@ -28,7 +28,8 @@ def main(tmp_path):
         folders = {"directory": "prepared", "source_root": "source", "target_root": "target"}
         command = [sys.executable, "main.py", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
         command += [f"--config.data.{key}={tmp_path / folder}" for key, folder in folders.items()]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        # A second run of the same network finds it compiled.
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
         result = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
         assert result.returncode == expected, result.stderr
         return result.stdout
@@ -83,15 +84,16 @@ def test_street_scenes(source, classes, main, tmp_path):
     assert steps_of(run) == [1, 2, 3]
     (left_out,) = (tmp_path / "prepared").rglob(f"{source}/**/rejected.txt")
     assert left_out.read_text().startswith(f"{rejected.file}: {rejected.kind}")
-    main(config, listed, "--config.steps=5", "--config.data.held_out=1")
-    assert steps_of(run) == [1, 2, 3, 4, 5]
+    if source == "gta5":  # Resuming, and the test images below, do not depend on the source.
+        main(config, listed, "--config.steps=5", "--config.data.held_out=1")
+        assert steps_of(run) == [1, 2, 3, 4, 5]
     main(config, listed, "--mode=eval")
     report = json.loads((run / "eval.json").read_text())
-    assert report["step"] == 5
+    assert report["step"] == steps_of(run)[-1]
     assert report["labelled"]["images"] == 4
     assert report["class_iou"] == official_scores(validation, run, classes)
     assert sum(score > 0 for score in report["class_iou"].values()) > 0
-    if source == "gta5":  # Nothing of it depends on the source.
+    if source == "gta5":
         main(config, listed, "--mode=eval", "--config.evaluation.split=test", "--config.evaluation.test_size=(32,64)")
         written = sorted((run / "predictions_test").iterdir())
         assert [file.stem for file in written] == [Path(name).name for name in test.names]
@@ -129,9 +131,10 @@ def test_own_data(own, main, tmp_path):
     for number in (0, 3):
         (tmp_path / "target" / "train" / "labels" / f"photo {number}.png").unlink()
     flags = [f"--config.data.custom.{key}={value}" for key, value in own.items()]
-    text = main("configs/custom.py:smoke", *flags, "--mode=check")
+    config = "configs/custom.py:joint,smoke"
+    text = main(config, *flags, "--mode=check")
     assert "images: 5, of which 3 have a label" in text
-    main("configs/custom.py:smoke", *flags, "--config.steps=2", "--config.data.held_out=1")
+    main(config, *flags, "--config.steps=2", "--config.data.held_out=1")
     report = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert set(report["class_iou"]) == set(own["names"])
     assert report["labelled"]["images"] == 3
