@@ -6,6 +6,7 @@
   python main.py --config=configs/toy.py --config.loss.semantic_weight=0.01 --workdir=runs/toy_strong
   python main.py --config=configs/toy.py --workdir=runs/toy --mode=eval
   python main.py --config=configs/toy.py --workdir=runs/toy --mode=predict --input=photos
+  python main.py --config=configs/gta5.py --mode=check
 
 `python main.py --config=FILE --help` lists every key of that configuration with its value.
 `configs/base.py` says what each key means and which words may follow the file's colon.
@@ -23,7 +24,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import command_line
-from data import labels, streams
+from data import check, labels
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; words after a colon choose its variant.", lock_config=True
@@ -32,13 +33,17 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, sco
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "predict"],
-    "train (the default; goes on from the last checkpoint), eval, predict.",
+    ["train", "eval", "predict", "check"],
+    "train (the default; goes on from the last checkpoint), eval, predict, or check: looks into the data on disk.",
 )
 INPUT = flags.DEFINE_string("input", None, "For predict: an image, a folder of images or a quoted glob.")
 OUTPUT = flags.DEFINE_string("output", None, "For predict: folder of the label maps; default: WORKDIR/predicted.")
 WEIGHTS = flags.DEFINE_string("weights", None, "For predict: weight file or exported program; default: the run's.")
 CONFIDENCE = flags.DEFINE_boolean("confidence", False, "For predict: also a picture of each label's probability.")
+CHECK_FILES = flags.DEFINE_integer(
+    "check_files", None, "For check: so many evenly spread images of each split; default: all.", 1
+)
+EXIT_CODE_OF_BAD_DATA = 1
 EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C.
 EXIT_CODE_OF_UNREADABLE = 1  # Some images of --mode=predict; the others are done.
 
@@ -48,16 +53,21 @@ def main(arguments: list[str]) -> None:
     del arguments  # All are flags.
     config = CONFIG.value
     with told_plainly(ValueError):
-        class_table = labels.class_table(config.data.classes, config.data.custom)
-        streams.streams(config)
+        class_table = check.settings(config)
         if MODE.value == "train" and config.evaluation.split != "validation":
             raise ValueError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
     if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
         logging.set_verbosity(logging.WARNING)
-    workdir = Path(WORKDIR.value)
+    workdir = Path(WORKDIR.value) if WORKDIR.value else None  # Needed by all modes but check.
+    if MODE.value == "check":
+        with told_plainly(ValueError, code=EXIT_CODE_OF_BAD_DATA):
+            sys.exit(0 if check.check(config, CHECK_FILES.value, workdir) else EXIT_CODE_OF_BAD_DATA)
     if MODE.value == "predict":
         predict(config, class_table, workdir)
         return
+    if MODE.value == "train":
+        with told_plainly(ValueError, code=EXIT_CODE_OF_BAD_DATA):
+            check.before_training(config)
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -119,13 +129,13 @@ def predict(config: ConfigDict, class_table: labels.ClassTable, workdir: Path) -
 
 
 @contextlib.contextmanager
-def told_plainly(*kinds: type[Exception]) -> Iterator[None]:
-    """Ends the process with the error's own words where they say what the user can change."""
+def told_plainly(*kinds: type[Exception], code: int = command_line.EXIT_CODE_OF_MISTAKE) -> Iterator[None]:
+    """Ends the process with the error's own words, and an exit code, where they say what the user can change."""
     try:
         yield
     except kinds as error:
         print(error, file=sys.stderr)
-        sys.exit(command_line.EXIT_CODE_OF_MISTAKE)
+        sys.exit(code)
 
 
 def run() -> None:
@@ -133,7 +143,11 @@ def run() -> None:
     try:
         app.run(main, flags_parser=command_line.parse)
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        checking = flags.FLAGS.is_parsed() and MODE.value == "check"
+        print(
+            "Interrupted." + ("" if checking else " The same command goes on from the last checkpoint."),
+            file=sys.stderr,
+        )
         sys.exit(EXIT_CODE_OF_INTERRUPT)
 
 

@@ -136,14 +136,14 @@ def _measure_preparation(options: argparse.Namespace) -> dict:
 
 
 def _measure_reading(options: argparse.Namespace) -> dict:
-    from data import pipeline
+    from data import opened, pipeline
 
     config = _config(options)
     _prepare(config, options.name)
     batches = pipeline.training_batches(config)
     rate = _rate(lambda: next(batches), options.seconds)
     part = f"{SETS[options.name][0]}_train"
-    split = pipeline._open(config, [part])[part]
+    split = opened.open_splits(config, [part])[part]
     records, decode = split.fetch(range(min(split.count, 16))), split.decoder("image", "label")
     with ThreadPoolExecutor(config.data.readers) as pool:
         rounds = _rate(lambda: list(pool.map(decode, records)), options.seconds)

@@ -20,7 +20,8 @@ from configs.base import VARIANTS, default_config, valid_words
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 EXIT_CODE_OF_MISTAKE = 2
-_FLAGS = ("config", "workdir", "mode", "input", "output", "weights", "confidence")  # Of the main module, for help.
+# Of the main module, in the order of the help text.
+_FLAGS = ("config", "workdir", "mode", "input", "output", "weights", "confidence", "check_files")
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -176,8 +177,10 @@ def _check_complete(rest: list[str]) -> None:
     """Raises an error if an argument is no flag or a required flag is missing."""
     if len(rest) > 1:
         raise flags.Error(f"Unexpected argument {rest[1]!r}: a flag is written --NAME=VALUE.")
-    required = {"config": "configs/toy.py", "workdir": "runs/toy"}
-    if flags.FLAGS.mode == "predict":
+    mode, required = flags.FLAGS["mode"].value, {"config": "configs/toy.py"}
+    if mode != "check":
+        required["workdir"] = "runs/toy"
+    if mode == "predict":
         required["input"] = "photos"
     for name, example in required.items():
         if flags.FLAGS[name].value is None:

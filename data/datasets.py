@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from data import folders, prepared, toy
+from data import located, prepared, toy
 
 
 class DataSet(NamedTuple):
@@ -33,26 +33,20 @@ def _open_toy(data_config: ConfigDict, part: str) -> tfds.core.DatasetBuilder:
     return toy.open_builder(data_config)
 
 
-def _real(name: str, **given: str) -> DataSet:
-    """Returns a data set of which the `given` splits, by field of `DataSet`, exist."""
-    splits = dict.fromkeys(("source_train", "target_train", "target_validation")) | given
-
-    def wanted(data_config: ConfigDict, part: str) -> prepared.Wanted:
-        full_labels = part == "target_validation"  # Scores are taken at full size.
-        return prepared.Wanted(name, data_config, part.partition("_")[0], splits[part], full_labels)
-
+def _real(name: str) -> DataSet:
+    splits = dict.fromkeys(("source_train", "target_train", "target_validation")) | located.SPLITS[name]
     return DataSet(
-        open=lambda data_config, part: prepared.open_builder(wanted(data_config, part)),
+        open=lambda data_config, part: prepared.open_builder(located.wanted(name, data_config, part)),
         **splits,
-        raw_ids=functools.partial(prepared.raw_ids, name),
-        check=lambda data_config, part: prepared.locate(wanted(data_config, part)),
+        raw_ids=functools.partial(located.raw_ids, name),
+        check=lambda data_config, part: located.locate(located.wanted(name, data_config, part)),
     )
 
 
 DATASETS = {
-    "toy": DataSet(_open_toy, "source_train", "target_train", "target_validation"),
-    "gta5": _real("gta5", source_train="train"),
-    "synthia": _real("synthia", source_train="train"),
-    "cityscapes": _real("cityscapes", target_train="train", target_validation="val", target_test="test"),
-    "custom": _real("custom", **{split: split for split in folders.FOLDERS}),
+    "toy": DataSet(_open_toy, **located.SPLITS["toy"]),
+    "gta5": _real("gta5"),
+    "synthia": _real("synthia"),
+    "cityscapes": _real("cityscapes"),
+    "custom": _real("custom"),
 }

@@ -4,6 +4,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+def printable(text: str) -> str:
+    """Returns a text of one line without control characters, which names of files may hold.
+
+    They could move the cursor of a terminal, colour it or end the line; each is shown as Python would write it.
+    """
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 class Fault(NamedTuple):
     """One unusable file or folder.
 
@@ -18,7 +26,7 @@ class Fault(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.kind}: {self.text}"
+        return printable(f"{self.file}: {self.kind}: {self.text}")
 
 
 KINDS = {

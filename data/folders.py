@@ -17,7 +17,7 @@ FOLDERS = {
     "target_train": ("target_images", "target_labels"),
     "target_validation": ("validation_images", "validation_labels"),
 }
-_EXPECTED = f"one of {', '.join(IMAGE_ENDINGS)}; image and label have the same name but for that ending"
+_EXPECTED = f"one of {', '.join(IMAGE_ENDINGS)}; image and label have the same name, in UTF-8, but for that ending"
 
 
 def layout(custom: ConfigDict, domain: str) -> Layout:
@@ -66,8 +66,10 @@ def _find(root: Path, image_folder: str, label_folder: str, *, labels_needed: bo
     label_root = root / label_folder if label_folder else None
 
     def name(file: Path, folder: Path) -> str | None:
-        known = file.suffix.lower() in IMAGE_ENDINGS
-        return file.relative_to(folder).with_suffix("").as_posix() if known else None
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        # Python stands surrogates for bytes that are no UTF-8; records could not hold them.
+        whole = not any("\ud800" <= sign <= "\udfff" for sign in name)
+        return name if whole and file.suffix.lower() in IMAGE_ENDINGS else None
 
     return pairs.find(
         root / image_folder,

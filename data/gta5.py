@@ -47,4 +47,5 @@ FOLDER/
   labels/00001.png ... 24966.png   (palette PNG; the index is the class)
 """,
         find=find,
+        known_bad=frozenset(BAD_PAIRS),
     )

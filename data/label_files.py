@@ -63,6 +63,15 @@ def read_label(file: Path, encoding: str) -> np.ndarray:
     return ENCODINGS[encoding](_open(file), file)
 
 
+def describe(file: Path) -> str:
+    """Returns format, kind and bits of an image file, such as "PNG, palette of 8 bits".
+
+    Raises:
+      BadFile: it cannot be read or is no image.
+    """
+    return _describe(_open(file))
+
+
 def _indices(image: Image.Image, file: Path) -> np.ndarray:
     """Reads the indices of a palette, or grey values, of 8 bits; [Y, X]."""
     _refuse_colours(image, file)

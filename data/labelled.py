@@ -86,7 +86,7 @@ def choose(data_config: ConfigDict, names: Sequence[str], has_label: np.ndarray)
     if len(places) < len(names):
         repeated = next(name for index, name in enumerate(names) if places[name] != index)
         raise ValueError(f"Names of target training images must differ, but {repeated!r} occurs twice.")
-    chosen, description = _chosen(data_config, [name for name, holds in zip(names, has_label, strict=True) if holds])
+    chosen, description = wanted(data_config, [name for name, holds in zip(names, has_label, strict=True) if holds])
     _check_there(chosen, places, has_label, data_config)
     held_out = data_config.held_out
     _check_held_out(held_out, len(chosen))
@@ -103,8 +103,16 @@ def choose(data_config: ConfigDict, names: Sequence[str], has_label: np.ndarray)
     )
 
 
-def _chosen(data_config: ConfigDict, available: list[str]) -> tuple[list[str], str]:
-    """Returns the names of the labelled images, and their description; `available` ones have a label."""
+def wanted(data_config: ConfigDict, available: list[str]) -> tuple[list[str], str]:
+    """Returns the names of the labelled images, and their description, whether they are there or not.
+
+    Args:
+      data_config: `config.data`.
+      available: names of the images that have a label.
+
+    Raises:
+      ValueError: fewer images exist than are asked for, or the list cannot be read.
+    """
     count, seed, target = data_config.labelled_count, data_config.labelled_seed, data_config.target
     if data_config.labelled_list:
         chosen = _read_list(data_config.labelled_list)

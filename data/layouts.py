@@ -22,6 +22,7 @@ class Layout(NamedTuple):
       archives: name of each archive that is needed -> its contents and size.
       tree: the folders as they should lie below the root.
       find: finds the pairs of a split below the root.
+      known_bad: names of pairs that cannot be used in the official archives either.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Layout(NamedTuple):
     archives: Mapping[str, str]
     tree: str
     find: Callable[[Path, str], Found]
+    known_bad: frozenset[str] = frozenset()
 
 
 def explanation(layout: Layout, root: str | Path) -> str:

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from data import index
+from data import index, located
 from data.datasets import DATASETS
 from data.labels import class_table, train_ids
 
@@ -101,14 +101,12 @@ class Split:
 def open_splits(config: ConfigDict, parts: Iterable[str]) -> dict[str, Split]:
     """Opens splits, named by the fields of `DataSet`."""
     names = {part: config.data[part.partition("_")[0]] for part in parts}
+    known = {
+        name: [part for part in data_set._fields if part.startswith(("source_", "target_")) and getattr(data_set, part)]
+        for name, data_set in DATASETS.items()
+    }
     for part, name in names.items():
-        valid = [other for other, data_set in DATASETS.items() if getattr(data_set, part)]
-        if part == "target_test" and name in DATASETS and name not in valid:
-            raise ValueError(
-                f"The data set {name!r} has no test images: evaluation.split is 'test'; expected 'validation'."
-            )
-        if name not in valid:
-            raise ValueError(f"Unknown data set {name!r} for {part}. Valid: {', '.join(valid)}.")
+        located.expect_known(name, part, known)
     # Listing the files of a data set can take seconds; a process does it once for the same settings.
     settings = {part: (part, config.data.to_json_best_effort()) for part in names}
     unknown = {part: name for part, name in names.items() if _KEYS.get(settings[part]) not in _OPENED}

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from data import augment, index, labelled, rare_classes
 from data.labels import IGNORED
 from data.opened import Split, open_splits
-from data.streams import STREAMS, check, host_share, streams
+from data.streams import PARTS, STREAMS, check, host_share, parts, reads_target_labels, streams
 
 # The accelerators belong to JAX; TensorFlow would take all of their memory.
 for _kind in ("GPU", "TPU"):
@@ -39,17 +39,13 @@ Decode = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 _RECORDS_PER_READ = 16
 
 
-_PARTS = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}  # Of DataSet.
-
-
 def prepare(config: ConfigDict) -> None:
     """Downloads or generates the data sets that a run reads, unless that is done; shows its progress.
 
     Raises:
       ValueError: as for training.
     """
-    held_out = ["target_train"] if config.data.held_out else []
-    open_splits(config, [_PARTS[name] for name in streams(config)] + held_out + [f"target_{config.evaluation.split}"])
+    open_splits(config, parts(config))
 
 
 def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -70,9 +66,9 @@ def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hos
       ValueError: a setting is out of its range, a split is empty, or images do not divide by `hosts`.
     """
     images = {name: host_share(f"data.batch.{name}", count, hosts) for name, count in streams(config).items()}
-    opened = open_splits(config, [_PARTS[name] for name in images])
+    opened = open_splits(config, [PARTS[name] for name in images])
     batches = {
-        name: _stream(config, name, opened[_PARTS[name]], share, start_step, host, hosts)
+        name: _stream(config, name, opened[PARTS[name]], share, start_step, host, hosts)
         for name, share in images.items()
     }
     return _iterate(tf.data.Dataset.zip(batches), config)
@@ -131,7 +127,7 @@ def labelled_list(config: ConfigDict) -> labelled.Choice | None:
     Raises:
       ValueError: as for training.
     """
-    if "labelled" not in streams(config) and not config.data.held_out:
+    if not reads_target_labels(config):
         return None
     return _choice(config, open_splits(config, ["target_train"])["target_train"])
 

@@ -33,6 +33,7 @@ _SAMPLES = 4  # Pairs that the size on disk is estimated from.
 _MARGIN = 1.05
 _SHOWN = 10  # Rejected files in an error message.
 REJECTED = "rejected.txt"
+INCOMPLETE = "incomplete_"  # Begins the name of the folder of work.
 
 
 class Task(NamedTuple):
@@ -61,16 +62,29 @@ class Task(NamedTuple):
     describe: Callable[[Path, Sequence[int], int], None]
 
 
+class MissingData(ValueError):  # noqa: N818 (it is no mistake of the program)
+    """A split has no files; the text says what to download and where to put it."""
+
+    def __init__(self, layout: Layout, root: str, faults: Sequence[Fault]):
+        """Keeps the `faults` that were found in the `root` (empty: not set) of a data set."""
+        super().__init__(layout, root, faults)
+        self.layout, self.root, self.faults = layout, root, faults
+
+    def __str__(self) -> str:
+        found = f"\n\nWhat was found instead:{_list(self.faults)}" if self.faults else ""
+        return explanation(self.layout, self.root) + found
+
+
 def find(layout: Layout, root: str, split: str) -> Found:
     """Finds the pairs of a split.
 
     Raises:
-      ValueError: there are none; it says what to download and where to put it.
+      MissingData: there are none.
+      ValueError: settings of own data are missing.
     """
     found = layout.find(Path(root), split) if root else Found([], [])
     if not found.pairs:
-        faults = "".join(f"\n  {fault}" for fault in found.faults[:_SHOWN])
-        raise ValueError(explanation(layout, root) + (f"\n\nWhat was found instead:{faults}" if faults else ""))
+        raise MissingData(layout, root, found.faults)
     return found
 
 
@@ -106,7 +120,7 @@ def prepare(task: Task, found: Found, processes: int | None = None) -> None:
     with _locked(task.folder.parent / "lock"):
         if task.folder.exists():
             return
-        work = task.folder.with_name(f"incomplete_{task.folder.name}")
+        work = task.folder.with_name(f"{INCOMPLETE}{task.folder.name}")
         work.mkdir(exist_ok=True)
         _name_leftovers(work)
         done = _write_shards(task, found, work, processes or workers.usable_cores())
@@ -195,15 +209,20 @@ def _list(faults: Sequence[Fault]) -> str:
     return "".join(f"\n  {fault}" for fault in faults[:_SHOWN]) + more
 
 
+def needed_bytes(pairs: Sequence[Pair], form: Form) -> int:
+    """Returns about how much disk the records of the pairs take, judged by a few of them."""
+    made = (records.make(pair, form) for pair in pairs[:: -(-len(pairs) // _SAMPLES) or 1])
+    sizes = [len(record.image) + len(record.label) for record in made if isinstance(record, records.Record)]
+    return int(_MARGIN * len(pairs) * sum(sizes) / max(len(sizes), 1))
+
+
 def _check_room(task: Task, left: Sequence[Pair], total: int, work: Path) -> None:
     """Says how much disk the rest takes; raises ValueError if there is not as much."""
-    made = (records.make(pair, task.form) for pair in left[:: -(-len(left) // _SAMPLES)])
-    sizes = [len(record.image) + len(record.label) for record in made if isinstance(record, records.Record)]
-    needed = int(_MARGIN * len(left) * sum(sizes) / max(len(sizes), 1))
+    needed = needed_bytes(left, task.form)
     free = shutil.disk_usage(work).free
     title = f"{task.layout.name} {task.split}"
     rest = f"{len(left)} of {total}" if len(left) < total else f"{total}"
-    text = f"{title}: {rest} images take about {_gigabytes(needed)}, {_gigabytes(free)} are free in {work.parent}"
+    text = f"{title}: {rest} images take about {gigabytes(needed)}, {gigabytes(free)} are free in {work.parent}"
     if needed > free:
         raise ValueError(
             f"{text}. Make room, or name another folder (--config.data.directory), or prepare smaller images "
@@ -212,7 +231,8 @@ def _check_room(task: Task, left: Sequence[Pair], total: int, work: Path) -> Non
     print(f"Preparing {text}.", file=sys.stderr, flush=True)
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
+    """Returns a number of bytes as text."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 

@@ -7,20 +7,17 @@ or uint16 [Y, X, 1]) and name (text).
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
-from ml_collections import ConfigDict
 from tensorflow_datasets.core import dataset_builder, naming
 
-from data import cityscapes, folders, gta5, preparation, synthia
-from data.layouts import Layout, explanation
-from data.pairs import Found
+from data import located, preparation
+from data.located import Wanted, locate
 from data.records import Form, Record
 
 
@@ -40,7 +37,7 @@ class SplitConfig(tfds.core.BuilderConfig):
 class PreparedSplit(dataset_builder.FileReaderBuilder, skip_registration=True):
     """One split of a real data set; `open_builder` prepares it."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(located.VERSION)
 
     def _info(self) -> tfds.core.DatasetInfo:
         form = self.builder_config.form
@@ -101,83 +98,6 @@ class Custom(PreparedSplit):
 _BUILDERS = {"gta5": Gta5, "synthia": Synthia, "cityscapes": Cityscapes, "custom": Custom}
 
 
-def layout_of(name: str, data_config: ConfigDict, domain: str) -> Layout:
-    """Returns the layout of a real data set.
-
-    Args:
-      name: "gta5", "synthia", "cityscapes" or "custom".
-      data_config: `config.data`.
-      domain: "source" or "target"; matters for own data only.
-
-    Raises:
-      ValueError: settings of own data are out of range.
-    """
-    if name == "custom":
-        return folders.layout(data_config.custom, domain)
-    return {"gta5": gta5, "synthia": synthia, "cityscapes": cityscapes}[name].layout()
-
-
-def raw_ids(name: str, data_config: ConfigDict, domain: str) -> Mapping[int, str]:
-    """Returns raw id -> class of a real data set's labels; arguments as for `layout_of`."""
-    return layout_of(name, data_config, domain).labels.raw_ids
-
-
-class Wanted(NamedTuple):
-    """A split that is wanted, and how.
-
-    Attributes:
-      name: "gta5", "synthia", "cityscapes" or "custom".
-      data_config: `config.data`.
-      domain: "source" or "target": whose root and size are meant.
-      split: of the data set's layout.
-      full_labels: whether labels keep their own size.
-    """
-
-    name: str
-    data_config: ConfigDict
-    domain: str
-    split: str
-    full_labels: bool = False
-
-
-class Located(NamedTuple):
-    """Where a split is, or is to be.
-
-    Attributes:
-      layout: of its data set.
-      form: of its records.
-      folder_name: of the builder's configuration.
-      found: its files; None where they are gone and only the prepared split is there.
-    """
-
-    layout: Layout
-    form: Form
-    folder_name: str
-    found: Found | None
-
-
-def locate(wanted: Wanted) -> Located:
-    """Finds the files of a split, without reading or preparing them.
-
-    Where the root is not set or gone, a split that was prepared once with these settings is enough.
-
-    Raises:
-      ValueError: neither is there, or settings are out of range.
-    """
-    data_config, domain = wanted.data_config, wanted.domain
-    layout = layout_of(wanted.name, data_config, domain)
-    size = None if data_config.full_size else tuple(data_config[f"{domain}_size"])
-    form = Form(layout.labels, size, wanted.full_labels)
-    root = data_config[f"{domain}_root"]
-    start = "_".join(
-        [wanted.split, "full" if size is None else "{}x{}".format(*size), *(["labels"] * wanted.full_labels)]
-    )
-    if not root or not Path(root).is_dir():
-        return Located(layout, form, _prepared_before(layout, data_config.directory, root, start), None)
-    found = preparation.find(layout, root, wanted.split)
-    return Located(layout, form, f"{start}_{preparation.fingerprint(found.pairs, form)}", found)
-
-
 def open_builder(wanted: Wanted, processes: int | None = None) -> PreparedSplit:
     """Opens a split, preparing it on first use.
 
@@ -210,22 +130,6 @@ def open_builder(wanted: Wanted, processes: int | None = None) -> PreparedSplit:
     if not builder.is_prepared():
         raise ValueError(f"{builder.data_path} is not a whole data set; remove it to have it prepared again.")
     return builder
-
-
-def _prepared_before(layout: Layout, directory: str, root: str, start: str) -> str:
-    """Returns the name of the only folder that was prepared with these settings."""
-    parent = Path(directory or tfds.core.constants.DATA_DIR).expanduser() / layout.name
-    found = [path.parent.parent.name for path in sorted(parent.glob(f"{start}_*/*/dataset_info.json"))]
-    found = [name for name in found if name.rpartition("_")[0] == start and "incomplete" not in name]
-    if not found:
-        raise ValueError(explanation(layout, root))
-    if len(found) > 1:
-        raise ValueError(
-            f"{parent} holds {len(found)} prepared versions of {layout.name}: {', '.join(found)}. "
-            f"Set --config.data.{layout.domain}_root to the folder that one is made of, or remove the others."
-        )
-    logging.warning("%s %s: reading %s, prepared earlier.", layout.name, start, parent / found[0])
-    return found[0]
 
 
 def _builder(wanted: Wanted, folder_name: str, form: Form) -> PreparedSplit:

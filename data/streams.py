@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from data import labelled
 
 STREAMS = ("source", "labelled", "unlabelled")
+PARTS = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}  # Of a run's data.
 
 
 def streams(config: ConfigDict) -> dict[str, int]:
@@ -35,6 +36,22 @@ def streams(config: ConfigDict) -> dict[str, int]:
     if not images:
         raise ValueError("Nothing to train on: data.batch asks for no images of any stream that a term needs.")
     return images
+
+
+def parts(config: ConfigDict) -> list[str]:
+    """Returns the parts of the data that a run reads, such as "source_train", each once.
+
+    Raises:
+      ValueError: as for `streams`.
+    """
+    held_out = ["target_train"] if config.data.held_out else []
+    needed = [PARTS[name] for name in streams(config)] + held_out + [f"target_{config.evaluation.split}"]
+    return list(dict.fromkeys(needed))
+
+
+def reads_target_labels(config: ConfigDict) -> bool:
+    """Returns whether a run reads labels of target training images."""
+    return "labelled" in streams(config) or bool(config.data.held_out)
 
 
 def check(config: ConfigDict) -> None:

@@ -13,9 +13,9 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from data.toy_scenes import render
+from data.toy_settings import check
 
 SPLITS = {"source_train": "source", "target_train": "target", "target_validation": "target"}  # To domains.
-LEAST_SIZE = 16  # Pixels; below, most objects are single pixels.
 _FINGERPRINT_SIZE = (32, 64)  # Small: it is made whenever the data set is opened.
 
 
@@ -123,24 +123,6 @@ def _builder(data_config: ConfigDict) -> ToyStreets:
         return ToyStreets(config=config, file_format="array_record", data_dir=data_config.directory or None)
     finally:
         logging.set_verbosity(verbosity)
-
-
-def check(settings: ConfigDict) -> None:
-    """Checks `config.data.toy`.
-
-    Args:
-      settings: to check.
-
-    Raises:
-      ValueError: a setting is out of its range.
-    """
-    counts = ("source_count", "target_count", "validation_count")
-    least = {"height": LEAST_SIZE, "width": LEAST_SIZE} | dict.fromkeys((*counts, "seed", "shift"), 0)
-    for name, bound in least.items():
-        if not bound <= settings[name] < float("inf"):
-            raise ValueError(f"data.toy.{name}: expected a number of at least {bound}, found {settings[name]}.")
-    if not any(settings[name] for name in counts):
-        raise ValueError(f"data.toy: expected at least one image, found {', '.join(counts)} of 0.")
 
 
 def folder_name(settings: ConfigDict) -> str:

@@ -46,7 +46,7 @@ def answer(arguments, environment):
         ([], ["--config is missing", "--config=configs/toy.py"]),
         ([TOY], ["--workdir is missing"]),
         (["--workdr=runs/x"], ["'workdr'", "Did you mean: workdir", "--config.KEY"]),
-        ([TOY, "--mode=trian"], ["--mode=trian", "<train|eval>"]),
+        ([TOY, "--mode=trian"], ["--mode=trian", "<train|eval|check>"]),
         ([TOY, "runs/x"], ["'runs/x'", "--NAME=VALUE"]),
         (["--config=configs/tyo.py"], ["'configs/tyo.py'", "configs/toy.py", "configs/gta5.py"]),
         (
@@ -110,7 +110,7 @@ def test_configuration_file_cannot_define_keys(environment, tmp_path):
 def test_help_is_short(environment, flag):
     code, output, message, seconds = answer([flag], environment)
     assert (code, message) == (0, "")
-    for part in ("--config=configs/toy.py", "--workdir", "train|eval", "--config.KEY", "configs/base.py"):
+    for part in ("--config=configs/toy.py", "--workdir", "check", "--config.KEY", "configs/base.py"):
         assert part in output
     assert output.count("\n") < 25
     assert seconds < 2
@@ -159,6 +159,7 @@ def test_help_with_a_configuration_lists_its_keys(environment):
         (["--config.data.batch.source=-1"], ["data.batch.source is -1", "0 or more"]),
         (["--config.data.classes=custom"], ["data.custom.names", "2 to 255 classes"]),
         (["--config.data.labelled_list=none.txt"], ["data.labelled_list", "'none.txt' cannot be read"]),
+        (["--config.data.source=gta6"], ["Unknown data set 'gta6'", "toy, gta5, synthia, custom"]),
         (["--config.data.held_out=8"], ["data.held_out is 8", "fewer than the 8 images"]),
     ],
 )
@@ -200,8 +201,8 @@ def train(
 
 def prepare(config):
     print("prepare")
-    if config.data.source != "toy":
-        raise ValueError("Unknown data set")
+    if config.data.labelled_count == 8:
+        raise ValueError("Missing data")
 
 def labelled_list(config):
     if config.data.labelled_count == 7:
@@ -295,10 +296,11 @@ def test_test_images_leave_the_scores_alone(tmp_path):
     (tmp_path / "new" / "run").mkdir(parents=True)
     scores = tmp_path / "new/run/eval.json"
     scores.write_text("{}")
-    result = wire(tmp_path, "--mode=eval", "--config.evaluation.split=test")
+    data = ("--config.data.target=cityscapes", "--config.data.classes=cityscapes19", "--config.evaluation.split=test")
+    result = wire(tmp_path, "--mode=eval", *data)
     assert result.returncode == 0, result.stderr
     assert scores.read_text() == "{}"
-    result = wire(tmp_path, "--config.evaluation.split=test")
+    result = wire(tmp_path, *data)
     assert (result.returncode, result.stdout) == (2, "")
     assert "expected --mode=eval" in result.stderr
 
@@ -315,7 +317,7 @@ def test_interrupt_is_answered_plainly(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.data.source=gta6"], "Unknown data set\n"),
+        (["--config.data.labelled_count=8"], "Missing data\n"),
         (["--config.data.labelled_count=7"], "Missing image\n"),
         (["--mode=eval", "--config.steps=1"], "No checkpoint\n"),
     ],

@@ -1,8 +1,10 @@
-"""A tiny generated data set for the tests of reading it."""
+"""A tiny generated data set for the tests of reading it, and configurations of the miniature real ones."""
 
 import pytest
 
 from configs import base
+from tests.data import trees
+from tests.data.layouts import SIZES, own_settings
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,23 @@ def toy_config(toy_directory):
     config.data.target_size = (16, 32)
     config.data.readers = 2
     return config
+
+
+@pytest.fixture
+def config(tmp_path):
+    """GTA5 to Cityscapes, as small as the trees, all images labelled, in the folders "source" and "target"."""
+    config = own_settings(base.default_config())
+    config.data.update(directory=str(tmp_path / "prepared"), source="gta5", target="cityscapes", classes="cityscapes19")
+    config.data.update(source_root=str(tmp_path / "source"), target_root=str(tmp_path / "target"))
+    config.data.update(source_size=SIZES["gta5"], target_size=SIZES["cityscapes"], readers=2, labelled_count=-1)
+    return config
+
+
+@pytest.fixture
+def clean(tmp_path):
+    """Trees without a fault for `config`; returns those of the source, the target and its validation images."""
+    return (
+        trees.write_gta5(tmp_path / "source"),
+        trees.write_cityscapes(tmp_path / "target", "train"),
+        trees.write_cityscapes(tmp_path / "target", "val", 3),
+    )

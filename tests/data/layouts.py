@@ -5,6 +5,9 @@ from data import cityscapes, folders, gta5, synthia
 from data.layouts import Layout
 from tests.data.trees import OWN_IDS
 
+# Heights and widths of the miniature images.
+SIZES = {"gta5": (26, 48), "synthia": (24, 32), "cityscapes": (32, 64), "custom": (24, 40)}
+
 
 def own_settings(config):
     """Sets the keys of own data to what `trees.write_custom` writes; both domains use the same folders."""

@@ -6,24 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import base
 from data import index, opened, pipeline, preparation, prepared, records, shards
 from data.labels import IGNORED, RAW_IDS, class_table, train_ids
 from tests.data import planted, trees
-from tests.data.layouts import layout_of, own_settings
+from tests.data.layouts import SIZES, layout_of
 from tests.data.test_layouts import zipped
-
-SIZES = {"gta5": (26, 48), "synthia": (24, 32), "cityscapes": (32, 64), "custom": (24, 40)}
-
-
-@pytest.fixture
-def config(tmp_path):
-    """GTA5 to Cityscapes, both at the size of the miniature trees."""
-    config = own_settings(base.default_config())
-    config.data.update(directory=str(tmp_path / "prepared"), source="gta5", target="cityscapes", classes="cityscapes19")
-    config.data.update(source_root=str(tmp_path / "source"), target_root=str(tmp_path / "target"))
-    config.data.update(source_size=SIZES["gta5"], target_size=SIZES["cityscapes"], readers=2, labelled_count=-1)
-    return config
 
 
 def open_split(config, name="gta5", domain="source", split="train", **options):
@@ -360,3 +347,36 @@ def test_full_size_bit_for_bit(config, data_set, size, tmp_path):
     example = split.decoder("image", "label")(split.fetch(np.array([0]))[0])
     np.testing.assert_array_equal(example["image"], tree.images[0])
     np.testing.assert_array_equal(example["label"][..., 0], by_hand(data_set, tree.labels[0]))
+
+
+def test_own_class_255_is_not_what_images_without_label_show(config, tmp_path):
+    """Such images are stored with 255 everywhere: no stream that reads labels may hold them."""
+    trees.write_custom(tmp_path / "source")
+    tree = trees.write_custom(tmp_path / "target", count=6)
+    trees.write_custom(tmp_path / "target", "more", "more masks", count=2)
+    for place, (file, label) in enumerate(zip(tree.label_files, tree.labels, strict=True)):
+        mask = np.where(label == 0, 255, 0).astype(np.uint8)
+        mask[0, 0] = place  # Tells the labels apart; of no class.
+        file.write_bytes(trees.png_bytes(mask))
+    for place in (0, 3):
+        tree.label_files[place].unlink()
+    config.data.update(source="custom", target="custom", classes="custom", held_out=2)
+    config.data.update(source_size=SIZES["custom"], target_size=SIZES["custom"])
+    config.data.custom.update(names=("rest", "road"), palette=((0, 0, 0), (255, 255, 255)))
+    for domain in ("source", "target"):
+        config.data.custom[f"{domain}_ids"] = ((0, "rest"), (255, "road"))
+    config.data.custom.update(validation_images="more", validation_labels="more masks")
+    (tmp_path / "target" / "more masks" / "photo 1.png").unlink()
+    config.data.batch.update(source=1, labelled=2, unlabelled=6)
+    config.data.rare_class_temperature = 0.01
+    held_out = [str(batch["name"][0]) for batch in pipeline.held_out_batches(config)]
+    validation = [str(batch["name"][0]) for batch in pipeline.evaluation_batches(config)]
+    labelled = [example.tobytes() for example in next(pipeline.training_batches(config))["labelled"]["image"]]
+    kept = set(tree.names) - {tree.names[0], tree.names[3]}
+    assert set(held_out) < kept
+    assert validation == ["photo 0"]
+    assert set(labelled) <= {
+        image.tobytes() for name, image in zip(tree.names, tree.images, strict=True) if name in kept
+    }
+    for batch in [*pipeline.held_out_batches(config), next(pipeline.training_batches(config))["labelled"]]:
+        assert not (batch["label"] == 1).all(axis=(1, 2)).any()

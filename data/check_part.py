@@ -1,0 +1,148 @@
+"""Checks the files of one part of a run, such as "source_train"."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from data import index, located, preparation, survey, survey_text
+from data.faults import Fault, printable
+from data.labels import ClassTable
+from data.pairs import Pair
+
+
+@dataclasses.dataclass
+class Part:
+    """What is known of a part of a run.
+
+    Attributes:
+      title: data set, split and folder.
+      names: of its usable images.
+      has_label: of each of them.
+      reasons: name -> why an image that is there cannot be used.
+      lines: what was found, for people.
+      problems: why training would fail, each with what to do.
+      faults: of files; the preparation leaves these out.
+      where: its files and how it is prepared; None for generated images.
+      needed: bytes that preparing it takes.
+      sizes: name -> (height, width) of usable images that were looked into.
+    """
+
+    title: str
+    names: list[str]
+    has_label: list[bool]
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    lines: list[str] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    faults: list[Fault] = dataclasses.field(default_factory=list)
+    where: located.Located | None = None
+    needed: int = 0
+    sizes: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+
+
+def generated(config: ConfigDict, part: str) -> Part:
+    """Returns a part of the generated data set."""
+    count = config.data.toy[f"{part.removesuffix('_train')}_count" if "train" in part else "validation_count"]
+    found = Part(f"toy {part}", [f"{part}_{number:06}" for number in range(count)], [True] * count)
+    found.lines.append(f"nothing to check on disk: {count} images are generated")
+    if not count:
+        found.problems.append(f"toy {part}: data.toy asks for no image of it; expected 1 or more.")
+    return found
+
+
+def prepared_earlier(config: ConfigDict, where: located.Located, split: str) -> Part:
+    """Returns a part whose records are there; its files, if they still are, are not looked into."""
+    folder = located.folder_of(config.data, where)
+    content = index.read(index.file_of(folder, split))
+    title = f"{where.layout.name} {split}"
+    found = Part(title, content.names, content.labelled.tolist(), where=where)
+    found.lines.append(f"prepared earlier: {len(content.names)} images in {printable(str(folder))}")
+    return found
+
+
+def examine(config: ConfigDict, part: str, where: located.Located, class_table: ClassTable, limit: int | None) -> Part:
+    """Looks into the files of a part.
+
+    Args:
+      config: the whole configuration.
+      part: such as "source_train".
+      where: its files.
+      class_table: of the run.
+      limit: so many evenly spread pairs are read; None: all.
+
+    Raises:
+      ValueError: a process that reads files died.
+    """
+    layout, pairs = where.layout, where.found.pairs
+    domain, split = part.partition("_")[0], located.SPLITS[where.layout.name][part]
+    root = config.data[f"{domain}_root"]
+    chosen = pairs if limit is None else survey.evenly_spread(pairs, limit)
+    table = class_of_raw_ids(where, class_table)
+    wanted_ids = frozenset(raw_id for raw_id, name in enumerate(table) if name is not None)
+    result = survey.survey(chosen, layout.labels, wanted_ids, f"{layout.name} {split}")
+    usable = [pair for pair in pairs if pair.name not in result.bad]
+    found = Part(
+        f"{layout.name} {split} in {printable(root)}",
+        [pair.name for pair in usable],
+        [pair.label is not None for pair in usable],
+        where=where,
+        faults=[*where.found.faults, *result.faults],
+        sizes=result.size_of,
+    )
+    found.reasons = _reasons(where, result)
+    found.lines += _counts(pairs, layout.splits[split], split in layout.unlabelled, len(chosen))
+    found.lines += survey_text.lines(result, layout, table)
+    found.problems += [f"{found.title}: {text}" for text in _problems(config, part, found.faults, usable, result)]
+    if not located.folder_of(config.data, where).exists():
+        found.needed = preparation.needed_bytes(usable, where.form)
+    return found
+
+
+def class_of_raw_ids(where: located.Located, class_table: ClassTable) -> list[str | None]:
+    """Returns the class of every raw id that a label can hold; None where it is ignored."""
+    rules = where.layout.labels
+    names = (rules.raw_ids.get(raw_id) for raw_id in range(rules.values))
+    return [name if name in class_table.names else None for name in names]
+
+
+def _counts(pairs: list[Pair], complete: int, partly_labelled: bool, looked_at: int) -> Iterator[str]:
+    labels = sum(pair.label is not None for pair in pairs)
+    found = f"images: {len(pairs)}, of which {labels} have a label" if partly_labelled else f"pairs: {len(pairs)}"
+    missing = f": {complete - len(pairs)} are not there" if len(pairs) < complete else ""
+    yield found + (f" of {complete} in the complete data set{missing}" if complete else "")
+    if looked_at < len(pairs):
+        yield f"looked into {looked_at} of them, evenly spread"
+
+
+def _reasons(where: located.Located, result: survey.Survey) -> dict[str, str]:
+    """Returns name -> fault of every pair that has one; files without a name are left out."""
+    reasons = {}
+    of_file = {fault.file: fault for fault in result.faults}
+    for pair in where.found.pairs:
+        if pair.name in result.bad:
+            fault = of_file.get(pair.image) or of_file.get(pair.label)
+            reasons[pair.name] = str(fault)
+    for fault in where.found.faults:
+        for ending in ("_leftImg8bit", "_gtFine_labelIds", ""):
+            stem = fault.file.stem.removesuffix(ending)
+            reasons.setdefault(f"{fault.file.parent.name}/{stem}", str(fault))
+    return reasons
+
+
+def _problems(
+    config: ConfigDict, part: str, faults: list[Fault], usable: list[Pair], result: survey.Survey
+) -> Iterator[str]:
+    limit = config.data.rejected_limit
+    if len(faults) > limit:
+        yield (
+            f"{len(faults)} files cannot be used, more than the {limit} that may be left out. Repair them, or raise "
+            "--config.data.rejected_limit."
+        )
+    if not usable or result.looked_at == len(result.bad):
+        yield f"none of the {result.looked_at} pairs that were looked into can be used. Repair the files named above."
+    if part == "target_validation":
+        try:
+            index.check_label_sizes(np.array(list(result.sizes)).reshape(-1, 2), config.evaluation.batch)
+        except ValueError as error:
+            yield f"{error} Set --config.evaluation.batch=1."

@@ -1,0 +1,369 @@
+"""`--mode=check` names whatever is wrong with the data on disk, and says whether training would work."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import base, custom, gta5, toy
+from data import check, faults, located, pipeline, preparation, survey, survey_text, workers
+from data.faults import Fault
+from data.gta5 import BAD_PAIRS
+from tests.data import planted, trees
+from tests.data.layouts import SIZES
+from tests.data.test_layouts import zipped
+
+
+def told(config, capsys, **options):
+    """Returns whether training would work, and what was printed."""
+    works = check.check(config, **options)
+    return works, capsys.readouterr().out
+
+
+def write(config, data_set, folder, count):
+    """Writes the tree of a data set as the domain that it can be; returns it."""
+    domain = "target" if data_set == "cityscapes" else "source"
+    if domain == "source":
+        config.data.update(source=data_set, source_size=SIZES[data_set])
+        trees.write_cityscapes(folder / "target", "train")
+    trees.write_cityscapes(folder / "target", "val", 3)
+    if domain == "target":
+        trees.write_gta5(folder / "source")
+    return trees.WRITERS[data_set](folder / domain, count=count)
+
+
+@pytest.mark.parametrize("source", ["gta5", "synthia", "custom"])
+def test_clean_trees_would_work(config, source, capsys, tmp_path):
+    write(config, source, tmp_path, 4)
+    works, text = told(config, capsys)
+    assert works
+    assert text.endswith("Training would work with this data.\n")
+    assert "cannot be used" not in text
+    assert "labelled target images: cityscapes, all 4 images; 4 are there" in text
+
+
+@pytest.mark.parametrize("data_set", trees.WRITERS)
+def test_every_planted_fault_is_named(config, data_set, tmp_path, capsys):
+    names = [name for name, plant in planted.FAULTS.items() if data_set in plant.data_sets and plant.pairs_lost]
+    tree = write(config, data_set, tmp_path, len(names) + 2)
+    expected = [planted.plant(name, tree, place) for place, name in enumerate(names)]
+    config.data.rejected_limit = 100
+    works, text = told(config, capsys)
+    assert works
+    for fault in expected:
+        assert f"    {fault.file}: {fault.kind}: " in text
+        assert f"{fault.kind}: " in text
+        assert survey_text.MENDING[fault.kind] in text
+    assert f"{len(expected)} files" not in text or "would be left out" in text
+    config.data.rejected_limit = len(expected) - 1
+    works, text = told(config, capsys)
+    assert not works
+    assert f"files cannot be used, more than the {len(expected) - 1} that may be left out" in text
+
+
+@pytest.mark.parametrize(
+    ("data_set", "name"),
+    [(data_set, name) for name, plant in planted.FAULTS.items() for data_set in plant.data_sets],
+)
+def test_no_fault_is_silent_on_its_own(config, data_set, name, tmp_path, capsys):
+    tree = write(config, data_set, tmp_path, 2)
+    fault = planted.plant(name, tree, 1)
+    config.data.rejected_limit = 0
+    works, text = told(config, capsys)
+    assert not works
+    assert f"{fault.file}: {fault.kind}: " in text
+
+
+def test_every_kind_of_fault_has_its_mending():
+    assert survey_text.MENDING.keys() == faults.KINDS.keys()
+
+
+def test_target_and_validation_faults_are_named(config, clean, capsys):
+    _, train, validation = clean
+    one, other = planted.plant("damaged image", train, 2), planted.plant("train ids", validation, 1)
+    works, text = told(config, capsys)
+    assert works
+    assert f"{one.file}: damaged: " in text
+    assert f"{other.file}: train ids: " in text
+    assert "2 files would be left out" in text
+
+
+def test_missing_data_sets_are_all_explained(config, capsys, tmp_path):
+    for roots in (("", ""), (str(tmp_path / "nowhere"), str(tmp_path))):
+        config.data.update(source_root=roots[0], target_root=roots[1])
+        works, text = told(config, capsys)
+        assert not works
+        for name, domain in (("gta5", "source"), ("cityscapes", "target")):
+            assert text.count(f"The data set {name!r} was not found.") == 1
+            assert f"--config.data.{domain}_root=FOLDER" in text
+    for split in ("train", "val"):
+        assert f"{tmp_path / 'leftImg8bit' / split}: missing folder" in text
+
+
+def test_one_missing_split(config, clean, capsys):
+    shutil.rmtree(clean[2].label_files[0].parents[1])
+    works, text = told(config, capsys)
+    assert not works
+    assert "gtFine/val: missing folder" in text
+    assert "'gta5'" not in text
+
+
+def test_numbers_of_a_split(config, clean, capsys):
+    source, train, _ = clean
+    _, text = told(config, capsys)
+    assert "pairs: 4 of 24966 in the complete data set: 24962 are not there" in text
+    assert "48x26 pixels: 4   (expected 1914x1052 or 1914x1046; the first one: " in text
+    assert "labels: 4 PNG, palette of 8 bits" in text
+    assert "images: 4 PNG, colour of 8 bits" in text
+    section = text.partition("target_train: ")[2].partition("target_validation: ")[0]
+    counts = np.bincount(np.array(train.labels).ravel(), minlength=256)
+    rows = {int(row[0]): row[1:] for row in map(str.split, section.splitlines()) if row and row[0].isdigit()}
+    assert rows.keys() == set(np.flatnonzero(counts))
+    for raw_id, row in rows.items():
+        share = counts[raw_id] / counts.sum()
+        assert row[:2] == [f"{share:.2%}", str(sum(raw_id in label for label in train.labels))]
+    assert rows[26][2:] == ["car"]
+    assert rows[0][2:] == ["ignored"]
+    wanted = [raw_id for raw_id, row in rows.items() if row[2] == "ignored"]
+    assert f"ignored in all: {counts[wanted].sum() / counts.sum():.2%} of the pixels" in section
+    assert len(source.names) == 4
+
+
+def test_a_few_unknown_ids_are_told_though_they_are_no_fault(config, tmp_path, capsys):
+    trees.write_cityscapes(tmp_path / "target", "train")
+    trees.write_cityscapes(tmp_path / "target", "val", 3)
+    tree = trees.write_gta5(tmp_path / "source", size=(52, 96))
+    tree.labels[2][-1, -1] = 77
+    tree.label_files[2].write_bytes(trees.encode_label("gta5", tree.labels[2]))
+    works, text = told(config, capsys)
+    assert works
+    assert f"UNKNOWN, ignored; the first one: {tree.label_files[2]}" in text
+
+
+def test_classes_that_are_in_no_label(config, clean, capsys):
+    source = clean[0]
+    for file, label in zip(source.label_files, source.labels, strict=True):
+        file.write_bytes(trees.encode_label("gta5", np.where(np.isin(label, (31, 33)), 7, label)))
+    _, text = told(config, capsys)
+    assert "expected, but in no label: train, bicycle" in text
+
+
+def test_labels_without_a_class_of_the_run(config, clean, capsys):
+    """Terrain is a class of GTA5 but not of the sixteen of SYNTHIA."""
+    source = clean[0]
+    source.label_files[1].write_bytes(trees.encode_label("gta5", source.labels[1] * 0 + 22))
+    config.data.classes = "synthia16"
+    _, text = told(config, capsys)
+    assert f"labels without a pixel of these classes: 1, the first one: {source.label_files[1]}" in text
+    assert "ignored (terrain: not in data.classes)" in text
+
+
+def test_own_ids_that_are_not_declared(config, tmp_path, capsys):
+    write(config, "custom", tmp_path, 2)
+    _, text = told(config, capsys)
+    assert "ignored (not in data.custom.source_ids)" in text
+    assert "pairs: 2\n" in text
+
+
+def test_known_bad_pairs(config, clean, capsys):
+    source = clean[0]
+    for name in BAD_PAIRS:
+        (source.root / "images" / f"{name}.png").write_bytes(trees.png_bytes(source.images[0][:-6]))
+        (source.root / "labels" / f"{name}.png").write_bytes(source.label_files[0].read_bytes())
+    works, text = told(config, capsys)
+    assert works
+    for name in BAD_PAIRS:
+        line = next(line for line in text.splitlines() if f"labels/{name}.png: size mismatch" in line)
+        assert line.endswith("(known: in the official archives too)")
+
+
+def test_labelled_list_that_is_not_on_disk(config, clean, capsys, tmp_path):
+    names, train = tmp_path / "list.txt", clean[1]
+    names.write_text("\n".join(train.names))
+    config.data.labelled_list = str(names)
+    assert told(config, capsys)[0]
+    fault = planted.plant("truncated label", train, 1)
+    gone = planted.plant("missing label", train, 2)
+    names.write_text("\n".join([*train.names, "ulm/ulm_000999_000019"]))
+    works, text = told(config, capsys)
+    assert not works
+    assert "labelled target images: " in text
+    assert "5 images; 2 are there" in text
+    assert f"not there: {train.names[1]}: {fault.file}: damaged" in text
+    assert f"not there: {train.names[2]}: {gone.file}: missing label" in text
+    assert "not there: ulm/ulm_000999_000019: no such image on disk" in text
+    assert "3 of the 5 images" in text.partition("Training would not work")[2]
+
+
+def test_count_of_labelled_images_that_are_not_all_there(config, clean, capsys):
+    config.data.labelled_count = 100
+    works, text = told(config, capsys)
+    assert not works
+    assert "cityscapes seed 0, 100 images; 0 are there" in text
+    assert "100 of the 100 images" in text
+
+
+def test_only_what_the_run_needs_is_checked(config, tmp_path, capsys):
+    trees.write_gta5(tmp_path / "source")
+    trees.write_cityscapes(tmp_path / "target", "val", 3)
+    base._set_variant(config, "source_only")
+    works, text = told(config, capsys)
+    assert works
+    assert "target_train" not in text
+    assert "labelled target images: none are needed" in text
+
+
+def test_few_files(config, clean, capsys):
+    source = clean[0]
+    planted.plant("empty label", source, 1)
+    works, text = told(config, capsys, limit=2)
+    assert works
+    assert "looked into 2 of them, evenly spread" in text
+    assert "No more than 2 pairs of each split were looked into." in text
+    planted.plant("empty label", source, 0)
+    planted.plant("empty label", source, 2)
+    works, text = told(config, capsys, limit=2)
+    assert not works
+    assert "none of the 2 pairs that were looked into can be used" in text
+
+
+def test_evenly_spread():
+    assert survey.evenly_spread(range(10), 4) == [0, 2, 5, 7]
+    assert survey.evenly_spread(range(3), 16) == [0, 1, 2]
+    assert survey.evenly_spread([], 16) == []
+
+
+def test_zip_files_are_checked(config, tmp_path, capsys):
+    trees.write_gta5(tmp_path / "source")
+    for split in ("train", "val"):
+        trees.write_cityscapes(tmp_path / "tree", split, 3)
+    zipped(tmp_path / "tree", tmp_path / "target")
+    assert told(config, capsys)[0]
+
+
+def test_validation_labels_of_several_sizes(config, clean, capsys):
+    image, label = trees.scene("cityscapes", 7, (20, 40))
+    clean[2].image_files[1].write_bytes(trees.png_bytes(image))
+    clean[2].label_files[1].write_bytes(trees.png_bytes(label))
+    assert told(config, capsys)[0]
+    config.evaluation.batch = 2
+    works, text = told(config, capsys)
+    assert not works
+    assert "evaluation.batch=1" in text
+
+
+def test_disk_that_is_too_small(config, clean, capsys, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    works, text = told(config, capsys)
+    assert not works
+    assert "--config.data.directory=FOLDER" in text
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_prepared_data_needs_no_files(config, clean, capsys, tmp_path):
+    pipeline.prepare(config)
+    works, text = told(config, capsys)
+    assert works
+    assert "nothing is left to prepare" in text
+    for folder in ("source", "target"):
+        shutil.rmtree(tmp_path / folder)
+    works, text = told(config, capsys)
+    assert works
+    assert text.count("prepared earlier: ") == 3
+
+
+def test_control_characters_of_names_are_escaped(config, capsys, tmp_path):
+    write(config, "custom", tmp_path, 2)
+    name = "a\x1b[31m\n\u202eb\udce9.png"
+    for folder in ("photos", "masks"):
+        (tmp_path / "source" / folder / name).write_bytes(b"")
+    (tmp_path / "source" / "photos" / "c\x1b[0m.png").write_bytes(b"")
+    _, text = told(config, capsys)
+    assert all(sign.isprintable() or sign == "\n" for sign in text)
+    assert r"a\x1b[31m\n\u202eb\udce9.png: odd name" in text
+    assert r"c\x1b[0m.png: missing label" in text
+
+
+def test_report_in_a_file_names_all(config, clean, capsys, tmp_path):
+    for number in range(100, 130):
+        (clean[0].root / "images" / f"{number:05}.png").write_bytes(b"")
+    config.data.rejected_limit = 100
+    _, text = told(config, capsys, workdir=tmp_path / "run")
+    assert "... 10 more" in text
+    report = (tmp_path / "run" / check.REPORT).read_text()
+    assert all(f"{number:05}.png: missing label" in report for number in range(100, 130))
+
+
+def test_processes_see_the_same(config, tmp_path, monkeypatch):
+    tree = trees.write_gta5(tmp_path / "source", 30)
+    planted.plant("train ids", tree, 20)
+    where = located.locate(located.wanted("gta5", config.data, "source_train"))
+    found = [
+        survey.survey(where.found.pairs, where.layout.labels, frozenset({7}), "gta5", processes) for processes in (1, 2)
+    ]
+    assert found[0] == found[1]
+    assert [fault.kind for fault in found[0].faults] == ["train ids"]
+
+
+def test_dead_process_is_told_plainly(config, tmp_path, monkeypatch):
+    trees.write_gta5(tmp_path / "source", 30)
+    where = located.locate(located.wanted("gta5", config.data, "source_train"))
+
+    def dying(*arguments):
+        raise survey.BrokenProcessPool("A process ended.")
+        yield
+
+    monkeypatch.setattr(workers, "in_order", dying)
+    with pytest.raises(ValueError, match="same command again"):
+        survey.survey(where.found.pairs, where.layout.labels, frozenset(), "gta5")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "gta6"}, "Unknown data set 'gta6' for source_train. Valid: toy, gta5, synthia, custom"),
+        ({"target": "toy", "classes": "cityscapes19", "source": "custom"}, "no label of custom holds any"),
+        ({"source": "toy", "toy": {"height": 3}}, r"data\.toy\.height"),
+    ],
+)
+def test_settings(config, changes, message):
+    config.data.update(changes)
+    if config.data.source == "custom":
+        config.data.custom.update(names=("a", "b"), source_ids=((1, "a"),), target_ids=((1, "a"),))
+    with pytest.raises(ValueError, match=message):
+        check.settings(config)
+
+
+def test_generated_data():
+    config = toy.get_config()
+    assert check.check(config)
+    config.data.labelled_count = 151
+    assert not check.check(config)
+    config = toy.get_config()
+    config.data.toy.validation_count = 0
+    assert not check.check(config)
+
+
+def test_fault_text_is_one_line():
+    fault = Fault("damaged", Path("a\nb"), "it holds \x07.")
+    assert str(fault) == r"a\nb: damaged: it holds \x07."
+
+
+def test_configurations_of_the_project():
+    """Without data, all of them explain what is missing instead of failing otherwise."""
+    for config in (gta5.get_config(), custom.get_config()):
+        config.data.update(source_root="nowhere", target_root="nowhere", directory="nowhere")
+        assert not check.check(config)
+
+
+def test_needed_disk_is_what_preparation_takes(config, clean, tmp_path):
+    trees.write_gta5(tmp_path / "source", 6, size=(520, 960))
+    config.data.full_size = True
+    where = located.locate(located.wanted("gta5", config.data, "source_train"))
+    needed = preparation.needed_bytes(where.found.pairs, where.form)
+    pipeline.prepare(config)
+    folder = located.folder_of(config.data, where)
+    written = sum(file.stat().st_size for file in folder.glob("*array_record*"))
+    assert 0.7 * written < needed < 1.3 * written
