@@ -25,6 +25,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import command_line
 from data import check, labels
+from data.faults import printable
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; words after a colon choose its variant.", lock_config=True
@@ -56,6 +57,8 @@ def main(arguments: list[str]) -> None:
         class_table = check.settings(config)
         if MODE.value == "train" and config.evaluation.split != "validation":
             raise ValueError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
+        if MODE.value != "check" and CHECK_FILES.value is not None:
+            raise ValueError(f"--check_files is for --mode=check; found --mode={MODE.value}. Remove either.")
     if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
         logging.set_verbosity(logging.WARNING)
     workdir = Path(WORKDIR.value) if WORKDIR.value else None  # Needed by all modes but check.
@@ -134,7 +137,7 @@ def told_plainly(*kinds: type[Exception], code: int = command_line.EXIT_CODE_OF_
     try:
         yield
     except kinds as error:
-        print(error, file=sys.stderr)
+        print("\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
         sys.exit(code)
 
 

@@ -67,7 +67,7 @@ def check(config: ConfigDict, limit: int | None = None, workdir: Path | None = N
     table = settings(config)
     where, problems = _locate(config)
     if problems:
-        _tell([*problems, "", "Training would not work: files are missing, see above."], workdir)
+        _tell([*problems, "", "Training would not work, see above."], workdir)
         return False
     parts = {part: _examine(config, part, where, table, limit) for part in streams.parts(config)}
     of_list, problems = _labelled(config, parts)

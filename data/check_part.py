@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -53,9 +54,10 @@ def generated(config: ConfigDict, part: str) -> Part:
 
 def prepared_earlier(config: ConfigDict, where: located.Located, split: str) -> Part:
     """Returns a part whose records are there; its files, if they still are, are not looked into."""
-    folder = located.folder_of(config.data, where)
+    folder, title = located.folder_of(config.data, where), f"{where.layout.name} {split}"
+    if broken := _broken(folder, split):
+        return Part(title, [], [], problems=[broken], where=where)
     content = index.read(index.file_of(folder, split))
-    title = f"{where.layout.name} {split}"
     found = Part(title, content.names, content.labelled.tolist(), where=where)
     found.lines.append(f"prepared earlier: {len(content.names)} images in {printable(str(folder))}")
     return found
@@ -94,9 +96,18 @@ def examine(config: ConfigDict, part: str, where: located.Located, class_table: 
     found.lines += _counts(pairs, layout.splits[split], split in layout.unlabelled, len(chosen))
     found.lines += survey_text.lines(result, layout, table)
     found.problems += [f"{found.title}: {text}" for text in _problems(config, part, found.faults, usable, result)]
-    if not located.folder_of(config.data, where).exists():
+    folder = located.folder_of(config.data, where)
+    if not folder.exists():
         found.needed = preparation.needed_bytes(usable, where.form)
+    elif broken := _broken(folder, split):
+        found.problems.append(broken)
     return found
+
+
+def _broken(folder: Path, split: str) -> str:
+    """Returns what is wrong with a prepared folder; empty if nothing shows."""
+    whole = all(file.exists() for file in (folder / "dataset_info.json", index.file_of(folder, split)))
+    return "" if whole else f"{printable(str(folder))} is not a whole data set; remove it to have it prepared again."
 
 
 def class_of_raw_ids(where: located.Located, class_table: ClassTable) -> list[str | None]:
@@ -116,17 +127,16 @@ def _counts(pairs: list[Pair], complete: int, partly_labelled: bool, looked_at: 
 
 
 def _reasons(where: located.Located, result: survey.Survey) -> dict[str, str]:
-    """Returns name -> fault of every pair that has one; files without a name are left out."""
+    """Returns name -> fault of the images that cannot be used."""
+    of_file = {fault.file: fault for fault in [*result.faults, *where.found.faults]}
     reasons = {}
-    of_file = {fault.file: fault for fault in result.faults}
     for pair in where.found.pairs:
         if pair.name in result.bad:
-            fault = of_file.get(pair.image) or of_file.get(pair.label)
-            reasons[pair.name] = str(fault)
-    for fault in where.found.faults:
-        for ending in ("_leftImg8bit", "_gtFine_labelIds", ""):
-            stem = fault.file.stem.removesuffix(ending)
-            reasons.setdefault(f"{fault.file.parent.name}/{stem}", str(fault))
+            reasons[pair.name] = str(of_file.get(pair.image) or of_file[pair.label])
+    for fault in where.found.faults:  # They have no pair; only the names of Cityscapes can be told from the files.
+        for ending in ("_leftImg8bit", "_gtFine_labelIds"):
+            if fault.file.stem.endswith(ending):
+                reasons[f"{fault.file.parent.name}/{fault.file.stem.removesuffix(ending)}"] = str(fault)
     return reasons
 
 

@@ -7,6 +7,7 @@ or uint16 [Y, X, 1]) and name (text).
 
 import dataclasses
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,6 +96,7 @@ class Custom(PreparedSplit):
     """Own data."""
 
 
+_QUIET = threading.Lock()
 _BUILDERS = {"gta5": Gta5, "synthia": Synthia, "cityscapes": Cityscapes, "custom": Custom}
 
 
@@ -133,15 +135,17 @@ def open_builder(wanted: Wanted, processes: int | None = None) -> PreparedSplit:
 
 
 def _builder(wanted: Wanted, folder_name: str, form: Form) -> PreparedSplit:
-    # TFDS warns of any configuration that is not listed in its class.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        config = SplitConfig(name=folder_name, split=wanted.split, form=form)
-        directory = wanted.data_config.directory or None
-        return _BUILDERS[wanted.name](config=config, file_format="array_record", data_dir=directory)
-    finally:
-        logging.set_verbosity(verbosity)
+    config = SplitConfig(name=folder_name, split=wanted.split, form=form)
+    directory = wanted.data_config.directory or None
+    # TFDS warns of any configuration that is not listed in its class. One thread at a time, or the second would take
+    # the first one's silence for the level to go back to.
+    with _QUIET:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)
+        try:
+            return _BUILDERS[wanted.name](config=config, file_format="array_record", data_dir=directory)
+        finally:
+            logging.set_verbosity(verbosity)
 
 
 def _serialize(record: Record) -> bytes:

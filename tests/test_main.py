@@ -46,7 +46,7 @@ def answer(arguments, environment):
         ([], ["--config is missing", "--config=configs/toy.py"]),
         ([TOY], ["--workdir is missing"]),
         (["--workdr=runs/x"], ["'workdr'", "Did you mean: workdir", "--config.KEY"]),
-        ([TOY, "--mode=trian"], ["--mode=trian", "<train|eval|check>"]),
+        ([TOY, "--mode=trian"], ["--mode=trian", "<train|eval|predict|check>"]),
         ([TOY, "runs/x"], ["'runs/x'", "--NAME=VALUE"]),
         (["--config=configs/tyo.py"], ["'configs/tyo.py'", "configs/toy.py", "configs/gta5.py"]),
         (
@@ -201,7 +201,7 @@ def train(
 
 def prepare(config):
     print("prepare")
-    if config.data.labelled_count == 8:
+    if config.data.labelled_count == 9:
         raise ValueError("Missing data")
 
 def labelled_list(config):
@@ -317,7 +317,7 @@ def test_interrupt_is_answered_plainly(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.data.labelled_count=8"], "Missing data\n"),
+        (["--config.data.labelled_count=9"], "Missing data\n"),
         (["--config.data.labelled_count=7"], "Missing image\n"),
         (["--mode=eval", "--config.steps=1"], "No checkpoint\n"),
     ],

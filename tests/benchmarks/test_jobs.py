@@ -69,7 +69,7 @@ def test_leaving_early_ends_the_processes_and_starts_no_more(runs):
     program = "import sys, time\nif 'ass' in sys.argv[1]: time.sleep(60)"
     begun = time.monotonic()
     for run, problem in train(runs, program):
-        assert (run.variant, problem) == ("joint", "no scores of step 1000")
+        assert (run.variant, problem) == ("joint", "no scores of step 1500")
         break
     assert time.monotonic() - begun < 20
     assert not (runs[3].folder / "log.txt").exists() or runs[3].job()["seconds"] < 20

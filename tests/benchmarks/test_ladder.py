@@ -20,7 +20,7 @@ if variant == sys.argv[1]:
 folder = pathlib.Path(given["--workdir"])
 shutil.copyfile(folder.parent / f"{folder.name}.json", folder / "config.json")
 score = {"joint": 0.5, "ass": 0.625}[variant]
-scores = {"variant": variant, "step": 1000, "class_iou": {"road": score}, "mean_iou": {"toy": score}}
+scores = {"variant": variant, "step": 1500, "class_iou": {"road": score}, "mean_iou": {"toy": score}}
 (folder / "eval.json").write_text(json.dumps(scores))
 (folder / "predictions.png").write_bytes(folder.name.encode())
 """
@@ -100,7 +100,7 @@ def test_report_only_trains_nothing(climb, tmp_path, capsys):
 def test_runs_of_other_settings_are_refused(climb, tmp_path, capsys):
     assert climb(FEW) == 0
     assert climb(FEW, "--config.steps=10") == 2
-    assert "steps 1000 there, 10 here" in capsys.readouterr().err
+    assert "steps 1500 there, 10 here" in capsys.readouterr().err
     assert climb(FEW, "--config.data.directory=/elsewhere") == 0
     assert "elsewhere" not in (tmp_path / "runs/ladder.md").read_text() + (tmp_path / "runs/ladder.json").read_text()
 

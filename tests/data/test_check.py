@@ -274,6 +274,17 @@ def test_prepared_data_needs_no_files(config, clean, capsys, tmp_path):
     assert text.count("prepared earlier: ") == 3
 
 
+def test_prepared_folder_that_lost_files(config, clean, capsys, tmp_path):
+    pipeline.prepare(config)
+    (file,) = (tmp_path / "prepared" / "gta5").rglob("index_train.json")
+    file.unlink()
+    for _ in range(2):  # With and without the files that it is made of.
+        works, text = told(config, capsys)
+        assert not works
+        assert f"{file.parent} is not a whole data set; remove it" in text
+        shutil.rmtree(tmp_path / "source", ignore_errors=True)
+
+
 def test_control_characters_of_names_are_escaped(config, capsys, tmp_path):
     write(config, "custom", tmp_path, 2)
     name = "a\x1b[31m\n\u202eb\udce9.png"

@@ -101,6 +101,8 @@ def test_command_line(config, clean, tmp_path):
     for mistake in ("--config.data.source=gta6", "--check_files=0", "--config.data.labelled_list=/none.txt"):
         assert run(*settings(config), mistake, env=environment).returncode == 2
     assert run("--config=configs/toy.py", env=environment).returncode == 0
+    result = run("--config=configs/toy.py", "--mode=train", "--workdir=none", "--check_files=3", env=environment)
+    assert (result.returncode, "--check_files is for --mode=check" in result.stderr) == (2, True)
 
 
 def test_interrupt(config, clean, tmp_path):
