@@ -6,12 +6,11 @@ longer kept are renamed into `deleted/` before their files go, so that a crash n
 number. Those whose bytes are not what was saved are renamed into `damaged/`, where a user may look at them.
 """
 
-import contextlib
 import functools
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 import jax
@@ -25,10 +24,6 @@ from ass_jax.damage import DamagedError
 Tree = TypeVar("Tree")
 
 _DELETED = "deleted"
-
-
-class SaveError(RuntimeError):
-    """A checkpoint could not be written."""
 
 
 class Checkpoints:
@@ -65,7 +60,7 @@ class Checkpoints:
         self.directory = path if "://" in path else os.path.abspath(path)
         self._best_metrics = tuple(best_metrics)
         self._read_only = read_only
-        self._sound, self._damaged = set(), {}
+        self._sound, self._damaged, self._manager = set(), {}, None
         self._set_aside(damage.look(self.directory))  # First: the manager reads the metrics of all that is there.
         rankings = [functools.partial(self._score, metric) for metric in self._best_metrics]
         best = [BestN(get_metric_fn=ranking, n=1, keep_checkpoints_without_metrics=False) for ranking in rankings]
@@ -78,8 +73,8 @@ class Checkpoints:
             },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), *best]),
-                # Makes the manager keep metrics, which it reads at once; `best_step` asks for its own.
-                best_fn=None if read_only else rankings[0],
+                best_fn=rankings[0],  # Makes the manager keep metrics; `best_step` asks for its own.
+                lightweight_initialize=read_only,  # Metrics of damaged checkpoints, which stay, are not read.
                 todelete_subdir=_DELETED,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
@@ -118,7 +113,7 @@ class Checkpoints:
             configuration=ocp.args.JsonSave(configuration),
             checksums=ocp.args.JsonSave(checksums),
         )
-        with self._told():
+        with damage.told_of_saving(self.directory):
             self._manager.save(step, args=items, metrics=metrics, force=True)
         self._sound.add(step)
 
@@ -152,7 +147,6 @@ class Checkpoints:
                     found[step] = str(error)
                     continue
             self._set_aside(found)
-            self._manager.reload()
             return step
         if found:
             raise damage.refusal(self.directory, found)
@@ -213,7 +207,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until the last save is on disk; SaveError if it failed."""
-        with self._told():
+        with damage.told_of_saving(self.directory):
             self._manager.wait_until_finished()
         self._clear_deleted()
 
@@ -246,17 +240,6 @@ class Checkpoints:
         if not self._read_only and jax.process_index() == 0 and deleted.exists():
             deleted.rmtree()
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns the error of a save into one that says what to do."""
-        try:
-            yield
-        except Exception as error:
-            raise SaveError(
-                f"A checkpoint could not be written to {self.directory}; the older ones are as they were. Look for "
-                f"room on the disk; then the same command goes on from the latest of them. The error: {error!r}"
-            ) from error
-
     def _steps(self) -> list[int]:
         return sorted(step for step in self._manager.all_steps() if step not in self._damaged)
 
@@ -280,7 +263,10 @@ class Checkpoints:
     def _set_aside(self, found: dict[int, str]) -> None:
         """Never uses these checkpoints; as their only writer, moves them out of the way of later saves."""
         damage.tell(self.directory, found, move=not self._read_only)
-        self._damaged |= found if self._read_only else {}
+        if self._read_only:
+            self._damaged |= found
+        elif found and self._manager is not None:
+            self._manager.reload()
 
     def _find(self, step: int | None) -> int:
         self.wait()
@@ -306,18 +292,13 @@ class Checkpoints:
         differing = leaves.differences(leaves.describe(target), saved)
         if differing:
             raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differing}")
-        target = jax.tree.map(_with_sharding, target)
+        target = jax.tree.map(leaves.with_sharding, target)
         arguments = ocp.checkpoint_utils.construct_restore_args(target)
         try:
             state = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=bool(parts))
             return self._load(step, expected, state)
         except DamagedError as error:
             raise DamagedError(f"Checkpoint {step} in {self.directory} is damaged: {error}") from error
-
-
-def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _is_no_progress_message(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Damaged checkpoints on disk: finds those that are not whole, names them, moves them out of the way.
+"""What goes wrong with checkpoints on disk: finds those that are not whole, names them, moves them out of the way.
 
 A checkpoint is a folder named by its step, with the items `state`, `configuration`, `metrics` and `checksums`.
 """
@@ -22,6 +22,10 @@ _SHOWN = 200  # Characters of a library's message.
 
 class DamagedError(ValueError):
     """What was read of a checkpoint is not what was saved."""
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written."""
 
 
 def look(directory: str | os.PathLike) -> dict[int, str]:
@@ -79,6 +83,18 @@ def told_of_reading() -> Iterator[None]:
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:_SHOWN]
         raise DamagedError(f"it cannot be read: {type(error).__name__}: {first}") from error
+
+
+@contextlib.contextmanager
+def told_of_saving(directory: str | os.PathLike) -> Iterator[None]:
+    """Turns the error of a save into SaveError."""
+    try:
+        yield
+    except Exception as error:
+        raise SaveError(
+            f"A checkpoint could not be written to {directory}; the older ones are as they were. Look for room on the "
+            f"disk; then the same command goes on from the latest of them. The error: {error!r}"
+        ) from error
 
 
 def tell(directory: str | os.PathLike, found: dict[int, str], move: bool) -> None:

@@ -1,4 +1,4 @@
-"""What can be said of each leaf of a tree: its path, type and shape, and a checksum of its bytes."""
+"""What can be said of each leaf of a tree: its path, type, shape and sharding, and a checksum of its bytes."""
 
 import json
 import zlib
@@ -25,6 +25,12 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> str:
     more = len(lines) - _NAMED
     shown = "".join(lines[:_NAMED]) + (f"\n  and {more} more" if more > 0 else "")
     return f"leaves that differ: {len(lines)}.{shown}" if lines else ""
+
+
+def with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Returns shape, type and sharding of a leaf; the first device where it has none."""
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def checksums(tree: Any) -> dict[str, str]:
