@@ -39,7 +39,7 @@ INPUT = flags.DEFINE_string("input", None, "For predict: an image, a folder of i
 OUTPUT = flags.DEFINE_string("output", None, "For predict: folder of the label maps; default: WORKDIR/predicted.")
 WEIGHTS = flags.DEFINE_string("weights", None, "For predict: weight file or exported program; default: the run's.")
 CONFIDENCE = flags.DEFINE_boolean("confidence", False, "For predict: also a picture of each label's probability.")
-EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C.
+EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C; SIGTERM in training: 143. See `ass_jax/signals.py`.
 EXIT_CODE_OF_UNREADABLE = 1  # Some images of --mode=predict; the others are done.
 
 
@@ -66,8 +66,8 @@ def main(arguments: list[str]) -> None:
     from clu import metric_writers
 
     from ass_jax import compare, evaluate, train
-    from ass_jax.weight_files import WeightFileError
-    from data import pipeline
+    from ass_jax.damage import DamagedError
+    from data import pipeline, substitution
 
     workdir.mkdir(parents=True, exist_ok=True)
     with told_plainly(ValueError):
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
         "workdir": workdir,
     }
     if MODE.value == "eval":
-        with told_plainly(FileNotFoundError):
+        with told_plainly(FileNotFoundError, DamagedError):
             report = evaluate.evaluate(config, **common)
     else:
         with told_plainly(ValueError):
@@ -88,11 +88,12 @@ def main(arguments: list[str]) -> None:
         if config.data.held_out:
             common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
-        with contextlib.closing(writer), told_plainly(FloatingPointError, WeightFileError):
+        with contextlib.closing(writer), told_plainly(*train.ENDS, substitution.UndecodableError):
             report = train.train(
                 config,
                 training_batches=training_batches,
                 labelled=chosen.summary() if chosen else None,
+                names_of_step=functools.partial(pipeline.names_of_step, config),
                 writer=writer,
                 **common,
             )
@@ -118,12 +119,12 @@ def predict(config: ConfigDict, class_table: labels.ClassTable, workdir: Path) -
 
 @contextlib.contextmanager
 def told_plainly(*kinds: type[Exception]) -> Iterator[None]:
-    """Ends the process with the error's own words where they say what the user can change."""
+    """Ends the process with the error's own words, and its exit code if it has one, where they say what to do."""
     try:
         yield
     except kinds as error:
         print(error, file=sys.stderr)
-        sys.exit(command_line.EXIT_CODE_OF_MISTAKE)
+        sys.exit(getattr(error, "exit_code", command_line.EXIT_CODE_OF_MISTAKE))
 
 
 def run() -> None:
