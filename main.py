@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
         "workdir": workdir,
     }
     if MODE.value == "eval":
-        with told_plainly(FileNotFoundError, DamagedError):
+        with told_plainly(FileNotFoundError, DamagedError, substitution.UndecodableError):
             report = evaluate.evaluate(config, **common)
     else:
         with told_plainly(ValueError):

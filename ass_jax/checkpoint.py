@@ -66,11 +66,8 @@ class Checkpoints:
         best = [BestN(get_metric_fn=ranking, n=1, keep_checkpoints_without_metrics=False) for ranking in rankings]
         self._manager = ocp.CheckpointManager(
             self.directory,
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "configuration": ocp.JsonCheckpointHandler(),
-                "checksums": ocp.JsonCheckpointHandler(),
-            },
+            item_handlers={"state": ocp.PyTreeCheckpointHandler()}
+            | {name: ocp.JsonCheckpointHandler() for name in ("configuration", "checksums")},
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), *best]),
                 best_fn=rankings[0],  # Makes the manager keep metrics; `best_step` asks for its own.
@@ -283,18 +280,15 @@ class Checkpoints:
     def _read(self, step: int | None, target: Tree, parts: tuple[str, ...] = ()) -> Tree:
         """Reads `target`: all that the checkpoint holds, or all under the paths that begin with one of `parts`."""
         step = self._find(step)
-
-        def wanted(described: dict[str, str]) -> dict[str, str]:
-            return {name: text for name, text in described.items() if not parts or name.startswith(parts)}
-
-        expected = wanted(damage.read_checksums(self.directory, step))
-        saved = {name: text.partition(" crc32")[0] for name, text in expected.items()}
-        differing = leaves.differences(leaves.describe(target), saved)
-        if differing:
-            raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differing}")
-        target = jax.tree.map(leaves.with_sharding, target)
-        arguments = ocp.checkpoint_utils.construct_restore_args(target)
         try:
+            there = damage.read_checksums(self.directory, step)
+            expected = {name: text for name, text in there.items() if not parts or name.startswith(parts)}
+            saved = {name: text.partition(" crc32")[0] for name, text in expected.items()}
+            differing = leaves.differences(leaves.describe(target), saved)
+            if differing:
+                raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differing}")
+            target = jax.tree.map(leaves.with_sharding, target)
+            arguments = ocp.checkpoint_utils.construct_restore_args(target)
             state = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=bool(parts))
             return self._load(step, expected, state)
         except DamagedError as error:

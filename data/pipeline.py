@@ -23,10 +23,10 @@ from ml_collections import ConfigDict
 
 from data import augment, index, labelled
 from data.labels import IGNORED
-from data.opened import Split, open_splits
+from data.opened import UNDECODABLE, Split, open_splits
 from data.order import PARTS, Order, choice, positions
 from data.streams import STREAMS, check, host_share, streams
-from data.substitution import Stream, training_steps
+from data.substitution import Stream, check_records, training_steps
 
 # The accelerators belong to JAX; TensorFlow would take all of their memory.
 for _kind in ("GPU", "TPU"):
@@ -189,17 +189,26 @@ def _evaluation(
         return found
 
     steps = range(-(-len(chosen) // (images * hosts)))
-    return _Pass(_iterate(_batches(steps, images, read, example, config.data.readers), config), len(steps))
+
+    def name_faults(step: int) -> None:
+        taken = positions(tf.constant([step], tf.int64), images, host, hosts).numpy()
+        check_records(split, chosen[taken[taken < len(chosen)]], ("image", "label") if with_labels else ("image",))
+
+    return _Pass(_iterate(_batches(steps, images, read, example, config.data.readers), config), len(steps), name_faults)
 
 
 class _Pass(Iterator[Batch]):
     """A pass over batches that knows how many are left, and gives their names as text."""
 
-    def __init__(self, batches: Iterator[Batch], count: int):
-        self._batches, self._left = batches, count
+    def __init__(self, batches: Iterator[Batch], count: int, name_faults: Callable[[int], None]):
+        self._batches, self._count, self._left, self._name_faults = batches, count, count, name_faults
 
     def __next__(self) -> Batch:
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except UNDECODABLE:
+            self._name_faults(self._count - self._left)
+            raise
         self._left -= 1
         return batch | {"name": np.array([name.decode() for name in batch["name"]], str)}
 

@@ -11,7 +11,7 @@ Batch = dict[str, Any]
 
 
 class UndecodableError(ValueError):
-    """Too many records do not decode."""
+    """Too many records do not decode, or one that nothing may replace."""
 
 
 class Stream(NamedTuple):
@@ -56,6 +56,17 @@ def training_steps(
             continue
         yield batch
         step += 1
+
+
+def check_records(split: Split, indices: Sequence[int], keys: tuple[str, ...]) -> None:
+    """Raises UndecodableError, with their names, if records do not decode: a score leaves no image out."""
+    faults = {split.name_of(index): fault for index in indices if (fault := split.fault(index, keys))}
+    if faults:
+        names = "".join(f"\n  {split.title} {name}: {fault}" for name, fault in faults.items())
+        raise UndecodableError(
+            f"Images to be scored do not decode:{names}\nRemove the prepared data set to have it made again, and look "
+            "after the disk."
+        )
 
 
 def _note_undecodable(streams: Collection[Stream], step: int, limit: int) -> bool:

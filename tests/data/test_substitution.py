@@ -120,3 +120,12 @@ def test_stream_without_any_sound_image_stops_the_run(config, monkeypatch):
     damage(monkeypatch, {"source_train": range(7)})
     with pytest.raises(ValueError, match="None of the stream's images decodes"):
         digests(config, 0, 12)
+
+
+def test_image_to_be_scored_is_named_not_replaced(config, monkeypatch):
+    config.evaluation.batch = 2
+    damage(monkeypatch, {"target_validation": (3,)})
+    batches = pipeline.evaluation_batches(config)
+    next(batches)
+    with pytest.raises(UndecodableError, match=r"to be scored do not decode:\n.*target_validation_000003: "):
+        next(batches)
