@@ -30,7 +30,7 @@ class Checkpoints:
     """The checkpoints of one training run; a context manager that waits for the last save when it is left.
 
     Every process of a run opens the same directory and makes the same calls. A save goes on in the
-    background; if it fails, its error is raised by the next call that waits for it: any but `latest_step`.
+    background; if it fails, `check` and the next call that waits for it, any but `latest_step`, raise SaveError.
     """
 
     def __init__(
@@ -115,10 +115,7 @@ class Checkpoints:
         self._sound.add(step)
 
     def reached_preemption(self, step: int) -> bool:
-        """Returns whether the processes of a run have agreed to stop after this step, as one of them was told to go.
-
-        False in a run of one process: its own signal handler knows. All processes ask after the same steps.
-        """
+        """Returns whether several processes, which all ask, have agreed to stop after this step; False for one."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def latest_step(self) -> int | None:
@@ -202,6 +199,11 @@ class Checkpoints:
         """Returns the metrics saved with a step, as `configuration` does; what was not finite is None."""
         return self._manager.metrics(self._find(step))
 
+    def check(self) -> None:
+        """Raises SaveError if the last save has failed; does not wait for one that goes on."""
+        with damage.told_of_saving(self.directory):
+            self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Waits until the last save is on disk; SaveError if it failed."""
         with damage.told_of_saving(self.directory):
@@ -252,8 +254,7 @@ class Checkpoints:
     def _load(self, step: int, expected: dict[str, str], state: ocp.args.PyTreeRestore) -> Any:
         with damage.told_of_reading():
             found = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
-            differing = leaves.differences(expected, leaves.checksums(found))
-            if differing:
+            if differing := leaves.differences(expected, leaves.checksums(found)):
                 raise DamagedError(differing)
             return found
 
@@ -262,7 +263,7 @@ class Checkpoints:
         damage.tell(self.directory, found, move=not self._read_only)
         if self._read_only:
             self._damaged |= found
-        elif found and self._manager is not None:
+        elif found and self._manager:
             self._manager.reload()
 
     def _find(self, step: int | None) -> int:
@@ -273,7 +274,7 @@ class Checkpoints:
             raise DamagedError(f"Checkpoint {step} in {self.directory} is damaged: {self._damaged[step]}")
         if step not in self._steps():
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-            there = ", ".join(map(str, self._steps())) or "none"
+            there = str(self._steps())[1:-1] or "none"
             raise FileNotFoundError(f"No {wanted} in {self.directory}; steps there: {there}.")
         return step
 
@@ -284,8 +285,7 @@ class Checkpoints:
             there = damage.read_checksums(self.directory, step)
             expected = {name: text for name, text in there.items() if not parts or name.startswith(parts)}
             saved = {name: text.partition(" crc32")[0] for name, text in expected.items()}
-            differing = leaves.differences(leaves.describe(target), saved)
-            if differing:
+            if differing := leaves.differences(leaves.describe(target), saved):
                 raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differing}")
             target = jax.tree.map(leaves.with_sharding, target)
             arguments = ocp.checkpoint_utils.construct_restore_args(target)

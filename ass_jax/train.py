@@ -164,6 +164,7 @@ def train(
                 # What is scored is kept, or the best would be lost.
                 save = judge or stop or _due(number, config.checkpoint.every)
                 if save or _due(number, config.log_every):
+                    checkpoints.check()
                     try:
                         monitor.report(number)
                     except FloatingPointError:

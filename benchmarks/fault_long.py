@@ -29,7 +29,7 @@ with Checkpoints(sys.argv[1], keep_latest=1) as checkpoints:
         step += 1
         checkpoints.save(step, {f"leaf_{n}": jnp.full(50_000, step) for n in range(8)}, {"mIoU": -step}, {})
 """
-_STEPS, _EVERY = 2000, 100
+_EVERY = 100  # Steps between evaluations, and between saves.
 _GROWTH = 0.05  # Of memory.
 _SHARE = 0.9  # Of the time.
 
@@ -57,14 +57,14 @@ def kill_while_deleting(setting: Setting) -> Result:
 
 
 def train_long(setting: Setting, picture: Path) -> Result:
-    """Trains 2,000 steps with 20 evaluations and 20 saves; watches memory, open files and time."""
-    place, name = setting.place, "long"
+    """Trains for as many evaluations and saves as asked for; watches memory, open files and time."""
+    place, name, steps = setting.place, "long", setting.count * _EVERY
     shutil.rmtree(place.folder / name, ignore_errors=True)
     every = [f"--config.{key}.every={_EVERY}" for key in ("evaluation", "checkpoint")]
-    child = place.start(name, f"--config.steps={_STEPS}", "--config.log_every=20", *every)
+    child = place.start(name, f"--config.steps={steps}", "--config.log_every=20", *every)
     child.wait_for_step()
     begun, samples = time.monotonic(), []
-    while child.is_running and f"step {_STEPS}/" not in child.text:
+    while child.is_running and f"step {steps}/" not in child.text:
         samples.append((time.monotonic() - begun, *_usage(child)))
         time.sleep(0.5)
     seconds = time.monotonic() - begun
@@ -78,7 +78,7 @@ def train_long(setting: Setting, picture: Path) -> Result:
     growth, files = late / early - 1, settled[-1][2] - settled[0][2]
     share = _training_seconds(place.folder / name) / seconds
     _plot(samples, picture)
-    text = f"memory {100 * growth:+.1f} %, open files {files:+d}, {100 * share:.0f} % of the time spent training"
+    text = f"{steps} steps: memory {100 * growth:+.1f} %, open files {files:+d}, {100 * share:.0f} % of the time spent training"
     return text, growth < _GROWTH and files <= 0 and share >= _SHARE
 
 

@@ -76,7 +76,9 @@ def rows(picture: Path) -> dict[int, Row]:
     order = (_PIPELINE, "-k", "readers or hosts or late or continues")
     return {
         1: Row("stop at any step, resume", "all identical", fault_rows.stop_and_resume, 5),
-        2: Row("kill -9 at random moments", "lost work ≤ an interval", fault_rows.kill_at_random, 20),
+        2: Row(
+            "kill -9 at random moments", "lost work ≤ an interval and the save under way", fault_rows.kill_at_random, 20
+        ),
         3: Row("killed while an old checkpoint is deleted", "0 crashes", fault_long.kill_while_deleting, 20),
         4: Row("SIGTERM in training", "within 10 s, 0 steps lost", fault_rows.stop_by_signal, 10),
         5: Row("newest checkpoint damaged", "none silently wrong", fault_rows.damage_newest, 60),
@@ -97,6 +99,7 @@ def rows(picture: Path) -> dict[int, Row]:
             "2,000 steps, 20 evaluations, 20 saves",
             "no leak",
             functools.partial(fault_long.train_long, picture=picture),
+            20,
         ),
     }
 
