@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -74,11 +75,14 @@ def train_long(setting: Setting, picture: Path) -> Result:
     # The first evaluation and the first saves load what stays loaded.
     settled = [sample for sample in samples if sample[0] > 0.2 * seconds]
     quarter = max(1, len(settled) // 4)
-    early, late = (sorted(part)[len(part) // 2] for part in _memory_of(settled[:quarter], settled[-quarter:]))
-    growth, files = late / early - 1, settled[-1][2] - settled[0][2]
+    # Medians: a save holds files open, and memory, for a moment.
+    early, late = _medians(settled[:quarter]), _medians(settled[-quarter:])
+    growth, files = late[0] / early[0] - 1, late[1] - early[1]
     share = _training_seconds(place.folder / name) / seconds
     _plot(samples, picture)
-    text = f"{steps} steps: memory {100 * growth:+.1f} %, open files {files:+d}, {100 * share:.0f} % of the time spent training"
+    text = (
+        f"{steps} steps: memory {100 * growth:+.1f} %, open files {files:+d}, {100 * share:.0f} % of the time training"
+    )
     return text, growth < _GROWTH and files <= 0 and share >= _SHARE
 
 
@@ -91,8 +95,10 @@ def _usage(child: Child) -> tuple[float, int]:
         return 0.0, 0
 
 
-def _memory_of(*parts: list[tuple[float, float, int]]) -> list[list[float]]:
-    return [[sample[1] for sample in part if sample[1]] for part in parts]
+def _medians(samples: list[tuple[float, float, int]]) -> tuple[float, int]:
+    """Returns the medians of memory and open files."""
+    _, memory, files = zip(*(sample for sample in samples if sample[1]), strict=True)
+    return statistics.median_low(memory), statistics.median_low(files)
 
 
 def _training_seconds(workdir: Path) -> float:
