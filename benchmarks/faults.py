@@ -1,7 +1,7 @@
 """Provokes every fault that training must survive, measures what happens, and writes `docs/faults.md`.
 
     python benchmarks/faults.py                        # all rows: `make faults`
-    python benchmarks/faults.py --rows=4,16 --scale=0.2 --output=/tmp/faults.md
+    python benchmarks/faults.py --rows=4,16 --scale=0.2 --output=faults.md
 
 Rows that were measured before are kept, so that the table can be made in several turns. Random moments come from a
 seed, which is printed. Children are killed by their own process numbers.
