@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ladder notebook test clean
+.PHONY: help demo ladder faults notebook test clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -18,6 +18,9 @@ demo: $(VENV)/installed ## Train without and with adaptation on generated data, 
 
 ladder: $(VENV)/installed ## Train every variant on generated data, over several seeds; plot the scores.
 	$(RUN) benchmarks/ladder.py
+
+faults: $(VENV)/installed-tests ## Provoke every fault that training survives; measure what happens.
+	$(RUN) benchmarks/faults.py
 
 notebook: $(VENV)/installed-tests ## Run the notebook's cells at a small size.
 	$(RUN) -m pytest -q tests/test_notebook.py

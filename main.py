@@ -45,7 +45,7 @@ CHECK_FILES = flags.DEFINE_integer(
     "check_files", None, "For check: so many evenly spread images of each split; default: all.", 1
 )
 EXIT_CODE_OF_BAD_DATA = 1
-EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C.
+EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C; SIGTERM in training: 143. See `ass_jax/signals.py`.
 EXIT_CODE_OF_UNREADABLE = 1  # Some images of --mode=predict; the others are done.
 
 
@@ -79,8 +79,8 @@ def main(arguments: list[str]) -> None:
     from clu import metric_writers
 
     from ass_jax import compare, distributed, evaluate, train
-    from ass_jax.weight_files import WeightFileError
-    from data import pipeline
+    from ass_jax.damage import DamagedError
+    from data import pipeline, substitution
 
     workdir.mkdir(parents=True, exist_ok=True)
     with told_plainly(ValueError):
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
         "workdir": workdir,
     }
     if MODE.value == "eval":
-        with told_plainly(FileNotFoundError):
+        with told_plainly(FileNotFoundError, DamagedError, substitution.UndecodableError):
             report = evaluate.evaluate(config, **common)
     else:
         with told_plainly(ValueError):
@@ -102,12 +102,13 @@ def main(arguments: list[str]) -> None:
         if config.data.held_out:
             common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
-        plainly = told_plainly(FloatingPointError, WeightFileError)
+        plainly = told_plainly(*train.ENDS, substitution.UndecodableError)
         with contextlib.closing(writer), plainly, distributed.ended_together():
             report = train.train(
                 config,
                 training_batches=training_batches,
                 labelled=chosen.summary() if chosen else None,
+                names_of_step=functools.partial(pipeline.names_of_step, config),
                 writer=writer,
                 **common,
             )
@@ -133,12 +134,12 @@ def predict(config: ConfigDict, class_table: labels.ClassTable, workdir: Path) -
 
 @contextlib.contextmanager
 def told_plainly(*kinds: type[Exception], code: int = command_line.EXIT_CODE_OF_MISTAKE) -> Iterator[None]:
-    """Ends the process with the error's own words, and an exit code, where they say what the user can change."""
+    """Ends the process with the error's own words, and its exit code if it has one, where they say what to do."""
     try:
         yield
     except kinds as error:
         print("\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
-        sys.exit(code)
+        sys.exit(getattr(error, "exit_code", code))
 
 
 def run() -> None:

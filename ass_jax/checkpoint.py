@@ -1,12 +1,12 @@
 """Checkpoints of the training state: written in the background, the latest ones and the best ones kept.
 
-One folder a step, named by its number, with three items: `state` (the arrays), `configuration` and `metrics`
-(JSON). A folder appears under its number only when it is complete. Checkpoints that are no longer kept are
-renamed into `deleted/` before their files go, so that a crash never leaves half a checkpoint under a number.
+One folder a step, named by its number, with four items: `state` (the arrays), `configuration`, `metrics` and
+`checksums` of all three (JSON). A folder appears under its number only when it is complete. Checkpoints that are no
+longer kept are renamed into `deleted/` before their files go, so that a crash never leaves half a checkpoint under a
+number. Those whose bytes are not what was saved are renamed into `damaged/`, where a user may look at them.
 """
 
 import functools
-import json
 import logging
 import math
 import os
@@ -14,20 +14,23 @@ from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from ass_jax import damage, leaves
+from ass_jax.damage import DamagedError
 
 Tree = TypeVar("Tree")
 
 _DELETED = "deleted"
-_NAMED_DIFFERENCES = 5
 
 
 class Checkpoints:
     """The checkpoints of one training run; a context manager that waits for the last save when it is left.
 
     Every process of a run opens the same directory and makes the same calls. A save goes on in the
-    background; if it fails, its error is raised by the next call that waits for it: any but `latest_step`.
+    background; if it fails, `check` and the next call that waits for it, any but `latest_step`, raise SaveError.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Checkpoints:
 
         Raises:
           ValueError: `keep_latest` is below 1.
+          DamagedError: there are checkpoints, and none of them is whole.
         """
         if keep_latest < 1:
             raise ValueError(f"Expected at least 1 latest checkpoint to keep, found {keep_latest}.")
@@ -56,14 +60,18 @@ class Checkpoints:
         self.directory = path if "://" in path else os.path.abspath(path)
         self._best_metrics = tuple(best_metrics)
         self._read_only = read_only
+        self._sound, self._damaged, self._manager = set(), {}, None
+        self._set_aside(damage.look(self.directory))  # First: the manager reads the metrics of all that is there.
         rankings = [functools.partial(self._score, metric) for metric in self._best_metrics]
         best = [BestN(get_metric_fn=ranking, n=1, keep_checkpoints_without_metrics=False) for ranking in rankings]
         self._manager = ocp.CheckpointManager(
             self.directory,
-            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "configuration": ocp.JsonCheckpointHandler()},
+            item_handlers={"state": ocp.PyTreeCheckpointHandler()}
+            | {name: ocp.JsonCheckpointHandler() for name in ("configuration", "checksums")},
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), *best]),
                 best_fn=rankings[0],  # Makes the manager keep metrics; `best_step` asks for its own.
+                lightweight_initialize=read_only,  # Metrics of damaged checkpoints, which stay, are not read.
                 todelete_subdir=_DELETED,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
@@ -85,22 +93,58 @@ class Checkpoints:
         Raises:
           ValueError: the step is not after the latest one, or the directory is open for reading only.
           TypeError: metrics or configuration are not JSON-able, or the ranking metric is not a number.
+          SaveError: the save before this one failed.
         """
         if self._read_only:
             raise ValueError(f"Cannot save step {step}: {self.directory} is open for reading only.")
-        metrics, configuration = _plain(metrics or {}), _plain(configuration)
+        metrics, configuration = leaves.plain_json(metrics or {}), leaves.plain_json(configuration)
         for metric in self._best_metrics:
             self._score(metric, metrics)  # Rejects what cannot be ranked before anything is written.
         self.wait()
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(f"Cannot save step {step}: {self.directory} already has step {latest}.")
-        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), configuration=ocp.args.JsonSave(configuration))
-        self._manager.save(step, args=items, metrics=metrics, force=True)
+        checksums = leaves.checksums_of_items(state=state, configuration=configuration, metrics=metrics)
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state),
+            configuration=ocp.args.JsonSave(configuration),
+            checksums=ocp.args.JsonSave(checksums),
+        )
+        with damage.told_of_saving(self.directory):
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+        self._sound.add(step)
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns whether several processes, which all ask, have agreed to stop after this step; False for one."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def latest_step(self) -> int | None:
         """Returns the highest step, one that is still being written included; None without checkpoints."""
-        return self._manager.latest_step()
+        return max(self._steps(), default=None)
+
+    def latest_sound_step(self) -> int | None:
+        """Returns the highest step whose checkpoint is as it was saved; None without checkpoints.
+
+        Every checkpoint that this process did not write is read once, as a whole. Damaged ones are told in a warning
+        and, unless the directory is open for reading only, moved into `damaged/`.
+
+        Raises:
+          DamagedError: there are checkpoints, and all are damaged; none is moved.
+        """
+        self.wait()
+        found = {}
+        for step in reversed(self._steps()):
+            if step not in self._sound:
+                try:
+                    self._read_all(step)
+                except DamagedError as error:
+                    found[step] = str(error)
+                    continue
+            self._set_aside(found)
+            return step
+        if found:
+            raise damage.refusal(self.directory, found)
+        return None
 
     def best_step(self, metric: str | None = None) -> int | None:
         """Returns the step with the largest value of a metric, the later of equals; None if none has a number.
@@ -110,7 +154,7 @@ class Checkpoints:
         """
         self.wait()
         metric = metric or self._best_metrics[0]
-        scores = [(self._score(metric, self._manager.metrics(step) or {}), step) for step in self._manager.all_steps()]
+        scores = [(self._score(metric, self._manager.metrics(step) or {}), step) for step in self._steps()]
         score, step = max(scores, default=(-math.inf, None))
         return None if score == -math.inf else step
 
@@ -120,10 +164,11 @@ class Checkpoints:
         Args:
           target: arrays or `jax.ShapeDtypeStruct`s that give structure, shapes, types and shardings. A leaf
             without a sharding is restored to the first device.
-          step: default: the latest one.
+          step: default: the latest sound one.
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
+          DamagedError: it is not what was saved.
           ValueError: names, shapes or types of leaves differ; the message names the first ones.
         """
         return self._read(step, target)
@@ -133,11 +178,11 @@ class Checkpoints:
 
         Args:
           target: `{"params": ..., "batch_stats": ...}` of the segmenter, with leaves as in `restore`.
-          step: default: the latest one.
+          step: default: the latest sound one.
           average: the segmenter's moving average instead.
 
         Raises:
-          FileNotFoundError, ValueError: as in `restore`.
+          FileNotFoundError, DamagedError, ValueError: as in `restore`.
         """
         if average:
             return self._read(step, {"average": target}, parts=("average/",))["average"]
@@ -154,13 +199,19 @@ class Checkpoints:
         """Returns the metrics saved with a step, as `configuration` does; what was not finite is None."""
         return self._manager.metrics(self._find(step))
 
+    def check(self) -> None:
+        """Raises SaveError if the last save has failed; does not wait for one that goes on."""
+        with damage.told_of_saving(self.directory):
+            self._manager.check_for_errors()
+
     def wait(self) -> None:
-        """Waits until the last save is on disk; raises its error if it failed."""
-        self._manager.wait_until_finished()
+        """Waits until the last save is on disk; SaveError if it failed."""
+        with damage.told_of_saving(self.directory):
+            self._manager.wait_until_finished()
         self._clear_deleted()
 
     def close(self) -> None:
-        """Waits for the last save and ends the background threads; raises the save's error if it failed."""
+        """Waits for the last save and ends the background threads; SaveError if it failed."""
         try:
             self.wait()
         finally:
@@ -188,57 +239,60 @@ class Checkpoints:
         if not self._read_only and jax.process_index() == 0 and deleted.exists():
             deleted.rmtree()
 
+    def _steps(self) -> list[int]:
+        return sorted(step for step in self._manager.all_steps() if step not in self._damaged)
+
+    def _read_all(self, step: int) -> None:
+        """Reads a whole checkpoint into host memory; DamagedError if it is not what was saved."""
+        expected = damage.read_checksums(self.directory, step)
+        with damage.told_of_reading():
+            tree = self._manager.item_metadata(step)["state"].tree
+            numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), tree)
+            self._load(step, expected, ocp.args.PyTreeRestore(tree, restore_args=numpy))
+        self._sound.add(step)
+
+    def _load(self, step: int, expected: dict[str, str], state: ocp.args.PyTreeRestore) -> Any:
+        with damage.told_of_reading():
+            found = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
+            if differing := leaves.differences(expected, leaves.checksums(found)):
+                raise DamagedError(differing)
+            return found
+
+    def _set_aside(self, found: dict[int, str]) -> None:
+        """Never uses these checkpoints; as their only writer, moves them out of the way of later saves."""
+        damage.tell(self.directory, found, move=not self._read_only)
+        if self._read_only:
+            self._damaged |= found
+        elif found and self._manager:
+            self._manager.reload()
+
     def _find(self, step: int | None) -> int:
         self.wait()
-        steps = self._manager.all_steps()
-        if not steps or (step is not None and step not in steps):
+        if step is None and self._steps():
+            return self.latest_sound_step()
+        if step in self._damaged:
+            raise DamagedError(f"Checkpoint {step} in {self.directory} is damaged: {self._damaged[step]}")
+        if step not in self._steps():
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-            there = ", ".join(map(str, steps)) or "none"
+            there = str(self._steps())[1:-1] or "none"
             raise FileNotFoundError(f"No {wanted} in {self.directory}; steps there: {there}.")
-        return steps[-1] if step is None else step
+        return step
 
     def _read(self, step: int | None, target: Tree, parts: tuple[str, ...] = ()) -> Tree:
         """Reads `target`: all that the checkpoint holds, or all under the paths that begin with one of `parts`."""
         step = self._find(step)
-        saved = _describe(self._manager.item_metadata(step)["state"].tree)
-        found = {name: leaf for name, leaf in saved.items() if not parts or name.startswith(parts)}
-        differences = _differences(_describe(target), found)
-        if differences:
-            raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differences}")
-        target = jax.tree.map(_with_sharding, target)
-        arguments = ocp.checkpoint_utils.construct_restore_args(target)
-        state = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=bool(parts))
-        return self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
-
-
-def _describe(tree: Any) -> dict[str, str]:
-    """Returns path -> type and shape of every leaf, such as `float32[3, 4]`."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _differences(expected: dict[str, str], found: dict[str, str]) -> str:
-    """Returns how many leaves differ and the first of them, a line each; empty if none does."""
-    lines = [
-        f"\n  {name}: expected {expected.get(name, 'none')}, found {found.get(name, 'none')}"
-        for name in sorted(expected.keys() | found.keys())
-        if expected.get(name) != found.get(name)
-    ]
-    more = len(lines) - _NAMED_DIFFERENCES
-    shown = "".join(lines[:_NAMED_DIFFERENCES]) + (f"\n  and {more} more" if more > 0 else "")
-    return f"leaves that differ: {len(lines)}.{shown}" if lines else ""
-
-
-def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _plain(value: dict) -> dict:
-    """Returns what JSON keeps of a value; numbers that are not finite, which JSON lacks, become None."""
-    return json.loads(json.dumps(value, default=float), parse_constant=lambda name: None)
+        try:
+            there = damage.read_checksums(self.directory, step)
+            expected = {name: text for name, text in there.items() if not parts or name.startswith(parts)}
+            saved = {name: text.partition(" crc32")[0] for name, text in expected.items()}
+            if differing := leaves.differences(leaves.describe(target), saved):
+                raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differing}")
+            target = jax.tree.map(leaves.with_sharding, target)
+            arguments = ocp.checkpoint_utils.construct_restore_args(target)
+            state = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=bool(parts))
+            return self._load(step, expected, state)
+        except DamagedError as error:
+            raise DamagedError(f"Checkpoint {step} in {self.directory} is damaged: {error}") from error
 
 
 def _is_no_progress_message(record: logging.LogRecord) -> bool:

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Monitor:
         workdir: Path,
         start: int,
         images_per_step: int,
+        names_of_step: Callable[[int], dict[str, list[str]]] | None = None,
     ):
         """Begins at step `start`; earlier reports of `metrics.jsonl` stay, later ones are dropped.
 
@@ -44,9 +45,10 @@ class Monitor:
           workdir: folder of `metrics.jsonl`, which process 0 writes.
           start: steps done before this call.
           images_per_step: over all streams and devices.
+          names_of_step: gives the names of the images of a step, counted from 0, by stream.
         """
         self._config, self._writer = config, writer
-        self._images = images_per_step
+        self._images, self._names_of_step = images_per_step, names_of_step
         self._step, self._pending = start, []
         self._streaks = collections.Counter()
         self._skipped = self._skipped_in_a_row = 0
@@ -115,13 +117,25 @@ class Monitor:
             self._skipped += 1
             self._skipped_in_a_row += 1
             bad = ", ".join(name for name, value in metrics.items() if not np.isfinite(value))
-            logging.warning("Step %d: %s not finite; its update was skipped, %d so far.", number, bad, self._skipped)
+            logging.warning(
+                "Step %d: %s not finite; its update was skipped, %d so far.%s",
+                number,
+                bad,
+                self._skipped,
+                self._images_of(number),
+            )
             if self._skipped_in_a_row == self._config.skipped_limit:
                 raise FloatingPointError(
                     f"Step {number}: {bad} not finite, as in the steps before: {self._skipped_in_a_row} updates in a "
                     "row were skipped. Training stops with the last good weights saved. Lower "
                     "optimizer.learning_rate or the loss weights, or set optimizer.clip_norm."
                 )
+
+    def _images_of(self, number: int) -> str:
+        if self._names_of_step is None:
+            return ""
+        streams = self._names_of_step(number - 1).items()
+        return " Its images: " + "; ".join(f"{stream} {', '.join(names)}" for stream, names in streams) + "."
 
     def _watch_adversaries(self, means: Mapping[str, float]) -> None:
         """Warns once of each discriminator that has won or learns nothing: neither teaches the segmenter."""

@@ -47,6 +47,7 @@ def chosen_step(checkpoints: Checkpoints, choice: str) -> int:
 
     Raises:
       ValueError: the choice is unknown.
+      DamagedError: there are checkpoints, and all are damaged.
       FileNotFoundError: there is no such checkpoint.
     """
     if choice not in CHOICES:
@@ -107,7 +108,7 @@ def format_reports(found: dict[str, dict]) -> str:
 
 def _steps(checkpoints: Checkpoints) -> dict[str, int | None]:
     return {
-        "last": checkpoints.latest_step(),
+        "last": checkpoints.latest_sound_step(),
         "selected": checkpoints.best_step(HELD_OUT),
         "best": checkpoints.best_step(VALIDATION),
     }

@@ -1,5 +1,6 @@
 """The training loop, told from top to bottom."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ass_jax import selection
+from ass_jax import lock, resuming, selection, signals
 from ass_jax.checkpoint import Checkpoints
+from ass_jax.damage import DamagedError, SaveError
 from ass_jax.distributed import say
 from ass_jax.evaluate import (
     CHECKPOINTS,
@@ -36,8 +38,19 @@ from ass_jax.sharding import global_batch, make_mesh, on_mesh, replicated
 from ass_jax.state import TrainState, create_state
 from ass_jax.steps import train_step
 from ass_jax.trained import write_description
+from ass_jax.weight_files import WeightFileError
 
 TrainingBatch = dict[str, Batch]
+# Ends of a run whose message says all that a user needs.
+ENDS = (
+    DamagedError,
+    FloatingPointError,
+    SaveError,
+    WeightFileError,
+    lock.LockedError,
+    resuming.ChangedError,
+    signals.StoppedError,
+)
 
 
 def train(
@@ -50,8 +63,12 @@ def train(
     workdir: Path,
     labelled: dict | None = None,
     held_out_batches: Callable[[], Iterable[Batch]] | None = None,
+    names_of_step: Callable[[int], dict[str, list[str]]] | None = None,
 ) -> dict:
     """Trains to `config.steps`, from the last checkpoint if there is one, and scores the result.
+
+    SIGTERM and SIGINT (with several processes, what JAX counts as preemption) end the run after the step at hand,
+    whose state is saved; an evaluation under way is given up.
 
     Args:
       config: the whole configuration.
@@ -64,6 +81,7 @@ def train(
         None where there are none.
       held_out_batches: gives one pass over labelled target images that are not trained on; their score selects a
         checkpoint without the help of the validation images. None: there are none.
+      names_of_step: gives the names of the images of a step, counted from 0, by stream, for warnings.
 
     Returns:
       The report of `ass_jax.evaluate.evaluate` at the last step, with the scores on held-out images under `held_out`.
@@ -71,11 +89,19 @@ def train(
     Raises:
       ValueError: the batches, the checkpoint or the initial weights do not fit the configuration.
       FloatingPointError: loss or gradients of `config.skipped_limit` steps in a row are not finite.
+      LockedError: another process trains in this working directory.
+      DamagedError: there are checkpoints, and all are damaged.
+      ChangedError: the configuration is not that of the checkpoint.
+      SaveError: a checkpoint could not be written.
+      StoppedError: a signal ended the run.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     num_classes = len(class_table.names)
-    with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints:
-        start = checkpoints.latest_step() or 0
+    with (
+        lock.held(workdir) if jax.process_index() == 0 else contextlib.nullcontext(),
+        Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints,
+    ):
+        start = checkpoints.latest_sound_step() or 0
         if start >= config.steps:
             say(f"Step {start} of {config.steps} is done already: evaluating.")
             return evaluate(config, class_table=class_table, evaluation_batches=evaluation_batches, workdir=workdir)
@@ -85,6 +111,10 @@ def train(
         elif config.init:
             initial = open_weights(config.init)
             config = with_settings(config, initial.settings_for(num_classes))
+        kept = config.to_dict() | {LABELLED: labelled}
+        if start:
+            there = checkpoints.configuration(start)
+            resuming.check(checkpoints.directory, start, there, kept, allowed=config.resume_with_changes)
         networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
         if jax.process_index() == 0:
             write_description(workdir, config, class_table)
@@ -120,35 +150,48 @@ def train(
             workdir=workdir,
             start=start,
             images_per_step=sum(examples["image"].shape[0] for examples in batch.values()),
+            names_of_step=names_of_step,
         )
         report = None
-        for number in range(start + 1, config.steps + 1):
-            state, metrics = step(state, batch)
-            monitor.add(metrics)
-            last = number == config.steps
-            if not last:
-                batch = global_batch(next(batches), mesh)  # Prepared while the devices work on the step.
-            judge = last or _due(number, config.evaluation.every)
-            save = judge or _due(number, config.checkpoint.every)  # What is scored is kept, or the best would be lost.
-            if save or _due(number, config.log_every):
-                try:
-                    monitor.report(number)
-                except FloatingPointError:
-                    # Skipped updates leave the state as the last good one made it.
-                    checkpoints.save(number, state, None, config.to_dict() | {LABELLED: labelled})
-                    raise
-            with monitor.paused():
-                if judge:
-                    strip = Strip(config.evaluation.pictures, class_table)
-                    report = {LABELLED: labelled} | score_all(
-                        _variables(state), evaluation_batches, see=strip, **scoring
-                    )
-                    if held_out_batches is not None:
-                        report["held_out"] = score(state.segmenter, held_out_batches(), **scoring)
-                    _log_scores(number, report, strip, monitor, writer)
-                if save:
-                    scores = selection.checkpoint_metrics(report) if judge else None
-                    checkpoints.save(number, state, scores, config.to_dict() | {LABELLED: labelled})
+        # From here on there is something to lose. With several processes, JAX itself listens for signals.
+        with signals.noted(install=jax.process_count() == 1) as requests:
+            for number in range(start + 1, config.steps + 1):
+                state, metrics = step(state, batch)
+                monitor.add(metrics)
+                last = number == config.steps
+                stop = requests.received is not None or checkpoints.reached_preemption(number)
+                if not (last or stop):
+                    batch = global_batch(next(batches), mesh)  # Prepared while the devices work on the step.
+                judge = last or _due(number, config.evaluation.every)
+                # What is scored is kept, or the best would be lost.
+                save = judge or stop or _due(number, config.checkpoint.every)
+                if save or _due(number, config.log_every):
+                    checkpoints.check()
+                    try:
+                        monitor.report(number)
+                    except FloatingPointError:
+                        # Skipped updates leave the state as the last good one made it.
+                        checkpoints.save(number, state, None, kept)
+                        raise
+                with monitor.paused():
+                    scores = None
+                    if judge and not stop:
+                        strip = Strip(config.evaluation.pictures, class_table)
+                        judged = {"": evaluation_batches, "held_out": held_out_batches}
+                        judged = {name: requests.cut_short(make) for name, make in judged.items() if make}
+                        try:
+                            report = _judge(state, judged, strip, scoring) | {LABELLED: labelled}
+                        except signals.CutShortError:
+                            stop = True
+                        else:
+                            _log_scores(number, report, strip, monitor, writer)
+                            scores = selection.checkpoint_metrics(report)
+                    if save:
+                        checkpoints.save(number, state, scores, kept)
+                if stop:
+                    writer.flush()
+                    checkpoints.wait()
+                    raise signals.StoppedError(number, requests.received)
         report = selection.described(config.steps, "last") | {"split": "validation"} | report
         report["checkpoints"] = selection.reports(checkpoints)
     writer.flush()
@@ -166,6 +209,14 @@ def _with_weights(state: TrainState, initial: Pretrained, mesh: Mesh) -> TrainSt
     average = None if state.average is None else jax.tree.map(jnp.copy, variables)
     params = state.params | {"segmenter": variables["params"]}
     return state.replace(params=params, batch_stats=variables["batch_stats"], average=average)
+
+
+def _judge(state: TrainState, batches: dict[str, Callable], strip: Strip, scoring: dict) -> dict:
+    """Returns the report on the validation images, with that on the held-out ones, if any, under "held_out"."""
+    report = score_all(_variables(state), batches[""], see=strip, **scoring)
+    if "held_out" in batches:
+        report["held_out"] = score(state.segmenter, batches["held_out"](), **scoring)
+    return report
 
 
 def _due(number: int, every: int) -> bool:

@@ -40,6 +40,7 @@ def default_config() -> ConfigDict:
     config.data.rare_class_temperature = 0.0  # Draws images for their rare classes; DAFormer: 0.01; 0: off.
     config.data.full_size = False  # Prepare images at their own size: slower, for random scale and crop.
     config.data.rejected_limit = 20  # Preparation stops when more files than these are unusable.
+    config.data.undecodable_limit = 20  # Training stops when more images than these turn out not to decode.
     config.data.source_size = (720, 1280)  # Height, width that source images are resized to.
     config.data.target_size = (512, 1024)  # Height, width that target images are resized to.
     config.data.readers = 4  # Threads that decode and augment; the batches do not depend on it.
@@ -137,6 +138,7 @@ def default_config() -> ConfigDict:
     config.distributed.index = -1  # Which one this is, from 0: the only key that differs.
     config.distributed.detect = False  # Find all three out by oneself: on TPU, Slurm, Kubernetes.
 
+    config.resume_with_changes = False  # Go on from a checkpoint although settings differ from its own.
     config.log_every = 50  # Steps between lines on the console, in TensorBoard and metrics.jsonl.
 
     config.checkpoint = ConfigDict()

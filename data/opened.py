@@ -1,12 +1,15 @@
 """The splits of the data sets, opened: random access to records, decoding, and what is known of them unread."""
 
+import collections
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from absl import logging
 from ml_collections import ConfigDict
 
 from data import index, located
@@ -16,6 +19,9 @@ from data.labels import class_table, train_ids
 # TensorFlow never lets go of a function given to `numpy_function`, nor of the open files that it holds: each
 # split is opened once in a process. By folder, name and table of train ids.
 _OPENED: dict[tuple[str, str, bytes], "Split"] = {}
+# What TensorFlow raises of bytes that it cannot decode; the latter where its message quotes them.
+UNDECODABLE = (tf.errors.OpError, UnicodeDecodeError)
+_SHOWN = 200  # Characters of a library's message.
 # Part and settings of the data to keys of the above.
 _KEYS: dict[tuple[str, ...], tuple[str, str, bytes]] = {}
 
@@ -35,6 +41,9 @@ class Split:
         if not self.count:
             raise ValueError(f"The data set {builder.name!r} has no images in its split {split!r}.")
         self.table = table
+        self.title = f"{builder.name}/{split}"
+        # Features of a record -> index -> name of those which do not decode; found while training.
+        self.undecodable: dict[tuple[str, ...], dict[int, str]] = collections.defaultdict(dict)
         self._features = builder.info.features
         self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         self._index_file = index.file_of(Path(builder.data_path), split)
@@ -45,8 +54,30 @@ class Split:
         return tf.ensure_shape(records, indices.shape)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Does the same for arrays; of objects, as a numpy string would drop zeros at the end."""
-        return np.array([self._records[int(index)] for index in indices], object)
+        """Does the same for arrays; of objects, as a numpy string would drop zeros at the end.
+
+        A record that cannot be read is empty: it fails where it is decoded, and no other one with it.
+        """
+        return np.array([self._fetch_one(int(index)) for index in indices], object)
+
+    def _fetch_one(self, index: int) -> bytes:
+        try:
+            return self._records[index]
+        except Exception as error:  # Of the library for records: of several kinds.
+            logging.warning("Record %d of %s cannot be read: %s", index, self.title, error)
+            return b""
+
+    def fault(self, index: int, keys: Sequence[str]) -> str:
+        """Returns why the features `keys` of a record do not decode; empty if they do."""
+        try:
+            self.decoder(*keys)(self._fetch_one(index))
+        except UNDECODABLE as error:
+            return str(error).partition("\n")[0][:_SHOWN]
+        return ""
+
+    def name_of(self, index: int) -> str:
+        """Returns the name of an image."""
+        return self._index.names[index]
 
     def decoder(self, *keys: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
         """Returns the function from a record (a string) to its features `keys`; no others are decoded.
@@ -87,12 +118,18 @@ class Split:
         """What was written beside the records, or what all of them tell."""
         if self._index_file.exists():
             return index.read(self._index_file)
-        decode = tfds.features.FeaturesDict({key: self._features[key] for key in ("label", "name")}).deserialize_example
+        decode_name, decode_label = (
+            tfds.features.FeaturesDict({key: self._features[key]}).deserialize_example for key in ("name", "label")
+        )
         names, counts, sizes = [], [], []
         for place in range(self.count):
-            example = decode(self._records[place])
-            label = example["label"].numpy()
-            names.append(example["name"].numpy().decode())
+            record = self._fetch_one(place)
+            name, label = f"record {place}", np.zeros((0, 0), np.int64)
+            # What does not decode is told when it is trained on.
+            with contextlib.suppress(*UNDECODABLE):
+                name = decode_name(record)["name"].numpy().decode()
+                label = decode_label(record)["label"].numpy()
+            names.append(name)
             counts.append(np.bincount(label.ravel(), minlength=len(self.table)))
             sizes.append(label.shape[:2])
         return index.Index(names, np.ones(self.count, bool), np.array(counts), np.array(sizes))

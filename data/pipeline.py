@@ -1,14 +1,13 @@
 """Batches for training and evaluation: numpy dictionaries, read by tf.data.
 
 A training batch is a pure function of (config.seed, step). Each stream counts its examples from step 0 on:
-step s of a stream of B images per step takes the positions s * B ... s * B + B - 1. Position p belongs to
-epoch p // N of the N images; a seeded permutation of the epoch turns p % N into an image, and the
-augmentation is seeded by p. So any step is reached at once, every image comes once an epoch, and no stream
-depends on another one, on the number of threads or on the number of hosts. Of every step, host h of n takes
-the h-th of n equal slices of the positions. With `config.data.rare_class_temperature`, positions of labelled
-images are turned into images by the draws of `data/rare_classes.py` instead, and there are no epochs.
+step s of a stream of B images per step takes the positions s * B ... s * B + B - 1. `data/order.py` turns a
+position into an image, and the augmentation is seeded by the position. So any step is reached at once, every
+image comes once an epoch, and no stream depends on another one, on the number of threads or on the number of
+hosts. Of every step, host h of n takes the h-th of n equal slices of the positions.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,10 +21,12 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data import augment, index, labelled, rare_classes
+from data import augment, index, labelled
 from data.labels import IGNORED
-from data.opened import Split, open_splits
+from data.opened import UNDECODABLE, Split, open_splits
+from data.order import Order, choice, positions
 from data.streams import PARTS, STREAMS, check, host_share, parts, reads_target_labels, streams
+from data.substitution import Stream, check_records, training_steps
 
 # The accelerators belong to JAX; TensorFlow would take all of their memory.
 for _kind in ("GPU", "TPU"):
@@ -66,12 +67,42 @@ def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hos
       ValueError: a setting is out of its range, a split is empty, or images do not divide by `hosts`.
     """
     images = {name: host_share(f"data.batch.{name}", count, hosts) for name, count in streams(config).items()}
-    opened = open_splits(config, [PARTS[name] for name in images])
-    batches = {
-        name: _stream(config, name, opened[PARTS[name]], share, start_step, host, hosts)
-        for name, share in images.items()
+    splits, orders = _orders(config)
+
+    def make(start: int) -> Iterator[Batch]:
+        batches = {
+            name: _stream(config, name, splits[name], orders[name], share, start, host, hosts)
+            for name, share in images.items()
+        }
+        return _iterate(tf.data.Dataset.zip(batches), config)
+
+    def indices(name: str, step: int) -> list[int]:
+        return (
+            orders[name].indices(positions(tf.constant([step], tf.int64), images[name], host, hosts)).numpy().tolist()
+        )
+
+    streams_read = {
+        name: Stream(splits[name], order.keys, functools.partial(indices, name)) for name, order in orders.items()
     }
-    return _iterate(tf.data.Dataset.zip(batches), config)
+    return training_steps(make, streams_read, start_step, config.data.undecodable_limit)
+
+
+def names_of_step(config: ConfigDict, step: int) -> dict[str, list[str]]:
+    """Returns the names of the images of a step, of all hosts, by stream.
+
+    Args:
+      config: the whole configuration.
+      step: counted from 0, as for `training_batches`.
+
+    Raises:
+      ValueError: as for training.
+    """
+    splits, orders = _orders(config)
+    steps = tf.constant([step], tf.int64)
+    return {
+        name: [splits[name].name_of(index) for index in orders[name].indices(positions(steps, count)).numpy()]
+        for name, count in streams(config).items()
+    }
 
 
 def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -118,7 +149,7 @@ def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Itera
     if not config.data.held_out:
         raise ValueError("data.held_out is 0: no labelled target image is held out.")
     split = open_splits(config, ["target_train"])["target_train"]
-    return _evaluation(config, split, _choice(config, split).held_out, True, host, hosts)
+    return _evaluation(config, split, choice(config, split).held_out, True, host, hosts)
 
 
 def labelled_list(config: ConfigDict) -> labelled.Choice | None:
@@ -129,7 +160,7 @@ def labelled_list(config: ConfigDict) -> labelled.Choice | None:
     """
     if not reads_target_labels(config):
         return None
-    return _choice(config, open_splits(config, ["target_train"])["target_train"])
+    return choice(config, open_splits(config, ["target_train"])["target_train"])
 
 
 def _evaluation(
@@ -143,7 +174,7 @@ def _evaluation(
     size = tuple(config.data.target_size)
 
     def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        position = _positions(steps, images, host, hosts)
+        position = positions(steps, images, host, hosts)
         # Past the end the last image is read again, only to have something of the right shape.
         return position, split.read(tf.gather(chosen, tf.minimum(position, len(chosen) - 1)))
 
@@ -157,17 +188,26 @@ def _evaluation(
         return found
 
     steps = range(-(-len(chosen) // (images * hosts)))
-    return _Pass(_iterate(_batches(steps, images, read, example, config.data.readers), config), len(steps))
+
+    def name_faults(step: int) -> None:
+        taken = positions(tf.constant([step], tf.int64), images, host, hosts).numpy()
+        check_records(split, chosen[taken[taken < len(chosen)]], ("image", "label") if with_labels else ("image",))
+
+    return _Pass(_iterate(_batches(steps, images, read, example, config.data.readers), config), len(steps), name_faults)
 
 
 class _Pass(Iterator[Batch]):
     """A pass over batches that knows how many are left, and gives their names as text."""
 
-    def __init__(self, batches: Iterator[Batch], count: int):
-        self._batches, self._left = batches, count
+    def __init__(self, batches: Iterator[Batch], count: int, name_faults: Callable[[int], None]):
+        self._batches, self._count, self._left, self._name_faults = batches, count, count, name_faults
 
     def __next__(self) -> Batch:
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except UNDECODABLE:
+            self._name_faults(self._count - self._left)
+            raise
         self._left -= 1
         return batch | {"name": np.array([name.decode() for name in batch["name"]], str)}
 
@@ -175,38 +215,26 @@ class _Pass(Iterator[Batch]):
         return self._left
 
 
+def _orders(config: ConfigDict) -> tuple[dict[str, Split], dict[str, Order]]:
+    """Returns the split and the order of every stream that is read."""
+    opened = open_splits(config, [PARTS[name] for name in streams(config)])
+    splits = {name: opened[PARTS[name]] for name in streams(config)}
+    return splits, {name: Order(config, name, split) for name, split in splits.items()}
+
+
 def _stream(
-    config: ConfigDict, name: str, split: Split, images: int, start_step: int, host: int, hosts: int
+    config: ConfigDict, name: str, split: Split, order: Order, images: int, start_step: int, host: int, hosts: int
 ) -> tf.data.Dataset:
     """Returns the endless data set of this host's batches of one stream, with `images` examples each."""
-    chosen = _choice(config, split).training if name == "labelled" else np.arange(split.count)
-    decode = split.decoder("image") if name == "unlabelled" else split.decoder("image", "label")
+    decode = split.decoder(*order.keys)
     domain = "source" if name == "source" else "target"
     functions = augment.augmentations(config.augment, config.data[f"{domain}_size"])
-    order_seed = tf.constant([[config.seed, STREAMS.index(name)]], tf.int64)
-    # An augmentation's seed holds one number beside the position: it differs wherever the two above do.
+    # An augmentation's seed holds one number beside the position: it differs for any other seed and stream.
     augment_seed = tf.constant(config.seed * len(STREAMS) + STREAMS.index(name), tf.int64)
 
-    rarity = config.data.rare_class_temperature if name != "unlabelled" else 0
-    if rarity:
-        seed = (config.seed, STREAMS.index(name))
-        sampler = rare_classes.RareClassSampler(split.class_counts()[chosen], split.table, rarity, seed)
-
-    def places(position: tf.Tensor) -> tf.Tensor:
-        if rarity:
-            drawn = tf.numpy_function(sampler.draw, [position], tf.int64, stateful=False)
-            return tf.ensure_shape(drawn, position.shape)
-        epoch = position // len(chosen)
-        return tf.raw_ops.RandomIndexShuffle(
-            index=position % len(chosen),
-            seed=tf.concat([tf.repeat(order_seed, tf.size(epoch), axis=0), epoch[:, None]], axis=1),
-            max_index=tf.constant(len(chosen) - 1, tf.int64),
-            rounds=8,  # With four, two streams take the same image together more often than by chance.
-        )
-
     def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        position = _positions(steps, images, host, hosts)
-        return position, split.read(tf.gather(chosen, places(position)))
+        position = positions(steps, images, host, hosts)
+        return position, split.read(order.indices(position))
 
     def example(position: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         augmented = augment.apply(functions, decode(record), tf.stack([augment_seed, position]))
@@ -215,16 +243,6 @@ def _stream(
 
     steps = range(start_step, np.iinfo(np.int64).max)
     return _batches(steps, images, read, example, config.data.readers)
-
-
-def _choice(config: ConfigDict, split: Split) -> labelled.Choice:
-    return labelled.choose(config.data, split.names(), split.labelled())
-
-
-def _positions(steps: tf.Tensor, images: int, host: int, hosts: int) -> tf.Tensor:
-    """Returns this host's positions in steps (int64 [S]) of `images` per host: int64 [S * images]."""
-    own = tf.range(host * images, (host + 1) * images, dtype=tf.int64)
-    return tf.reshape(steps[:, None] * (images * hosts) + own, [-1])
 
 
 def _batches(steps: range, images: int, read: Read, example: Decode, readers: int) -> tf.data.Dataset:

@@ -1,0 +1,64 @@
+"""Differences between the settings of a checkpoint and of a run that would go on from it."""
+
+import json
+
+import pytest
+
+from ass_jax import resuming
+from configs import base, toy
+
+
+def kept(config, labelled=None):
+    return config.to_dict() | {"labelled": labelled}
+
+
+def as_json(value):
+    return json.loads(json.dumps(value))
+
+
+def test_same_settings_do_not_differ_though_json_has_no_tuples():
+    assert resuming.differences(as_json(kept(toy.get_config())), kept(toy.get_config())) == []
+
+
+def test_harmless_keys_are_keys():
+    tops = {key.split(".")[0] for key in resuming.HARMLESS} - {"labelled"}
+    config = base.default_config()
+    assert tops <= set(config)
+    for key in resuming.HARMLESS:
+        if key.startswith("data."):
+            assert key.removeprefix("data.") in config.data
+
+
+def test_harmless_keys_do_not_count():
+    config = toy.get_config()
+    there = as_json(kept(config, {"list": "one", "sha256": "0a"}))
+    config.steps *= 2
+    config.log_every += 1
+    config.resume_with_changes = True
+    config.evaluation.update(every=7, batch=3)
+    config.checkpoint.update(every=7, keep=1)
+    config.data.update(directory="elsewhere", readers=2, prefetch=1, source_root="moved", target_root="moved")
+    assert resuming.differences(there, kept(config, {"list": "other words", "sha256": "0a"})) == []
+
+
+def test_differences_are_listed_and_refused_unless_allowed(capsys):
+    config = toy.get_config()
+    there = as_json(kept(config, {"list": "one", "sha256": "0a"}))
+    del there["seed"]
+    there["gone"] = 1
+    config.optimizer.learning_rate = 0.5
+    config.data.source_size = (32, 64)
+    expected = """The settings are not those of checkpoint 7 in here:
+  data.source_size: [64, 128] there, [32, 64] here
+  gone: 1 there, absent here
+  labelled.sha256: "0a" there, "0b" here
+  optimizer.learning_rate: 0.06 there, 0.5 here
+  seed: absent there, 0 here
+"""
+    here = kept(config, {"list": "one", "sha256": "0b"})
+    with pytest.raises(resuming.ChangedError) as error:
+        resuming.check("here", 7, there, here, allowed=False)
+    assert str(error.value).startswith(expected)
+    assert "--config.resume_with_changes" in str(error.value)
+    resuming.check("here", 7, there, here, allowed=True)
+    assert capsys.readouterr().out.startswith(expected)
