@@ -88,11 +88,21 @@ def parts() -> dict[str, np.ndarray]:
     }
 
 
-def training(config: ConfigDict, sizes: Mapping[str, tuple[int, int]] = inputs.IMAGE_SIZES) -> dict[str, np.ndarray]:
-    """Trains for some steps: every loss, and samples of the final parameters and statistics."""
+def training(
+    config: ConfigDict, sizes: Mapping[str, tuple[int, int]] = inputs.IMAGE_SIZES, noise: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Trains for some steps: every loss, and samples of the final parameters and statistics.
+
+    Args:
+      config: of `parity_inputs.training_config`.
+      sizes: height and width of the images of every stream.
+      noise: relative change of the first weights, to see how fast the smallest difference grows.
+    """
     networks = build_networks(config, inputs.NUM_CLASSES)
     arrays = inputs.segmenter_arrays(networks, config)
     weights = {"segmenter": {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}}
+    for name, tensor in weights["segmenter"].items():
+        tensor *= torch.from_numpy(1 + noise * inputs.draws(f"noise {name}").uniform(-1, 1, tensor.shape)).float()
     weights |= discriminators(config)
     streams = ("source", "labelled", "unlabelled") if "global" in weights else ("source", "labelled")
     batches = []
