@@ -56,7 +56,7 @@ class PreparedSplit(dataset_builder.FileReaderBuilder, skip_registration=True):
         return info
 
     def _download_and_prepare(self, dl_manager: object, download_config: object = None) -> None:
-        raise NotImplementedError("data.prepared.open_builder prepares this data set: it resumes, which TFDS does not.")
+        raise RuntimeError("data.prepared.open_builder prepares this data set: it resumes, which TFDS does not.")
 
     def shard_name(self, number: int, count: int) -> str:
         """Returns the file name of a shard, as TFDS expects it."""
