@@ -78,12 +78,14 @@ def main(arguments: list[str]) -> None:
     import jax
     from clu import metric_writers
 
-    from ass_jax import compare, distributed, evaluate, train
+    from ass_jax import compare, distributed, evaluate, models, train
     from ass_jax.damage import DamagedError
     from data import pipeline, substitution
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    with told_plainly(OSError):
+        workdir.mkdir(parents=True, exist_ok=True)
     with told_plainly(ValueError):
+        models.build_networks(config, len(class_table.names))  # Says what is impossible before an hour of preparing.
         distributed.join(config.distributed)
         pipeline.prepare(config)
     host = {"host": jax.process_index(), "hosts": jax.process_count()}

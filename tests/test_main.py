@@ -216,6 +216,10 @@ def prepare(config):
     if config.data.labelled_count == 9:
         raise ValueError("Missing data")
 
+def build_networks(config, num_classes):
+    if config.model.branches == 9:
+        raise ValueError(f"Unknown model.branches 9 of {num_classes} classes")
+
 def labelled_list(config):
     if config.data.labelled_count == 7:
         raise ValueError("Missing image")
@@ -237,6 +241,7 @@ stand_in("ass_jax.compare", SCORES="eval.json")
 stand_in("ass_jax.train", train=train, ENDS=(StoppedError,))
 stand_in("ass_jax.distributed", join=lambda settings: None, ended_together=contextlib.nullcontext)
 stand_in("ass_jax.evaluate", evaluate=evaluate)
+stand_in("ass_jax.models", build_networks=build_networks)
 stand_in("ass_jax.damage", DamagedError=type("DamagedError", (ValueError,), {}))
 stand_in("data.substitution", UndecodableError=type("UndecodableError", (ValueError,), {}))
 stand_in(
@@ -301,6 +306,14 @@ def test_unreadable_images_are_named_and_told_by_the_exit_code(tmp_path):
     assert result.returncode == 1
 
 
+def test_a_workdir_that_cannot_be_is_told_plainly(tmp_path):
+    (tmp_path / "new").write_text("a file")
+    result = wire(tmp_path)
+    assert result.returncode == 2
+    assert "new" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_held_out_images_are_wired(tmp_path):
     result = wire(tmp_path, "--config.data.held_out=3")
     assert "held_out_batches ('host', 0) ('hosts', 2)" in result.stdout.splitlines()
@@ -338,6 +351,7 @@ def test_stopped_run_ends_with_the_code_of_its_signal(tmp_path):
     ("arguments", "message"),
     [
         (["--config.data.labelled_count=9"], "Missing data\n"),
+        (["--config.model.branches=9"], "Unknown model.branches 9 of 10 classes\n"),
         (["--config.data.labelled_count=7"], "Missing image\n"),
         (["--mode=eval", "--config.steps=1"], "No checkpoint\n"),
     ],
