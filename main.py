@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     workdir = Path(WORKDIR.value) if WORKDIR.value else None  # Needed by all modes but check.
     if MODE.value == "check":
-        with told_plainly(ValueError, code=EXIT_CODE_OF_BAD_DATA):
+        with told_plainly(OSError, ValueError, code=EXIT_CODE_OF_BAD_DATA):
             sys.exit(0 if check.check(config, CHECK_FILES.value, workdir) else EXIT_CODE_OF_BAD_DATA)
     if MODE.value == "predict":
         predict(config, class_table, workdir)
@@ -123,7 +123,7 @@ def predict(config: ConfigDict, class_table: labels.ClassTable, workdir: Path) -
     """Labels the images of `--input`; ends with code 1 if some could not be read."""
     from ass_jax import predict
 
-    with told_plainly(FileNotFoundError, ValueError):
+    with told_plainly(OSError, ValueError):
         inputs = predict.find_images(INPUT.value)
         predictor = predict.open_predictor(Path(WEIGHTS.value or workdir), config, class_table)
         output = Path(OUTPUT.value or workdir / "predicted")

@@ -102,9 +102,6 @@ def train(
         Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints,
     ):
         start = checkpoints.latest_sound_step() or 0
-        if start >= config.steps:
-            say(f"Step {start} of {config.steps} is done already: evaluating.")
-            return evaluate(config, class_table=class_table, evaluation_batches=evaluation_batches, workdir=workdir)
         initial = None
         if config.init and start:
             config = with_settings(config, checkpoints.configuration(start)["model"])
@@ -115,6 +112,9 @@ def train(
         if start:
             there = checkpoints.configuration(start)
             resuming.check(checkpoints.directory, start, there, kept, allowed=config.resume_with_changes)
+        if start >= config.steps:
+            say(f"Step {start} of {config.steps} is done already: evaluating.")
+            return evaluate(config, class_table=class_table, evaluation_batches=evaluation_batches, workdir=workdir)
         networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
         if jax.process_index() == 0:
             write_description(workdir, config, class_table)

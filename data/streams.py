@@ -55,8 +55,16 @@ def reads_target_labels(config: ConfigDict) -> bool:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ValueError if a setting of `config.data`, `.augment` or `.evaluation` cannot be used."""
+    """Raises ValueError if a setting cannot be used; those of the networks are left to `ass_jax.models`."""
     data, augment = config.data, config.augment
+    counts = {"steps": config.steps, "log_every": config.log_every}
+    counts |= {f"checkpoint.{name}": config.checkpoint[name] for name in ("every", "keep")}
+    for name, value in counts.items():
+        _expect(value >= 1, name, value, "1 or more")
+    _expect(config.evaluation.every >= 0, "evaluation.every", config.evaluation.every, "0 (only the last step) or more")
+    rate, deviation = config.optimizer.learning_rate, tuple(config.model.pixel_deviation)
+    _expect(0 < rate < float("inf"), "optimizer.learning_rate", rate, "more than 0")
+    _expect(all(value > 0 for value in deviation), "model.pixel_deviation", deviation, "numbers above 0")
     for name in STREAMS:
         _expect(data.batch[name] >= 0, f"data.batch.{name}", data.batch[name], "0 or more images")
     for name in ("source_size", "target_size"):

@@ -175,3 +175,11 @@ def test_failed_save_ends_the_run_within_an_interval(tmp_path, monkeypatch):
         run(config, tmp_path)
     monkeypatch.undo()
     assert steps_of(tmp_path)[-1] == 3
+
+
+def test_other_settings_are_refused_when_the_run_is_finished_too(tmp_path):
+    config = parts.configuration("joint", steps=1)
+    run(config, tmp_path)
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(resuming.ChangedError, match=r"optimizer\.learning_rate"):
+        run(config, tmp_path)

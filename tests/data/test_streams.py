@@ -49,6 +49,13 @@ def test_nothing_to_train_on_is_refused():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("steps", 0),
+        ("log_every", 0),
+        ("checkpoint.every", 0),
+        ("checkpoint.keep", 0),
+        ("evaluation.every", -1),
+        ("optimizer.learning_rate", -1.0),
+        ("model.pixel_deviation", (0.0, 1.0, 1.0)),
         ("data.batch.source", -1),
         ("data.source_size", (0, 128)),
         ("data.target_size", (64, 128, 3)),
@@ -80,7 +87,7 @@ def test_settings_out_of_range_are_named(name, value):
     config = base.default_config()
     group, _, key = name.rpartition(".")
     section = config
-    for part in group.split("."):
+    for part in filter(None, group.split(".")):
         section = section[part]
     section[key] = value
     with pytest.raises(ValueError, match=f"^{name} is ") as raised:
