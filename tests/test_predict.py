@@ -10,7 +10,6 @@ from PIL import Image
 
 from ass_jax import predict
 from ass_jax.export import state_dict, write
-from ass_jax.models import build_networks
 from ass_jax.predict import (
     Predictor,
     ProgramPredictor,
@@ -21,15 +20,12 @@ from ass_jax.predict import (
     read_image,
 )
 from ass_jax.resize import resize_bilinear
-from ass_jax.state import abstract_segmenter
 from ass_jax.steps import normalise, prediction_step
 from ass_jax.trained import Trained
 from ass_jax.weight_files import WeightFileError
 from configs import base
+from tests.test_export import NAMES, PALETTE, SIZE, trained
 
-SIZE = (32, 64)
-NAMES = ("road", "sky", "car")
-PALETTE = np.array([[128, 64, 128], [70, 130, 180], [0, 0, 142]], np.uint8)
 CLASSES = SimpleNamespace(names=NAMES, palette=PALETTE)
 
 
@@ -42,17 +38,7 @@ def configuration():
 
 @pytest.fixture(scope="module")
 def model():
-    config, generator = configuration(), np.random.default_rng(0)
-
-    def draw(path, leaf):
-        if "kernel" in jax.tree_util.keystr(path):
-            values = generator.standard_normal(leaf.shape) * (2 / np.prod(leaf.shape[:-1])) ** 0.5
-        else:
-            values = generator.uniform(0.5, 1.5, leaf.shape)
-        return values.astype(np.float32)
-
-    shapes = abstract_segmenter(build_networks(config, 3), config)
-    return Trained(config, NAMES, PALETTE, jax.tree_util.tree_map_with_path(draw, shapes))
+    return trained()
 
 
 @pytest.fixture(scope="module")
