@@ -10,6 +10,8 @@ from jax import lax
 
 # Input channels from which the products of `_filter_gradient_by_taps` are large enough to pay.
 CHANNELS_FOR_TAPS = 128
+# Output features up to which `_filter_gradient_unfolded` pays instead: the classifier's.
+FEATURES_TO_UNFOLD = 32
 
 
 class Conv(nn.Module):
@@ -63,7 +65,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
         kernel = _without_idle_taps(kernel, axis, x.shape[axis + 1], dilation)
     if kernel.shape[:2] == (1, 1):
         # XLA:CPU's filter gradient of a matrix product is several times as fast as that of a convolution.
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        return _multiply(x[:, ::stride, ::stride], kernel[0, 0])
     if x.shape[-1] < CHANNELS_FOR_TAPS:
         return _convolve(x, kernel, stride, dilation)
     return _convolve_with_own_gradient(x, kernel, stride, dilation)
@@ -97,6 +99,30 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> ja
     )
 
 
+@jax.custom_vjp
+def _multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiplies [B, H, W, channels] and [channels, features].
+
+    Left to itself, XLA:CPU transposes the output's gradient for the matrix's, and does all that led to that gradient
+    once more on the way. Here, the input is transposed, and the gradient is finished first.
+    """
+    return x @ matrix
+
+
+def _multiply_forward(x, matrix):
+    return x @ matrix, (x, matrix)
+
+
+def _multiply_backward(residuals, gradient):
+    x, matrix = residuals
+    gradient = lax.optimization_barrier(gradient)
+    rows = x.reshape(-1, x.shape[-1])
+    return gradient @ matrix.T, rows.T @ gradient.reshape(-1, gradient.shape[-1])
+
+
+_multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve_with_own_gradient(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
     """Acts as `_convolve`; on a CPU, the gradient of its kernel is a sum of matrix products."""
@@ -115,10 +141,13 @@ def _backward(stride, dilation, residuals, gradient):
         transpose = jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, dilation), kernel)
         return transpose(gradient)[0]
 
-    def by_taps(x, gradient):
-        return _filter_gradient_by_taps(x, gradient, kernel.shape, stride, dilation)
+    def by_products(x, gradient):
+        few = stride == 1 and kernel.shape[-1] <= FEATURES_TO_UNFOLD
+        return (_filter_gradient_unfolded if few else _filter_gradient_by_taps)(
+            x, gradient, kernel.shape, stride, dilation
+        )
 
-    return x_gradient, lax.platform_dependent(x, gradient, cpu=by_taps, default=by_transposition)
+    return x_gradient, lax.platform_dependent(x, gradient, cpu=by_products, default=by_transposition)
 
 
 _convolve_with_own_gradient.defvjp(_forward, _backward)
@@ -149,6 +178,30 @@ def _filter_gradient_by_taps(
             outputs = gradient[:, y_output, x_output].reshape(-1, gradient.shape[-1])
             taps.append(jnp.matmul(inputs.T, outputs, preferred_element_type=jnp.float32))
     return jnp.stack(taps).reshape(kernel_shape).astype(x.dtype)
+
+
+def _filter_gradient_unfolded(
+    x: jax.Array, gradient: jax.Array, kernel_shape: tuple[int, ...], stride: int, dilation: int
+) -> jax.Array:
+    """Computes what `_filter_gradient_by_taps` does with one product, for few features and a stride of 1.
+
+    The gradient is laid side by side as each tap sees it, which makes a matrix wide enough to multiply fast.
+    """
+    del stride
+    rows, columns, channels, features = kernel_shape
+    pads = _padding(kernel_shape, dilation)
+    height, width = x.shape[1:3]
+    padded = jnp.pad(gradient, ((0, 0), (pads[0], pads[0]), (pads[1], pads[1]), (0, 0)))
+    shifted = [
+        padded[:, row * dilation : row * dilation + height, column * dilation : column * dilation + width]
+        for row in reversed(range(rows))
+        for column in reversed(range(columns))
+    ]
+    # Without the barrier, XLA:CPU computes the entries of the wide matrix anew wherever the product reads them.
+    unfolded = lax.optimization_barrier(jnp.concatenate(shifted, axis=-1)).reshape(-1, rows * columns * features)
+    inputs = x.reshape(-1, channels)
+    products = jnp.matmul(inputs.T, unfolded, preferred_element_type=jnp.float32)
+    return products.reshape(channels, rows, columns, features).transpose(1, 2, 0, 3).astype(x.dtype)
 
 
 def _overlap(offset: int, cells: int, outputs: int, stride: int) -> tuple[slice, slice]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ass_jax.models.convolution import CHANNELS_FOR_TAPS, Conv, convolve
+from ass_jax.models.convolution import CHANNELS_FOR_TAPS, FEATURES_TO_UNFOLD, Conv, convolve
 
 # Rows, columns, channels, features, kernel, stride, dilation.
 CASES = [
@@ -23,6 +23,8 @@ CASES = [
     (6, 9, CHANNELS_FOR_TAPS, 2, 3, 2, 1),
     (5, 9, CHANNELS_FOR_TAPS, 2, 3, 1, 4),
     (5, 9, CHANNELS_FOR_TAPS, 2, 3, 1, 6),
+    (5, 9, CHANNELS_FOR_TAPS, FEATURES_TO_UNFOLD + 1, 3, 1, 4),
+    (5, 9, CHANNELS_FOR_TAPS, FEATURES_TO_UNFOLD + 1, 3, 1, 6),
     (5, 7, CHANNELS_FOR_TAPS, 2, 4, 2, 1),
     (2, 3, CHANNELS_FOR_TAPS, 2, 4, 2, 1),
 ]
