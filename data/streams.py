@@ -18,13 +18,13 @@ def streams(config: ConfigDict) -> dict[str, int]:
 
     Returns:
       Stream name to images per step, in the order of `STREAMS`. Streams of no images are absent, and so is
-      the unlabelled one where the global term is off.
+      the unlabelled one where no term reads it.
 
     Raises:
       ValueError: a setting of the data is out of its range, a term lacks a stream, or no stream is left.
     """
     check(config)
-    needed = {"source": True, "labelled": True, "unlabelled": config.loss.global_weight > 0}
+    needed = {"source": True, "labelled": True, "unlabelled": config.loss.global_weight > 0 or config.loss.mixed_weight > 0}
     images = {name: config.data.batch[name] for name in STREAMS if needed[name] and config.data.batch[name]}
     for term, used in {"global": ("source", "unlabelled"), "semantic": ("source", "labelled")}.items():
         missing = [name for name in used if name not in images]
