@@ -46,9 +46,12 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One step of the min-max game: each image passes the segmenter once, one backward pass trains all networks.
 
-    Where `loss.mixed_weight` is not 0 (ASS+), the average of the segmenter labels the unlabelled images first, and
-    images mixed from them and labelled ones are segmented beside the others. The players' gradients are told apart by stopping them, so that the whole game is one scalar,
+    The players' gradients are told apart by stopping them, so that the whole game is one scalar,
     `L(segmenter; stopped discriminators) + L_D(discriminators; stopped maps)`.
+
+    Where `loss.mixed_weight` is not 0 (ASS+), the segmenter's average first labels the unlabelled images, and images
+    mixed from them and labelled ones pass beside the others; the unlabelled ones themselves pass only where an
+    adversary reads their maps.
 
     Args:
       state: see `TrainState`.
@@ -62,11 +65,9 @@ def train_step(
       The next state and float32 scalars: losses, accuracies, gradient norms, learning rates, and `skipped`: 1 where
       the loss or a gradient is not finite. Then all but the number of the step stays as it was.
     """
-
+    taught = {}
     if config.loss.mixed_weight:
         batch, taught = _with_teacher(state, batch, networks, config)
-    else:
-        taught = {}
 
     def objective(params: dict) -> tuple[Array, tuple[dict, Metrics]]:
         params = _freeze(params, config)
@@ -186,23 +187,21 @@ def _forward(params: dict, batch_stats: dict, batch: dict, networks: Networks, c
 
 
 def _with_teacher(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
-    """Adds the mixed stream, and the teacher's sure labels to the unlabelled one where a term needs its maps."""
+    """Adds the mixed stream, and the teacher's sure labels to the unlabelled one, which goes where no term reads it.
+
+    Returns:
+      The streams that pass the segmenter, and `teacher/confident`: the share of pixels whose label counts as sure.
+    """
     images = batch["unlabelled"]["image"]
     _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)
     labels, confident = pseudo_labels(logits, images.shape[1:3], config.mixing.threshold)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    mixed = mixed_examples(
-        key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes
-    )
+    mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
     streams = {name: examples for name, examples in batch.items() if name != "unlabelled"} | {"mixed": mixed}
-    if networks.global_discriminator is not None or _reads_unlabelled_classes(networks, config):
-        sure = jnp.where(confident, labels, IGNORED)
-        streams["unlabelled"] = {"image": images, "pseudo_label": sure}
+    semantic = networks.semantic_discriminator is not None and config.loss.semantic_unlabelled
+    if semantic or networks.global_discriminator is not None:
+        streams["unlabelled"] = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
     return streams, {"teacher/confident": jnp.mean(confident, dtype=jnp.float32)}
-
-
-def _reads_unlabelled_classes(networks: Networks, config: ConfigDict) -> bool:
-    return networks.semantic_discriminator is not None and config.loss.semantic_unlabelled
 
 
 def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Array, Metrics]:

@@ -9,7 +9,6 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from ass_jax.losses import IGNORED
 from ass_jax.mixing import REGIONS, paste
 from ass_jax.photometry import perturb
 from ass_jax.resize import nearest_indices, resize_bilinear
@@ -34,7 +33,7 @@ def follow(average: Variables, segmenter: Variables, step: Array, decay: float) 
 
 
 def pseudo_labels(logits: Array, size: tuple[int, int], threshold: float) -> tuple[Array, Array]:
-    """Returns the likeliest class of each pixel and whether its probability is above the threshold.
+    """Returns the likeliest class of each pixel and whether its probability reaches the threshold.
 
     Args:
       logits: `[B, h, w, C]` of the teacher.
@@ -45,7 +44,7 @@ def pseudo_labels(logits: Array, size: tuple[int, int], threshold: float) -> tup
       int32 `[B, H, W]` and bool `[B, H, W]`; no gradient passes.
     """
     probabilities = jax.nn.softmax(resize_bilinear(jax.lax.stop_gradient(logits), size))
-    return jnp.argmax(probabilities, axis=-1), jnp.max(probabilities, axis=-1) > threshold
+    return jnp.argmax(probabilities, axis=-1), jnp.max(probabilities, axis=-1) >= threshold
 
 
 def mixed_examples(
@@ -114,5 +113,4 @@ def _resized(examples: Examples, size: tuple[int, int]) -> Examples:
     if labels.shape[1:] != size:
         rows, columns = (nearest_indices(size[axis], labels.shape[axis + 1]) for axis in (0, 1))
         labels = labels[:, rows[:, None], columns]
-    weight = jnp.where(labels == IGNORED, 0.0, 1.0)
-    return {"image": images, "label": labels, "weight": weight}
+    return {"image": images, "label": labels, "weight": jnp.ones(labels.shape)}
