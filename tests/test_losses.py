@@ -103,12 +103,12 @@ def test_weights_are_factors_before_the_mean():
 
     def weighted(x: np.ndarray) -> float:
         valid = [place for place in np.ndindex(labels.shape) if labels[place] != IGNORED]
-        losses = [weights[place] * cross_entropy_loop(x[place][None], labels[place][None]) for place in valid]
+        losses = [float(weights[place]) * cross_entropy_loop(x[place][None], labels[place][None]) for place in valid]
         return float(np.mean(losses))
 
     assert_value_and_gradient(segmentation_gradient(logits, labels, weights), weighted, logits)
     ones = segmentation_loss(logits, labels, np.ones_like(weights))
-    assert ones == pytest.approx(segmentation_loss(logits, labels), rel=1e-6)
+    assert ones == pytest.approx(float(segmentation_loss(logits, labels)), rel=1e-6)
 
 
 def test_segmentation_loss_survives_large_logits():
