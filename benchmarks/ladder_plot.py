@@ -81,4 +81,4 @@ def _add_legend(figure: Figure, names: list[str], summary: dict) -> None:
     handles.append(Line2D([], [], color="black", alpha=0.6, label=f"one of {len(summary['seeds'])} seeds", **style))
     bar = {"linestyle": "", "marker": "|", "markersize": 11, "markeredgewidth": 2.5}
     handles.append(Line2D([], [], color="black", label="mean", **bar))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3), frameon=False, fontsize=9)

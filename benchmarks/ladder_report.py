@@ -91,7 +91,7 @@ def describe_parts(variant: str, labelled_count: int) -> str:
     """Says in a few words what acts in a variant, such as "source + 8 labelled target images + global + semantic"."""
     source, target, global_term, semantic_term, teacher = VARIANTS[variant]
     labels = {"none": "", "few": f"{labelled_count} labelled target images", "all": "all target images labelled"}
-    terms = {"global": global_term, "semantic": semantic_term, "teacher and mixing": teacher}
+    terms = {"global": global_term, "semantic": semantic_term, "teacher": teacher}
     parts = ("source" * source, labels[target], *(name for name, acts in terms.items() if acts))
     return " + ".join(filter(None, parts))
 

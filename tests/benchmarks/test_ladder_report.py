@@ -88,7 +88,7 @@ def test_teacher_has_a_column_where_there_is_one(tmp_path, request, monkeypatch,
         "blur; labelled images drawn at rare-class temperature 0.01.",
     ):
         assert line in text, text
-    assert "source + 8 labelled target images + global + semantic + teacher and mixing | 60.0" in short_table(summary)
+    assert "source + 8 labelled target images + global + semantic + teacher | 60.0" in short_table(summary)
     save_plot(summary, tmp_path / "ladder.png")
 
 
