@@ -15,12 +15,13 @@ IGNORED = 255  # Label of pixels that count nowhere.
 SOURCE, TARGET = 0, 1  # Domain labels.
 
 
-def segmentation_loss(logits: Array, labels: Array) -> Array:
+def segmentation_loss(logits: Array, labels: Array, weights: Array | None = None) -> Array:
     """Cross-entropy averaged over the valid pixels, `CE(up(P), y)` of ASS, section 3.
 
     Args:
       logits: `[B, H, W, C]` of any float type; the loss is computed in float32.
       labels: `[B, H, W]` integers, classes `0..C-1` or 255 for ignored pixels.
+      weights: `[B, H, W]`, factors of the valid pixels' losses before the mean over them. None: 1.
 
     Returns:
       float32 scalar; 0 with a zero gradient when no pixel is valid.
@@ -34,6 +35,8 @@ def segmentation_loss(logits: Array, labels: Array) -> Array:
     # A comparison with every class reads no entry out of range, whatever the label, and has a dense gradient.
     chosen = labels[..., None] == jnp.arange(logits.shape[-1])
     cross_entropy = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
+    if weights is not None:
+        cross_entropy *= weights
     return masked_mean(cross_entropy, labels != IGNORED)
 
 

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: console, TensorBoard, `metrics.jsonl`, and warnings about the adversaries."""
+"""What a run tells while it trains: console, TensorBoard, `metrics.jsonl`, warnings of adversaries and teacher."""
 
 import collections
 import contextlib
@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 from ass_jax.losses import uninformed_loss
 
 METRICS_FILE = "metrics.jsonl"
-_WATCHED = 10  # Reports in a row after which an adversary is said to have won, or to have learnt nothing.
+_WATCHED = 10  # Reports in a row after which a sign of trouble is told.
 _WON = 0.995  # Accuracy.
 _NEAR = 0.01  # Distance to the loss of guessing.
+_UNSURE = 0.01  # Share of pixels whose label by the teacher counts as sure.
 
 
 class Monitor:
@@ -81,6 +82,7 @@ class Monitor:
         self._print(step, means, left)
         self.write(step, means)
         self._watch_adversaries(means)
+        self._watch_teacher(means)
         self._since = time.monotonic()
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
@@ -151,9 +153,22 @@ class Monitor:
                 f"discriminator.{name}_learning_rate": abs(means[f"loss/{name}_discriminator"] - guess) < _NEAR,
             }
             for sign, holds in signs.items():
-                self._streaks[name, sign] = self._streaks[name, sign] + 1 if holds else 0
-                if self._streaks[name, sign] == _WATCHED:
-                    logging.warning("The %s discriminator %s.", name, sign)
+                self._watch(f"The {name} discriminator {sign}.", holds)
+
+    def _watch_teacher(self, means: Mapping[str, float]) -> None:
+        """Warns once of a teacher whose labels hardly count: then unlabelled images teach nothing."""
+        if "teacher/confident" in means:
+            warning = (
+                f"The teacher is sure of less than {_UNSURE:.0%} of the pixels: unlabelled images teach next to "
+                f"nothing. Lower mixing.threshold, now {self._config.mixing.threshold:g}."
+            )
+            self._watch(warning, means["teacher/confident"] < _UNSURE)
+
+    def _watch(self, warning: str, holds: bool) -> None:
+        """Gives a warning when its reason has held for so many reports in a row."""
+        self._streaks[warning] = self._streaks[warning] + 1 if holds else 0
+        if self._streaks[warning] == _WATCHED:
+            logging.warning("%s", warning)
 
 
 def format_seconds(seconds: float) -> str:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ass_jax.inference import predictions
 from ass_jax.losses import (
+    IGNORED,
     SOURCE,
     TARGET,
     domain_accuracy,
@@ -26,11 +27,13 @@ from ass_jax.optimizers import make_schedules, segmenter_groups
 from ass_jax.resize import resize_bilinear
 from ass_jax.semantic import class_means
 from ass_jax.state import TrainState, Variables
+from ass_jax.teacher import follow, mixed_examples, pseudo_labels
 
 Metrics = dict[str, Array]
 
-# In the order in which they pass and update the running statistics; `jit` sorts the keys of the batch.
-STREAMS = ("source", "labelled", "unlabelled")
+# In the order in which they pass and update the running statistics; `jit` sorts the keys of the batch. The step
+# itself makes the mixed images.
+STREAMS = ("source", "mixed", "labelled", "unlabelled")
 
 
 def train_step(
@@ -46,6 +49,10 @@ def train_step(
     The players' gradients are told apart by stopping them, so that the whole game is one scalar,
     `L(segmenter; stopped discriminators) + L_D(discriminators; stopped maps)`.
 
+    Where `loss.mixed_weight` is not 0 (ASS+), the segmenter's average first labels the unlabelled images, and images
+    mixed from them and labelled ones pass beside the others; the unlabelled ones themselves pass only where an
+    adversary reads their maps.
+
     Args:
       state: see `TrainState`.
       batch: streams "source" and "labelled" with `image` uint8 `[B, H, W, 3]` and `label` `[B, H, W]`,
@@ -58,12 +65,15 @@ def train_step(
       The next state and float32 scalars: losses, accuracies, gradient norms, learning rates, and `skipped`: 1 where
       the loss or a gradient is not finite. Then all but the number of the step stays as it was.
     """
+    taught = {}
+    if config.loss.mixed_weight:
+        batch, taught = _with_teacher(state, batch, networks, config)
 
     def objective(params: dict) -> tuple[Array, tuple[dict, Metrics]]:
         params = _freeze(params, config)
         maps, batch_stats = _forward(params["segmenter"], state.batch_stats, batch, networks, config)
-        segmentation, metrics = _segmentation_terms(maps, batch)
-        total = segmentation
+        total, metrics = _segmentation_terms(maps, batch, config)
+        metrics |= taught
         ramp = _ramp(state.step, config.loss.warmup_steps)
         if networks.global_discriminator is not None:
             fool, learn, found = _global_terms(params["global_discriminator"], maps, networks, config)
@@ -86,7 +96,7 @@ def train_step(
     average = state.average
     if average is not None:
         segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
-        average = optax.incremental_update(segmenter, average, 1.0 - config.average_decay)
+        average = follow(average, segmenter, state.step, config.average_decay)
     finite = jnp.isfinite(jnp.stack([total, *(metrics[f"gradient_norm/{network}"] for network in gradients)])).all()
     metrics["skipped"] = 1.0 - finite
     updated = TrainState(state.step + 1, params, batch_stats, optimizer_state, average)
@@ -176,13 +186,34 @@ def _forward(params: dict, batch_stats: dict, batch: dict, networks: Networks, c
     return maps, batch_stats
 
 
-def _segmentation_terms(maps: dict, batch: dict) -> tuple[Array, Metrics]:
+def _with_teacher(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
+    """Adds the mixed stream, and the teacher's sure labels to the unlabelled one, which goes where no term reads it.
+
+    Returns:
+      The streams that pass the segmenter, and `teacher/confident`: the share of pixels whose label counts as sure.
+    """
+    images = batch["unlabelled"]["image"]
+    _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)
+    labels, confident = pseudo_labels(logits, images.shape[1:3], config.mixing.threshold)
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
+    streams = {name: examples for name, examples in batch.items() if name != "unlabelled"} | {"mixed": mixed}
+    semantic = networks.semantic_discriminator is not None and config.loss.semantic_unlabelled
+    if semantic or networks.global_discriminator is not None:
+        streams["unlabelled"] = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
+    return streams, {"teacher/confident": jnp.mean(confident, dtype=jnp.float32)}
+
+
+def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Array, Metrics]:
     losses = {
-        f"loss/segmentation_{stream}": segmentation_loss(maps[stream]["scores"], examples["label"])
+        f"loss/segmentation_{stream}": segmentation_loss(
+            maps[stream]["scores"], examples["label"], examples.get("weight")
+        )
         for stream, examples in batch.items()
         if "label" in examples
     }
-    return sum(losses.values()), losses
+    weights = {"loss/segmentation_mixed": config.loss.mixed_weight}
+    return sum(weights.get(name, 1.0) * loss for name, loss in losses.items()), losses
 
 
 def _global_terms(params: dict, maps: dict, networks: Networks, config: ConfigDict) -> tuple[Array, Array, Metrics]:
@@ -210,6 +241,10 @@ def _semantic_terms(
     num_classes = networks.segmenter.num_classes
     source, in_source = class_means(maps["source"][read], batch["source"]["label"], num_classes)
     target, in_target = class_means(maps["labelled"][read], batch["labelled"]["label"], num_classes)
+    if config.loss.mixed_weight and config.loss.semantic_unlabelled:
+        # Paper: labelled images alone; here: also unlabelled ones, where the teacher is sure of the class.
+        sure = class_means(maps["unlabelled"][read], batch["unlabelled"]["pseudo_label"], num_classes)
+        target, in_target = jnp.concatenate([target, sure[0]]), jnp.concatenate([in_target, sure[1]])
 
     def judge(discriminator: dict, vectors: Array) -> Array:
         return networks.semantic_discriminator.apply({"params": discriminator}, vectors)

@@ -31,7 +31,7 @@ from benchmarks.jobs import environment_of_jobs, tail, train_all
 from benchmarks.ladder_plot import save_plot
 from benchmarks.ladder_report import markdown, refresh_readme, short_table
 from benchmarks.ladder_statistics import summarise
-from benchmarks.runs import FULL_METHOD, LOG, Run, key_of, plan
+from benchmarks.runs import LOG, Run, key_of, plan, typical_run
 from configs.base import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,9 +181,9 @@ def _write(summary: dict, runs: Sequence[Run], folder: Path, readme: Path | None
     (folder / "ladder.json").write_text(json.dumps(summary, indent=2) + "\n")
     (folder / "ladder.md").write_text(markdown(summary))
     save_plot(summary, folder / "ladder.png")
-    pictures = [run.folder / STRIP for run in runs if run.variant == FULL_METHOD and run.scores()]
-    if pictures and pictures[0].is_file():
-        shutil.copyfile(pictures[0], folder / STRIP)
+    picture = typical_run([run for run in runs if run.scores()]).folder / STRIP
+    if picture.is_file():
+        shutil.copyfile(picture, folder / STRIP)
     if readme is not None and not refresh_readme(readme, short_table(summary)):
         print(f"{readme} has no place for the short table.", file=sys.stderr)
     print(f"{short_table(summary)}\n\nReport: {folder}/ladder.md")

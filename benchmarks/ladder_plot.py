@@ -9,9 +9,14 @@ from matplotlib.lines import Line2D
 from benchmarks.ladder_report import describe_parts
 from configs.base import VARIANTS
 
-# By target labels; told apart without colour vision and in grey too.
-_COLOURS = {"none": "#7f7f7f", "few": "#0072b2", "all": "#d55e00"}
-_DESCRIPTIONS = {"none": "no target labels", "few": "some target labels", "all": "all target labels"}
+# By target labels and teacher; told apart without colour vision and in grey too.
+_COLOURS = {"none": "#7f7f7f", "few": "#0072b2", "teacher": "#56b4e9", "all": "#d55e00"}
+_DESCRIPTIONS = {
+    "none": "no target labels",
+    "few": "some target labels",
+    "teacher": "some, and a teacher",
+    "all": "all target labels",
+}
 
 
 def save_plot(summary: dict, file: Path) -> None:
@@ -43,7 +48,7 @@ def save_plot(summary: dict, file: Path) -> None:
 
 def _draw_row(axes: Axes, height: float, name: str, summary: dict) -> None:
     row, seeds = summary["variants"][name], summary["seeds"]
-    colour = _COLOURS[VARIANTS[name][1]]
+    colour = _COLOURS[_kind(name)]
     _label(axes, height, name, describe_parts(name, row["labelled_count"]))
     if not row["by_seed"]:
         return
@@ -57,6 +62,11 @@ def _draw_row(axes: Axes, height: float, name: str, summary: dict) -> None:
     axes.annotate(f"{mean:.1f}", (max(scores), height), fontweight="bold", color=colour, **place)
 
 
+def _kind(variant: str) -> str:
+    _, labels, _, _, teacher = VARIANTS[variant]
+    return "teacher" if teacher else labels
+
+
 def _label(axes: Axes, height: float, name: str, description: str) -> None:
     """Writes a variant's name, and below it what acts, left of the axes."""
     place = {"transform": axes.get_yaxis_transform(), "ha": "right"}
@@ -65,10 +75,10 @@ def _label(axes: Axes, height: float, name: str, description: str) -> None:
 
 
 def _add_legend(figure: Figure, names: list[str], summary: dict) -> None:
-    kinds = dict.fromkeys(VARIANTS[name][1] for name in names)
+    kinds = dict.fromkeys(map(_kind, names))
     style = {"linestyle": "", "marker": "o", "markersize": 6}
     handles = [Line2D([], [], color=_COLOURS[kind], label=_DESCRIPTIONS[kind], **style) for kind in kinds]
     handles.append(Line2D([], [], color="black", alpha=0.6, label=f"one of {len(summary['seeds'])} seeds", **style))
     bar = {"linestyle": "", "marker": "|", "markersize": 11, "markeredgewidth": 2.5}
     handles.append(Line2D([], [], color="black", label="mean", **bar))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3), frameon=False, fontsize=9)

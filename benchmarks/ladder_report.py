@@ -9,6 +9,7 @@ from benchmarks.machine import describe_in_words
 from configs.base import VARIANTS
 from data.streams import STREAMS
 
+TERMS = ("global", "semantic", "mixed")  # Of the loss, beside the cross-entropy of the labelled images.
 MARKS = ("<!-- ladder -->", "<!-- /ladder -->")  # In the README, around the short table.
 
 
@@ -43,8 +44,8 @@ def markdown(summary: dict) -> str:
         _class_table(summary),
         "## What acts in each variant",
         "All variants train for as many steps, on as many labelled images a step (source and target together). "
-        "Unlabelled images come on top where the global term reads them. A discriminator exists only where its "
-        "term has a weight.",
+        "Unlabelled images come on top where the global term or the teacher reads them. A discriminator exists only "
+        "where its term has a weight; a teacher, an average of the segmenter, only where mixed images have one.",
         _parts_table(summary),
         "## Settings",
         _bullets(_settings(config)),
@@ -88,9 +89,10 @@ def refresh_readme(file: Path, text: str) -> bool:
 
 def describe_parts(variant: str, labelled_count: int) -> str:
     """Says in a few words what acts in a variant, such as "source + 8 labelled target images + global + semantic"."""
-    source, target, global_term, semantic_term = VARIANTS[variant]
+    source, target, global_term, semantic_term, teacher = VARIANTS[variant]
     labels = {"none": "", "few": f"{labelled_count} labelled target images", "all": "all target images labelled"}
-    parts = ("source" * source, labels[target], "global" * global_term, "semantic" * semantic_term)
+    terms = {"global": global_term, "semantic": semantic_term, "teacher": teacher}
+    parts = ("source" * source, labels[target], *(name for name, acts in terms.items() if acts))
     return " + ".join(filter(None, parts))
 
 
@@ -135,18 +137,20 @@ def _explain_sign(count: int) -> str:
 
 def _score_table(summary: dict) -> str:
     subsets, rows = summary["subsets"], []
+    taught = any(row["average"]["count"] for row in summary["variants"].values())
     for name, row in summary["variants"].items():
         share, seconds = row["share_of_oracle"], row["seconds"]["mean"]
         rows.append(
             [
                 f"`{name}`",
                 *(_percent(row["mean_iou"].get(subset)) for subset in subsets),
+                *([_percent(row["average"])] if taught else []),
                 ", ".join(_number(row["by_seed"].get(seed)) for seed in summary["seeds"]),
                 "–" if share is None else f"{100 * share:.0f} %",
                 "–" if seconds is None else f"{seconds / 60:.1f}",
             ]
         )
-    means = [f"mIoU {subset}" for subset in subsets]
+    means = [f"mIoU {subset}" for subset in subsets] + [f"teacher's mIoU {subsets[0]}"] * taught
     by_seed = f"seed {', '.join(map(str, summary['seeds']))}"
     return _table(["variant", *means, by_seed, "share of oracle", "minutes a run"], rows)
 
@@ -178,9 +182,10 @@ def _parts_table(summary: dict) -> str:
     for name, row in summary["variants"].items():
         count = {-1: "all", 0: "–"}.get(row["labelled_count"], row["labelled_count"])
         images = [row["images_per_step"].get(stream, "–") for stream in STREAMS]
-        rows.append([f"`{name}`", *images, count, row["global_weight"] or "–", row["semantic_weight"] or "–"])
+        weights = [row[f"{term}_weight"] or "–" for term in TERMS]
+        rows.append([f"`{name}`", *images, count, *weights])
     heads = ["variant", *(f"{stream} images a step" for stream in STREAMS)]
-    return _table([*heads, "labelled target images", "global weight", "semantic weight"], rows)
+    return _table([*heads, "labelled target images", *(f"{term} weight" for term in TERMS)], rows)
 
 
 def _settings(config: dict) -> list[str]:
@@ -207,6 +212,14 @@ def _settings(config: dict) -> list[str]:
         f"{discriminator['semantic_width']}, learning rate {discriminator['semantic_learning_rate']:g}.",
         f"Adversarial weights rise over {loss['warmup_steps']:,} steps.",
     ]
+    if loss["mixed_weight"]:
+        mixing = config["mixing"]
+        lines.append(
+            f"Teacher and mixing: decay of the average {config['average_decay']:g}, {mixing['kind']} regions, "
+            f"threshold {mixing['threshold']:g}, weights by {mixing['weighting']}, jitter {mixing['jitter']:g}, "
+            f"{'' if mixing['blur'] else 'no '}blur; labelled images drawn at rare-class temperature "
+            f"{data['rare_class_temperature']:g}."
+        )
     return lines
 
 

@@ -3,11 +3,23 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
-from benchmarks.runs import FULL_METHOD, Run, settings
+from benchmarks.runs import Run, settings, typical_run
 from data.streams import streams
 
-# What each difference shows: the whole method against its parts, one part alone, and adaptation with all labels.
-PAIRS = (("ass", "joint"), ("ass", "adaptsegnet"), ("semantic", "joint"), ("ass_all", "oracle"))
+# What each difference shows: the whole method against its parts, one part alone, adaptation with all labels; the same
+# of ASS+, and what it adds.
+PAIRS = (
+    ("ass", "joint"),
+    ("ass", "adaptsegnet"),
+    ("semantic", "joint"),
+    ("ass_all", "oracle"),
+    ("teacher", "joint"),
+    ("adaptsegnet_plus", "teacher"),
+    ("ass_plus", "teacher"),
+    ("ass_plus", "adaptsegnet_plus"),
+    ("ass_plus", "ass"),
+)
+AVERAGE = "average"  # Key of the scores of a run's moving average.
 ORACLE = "oracle"
 
 
@@ -41,12 +53,11 @@ def summarise(runs: Sequence[Run], config_file: str, command: str, overrides: Se
     for row in rows.values():
         mean = row["mean_iou"][subsets[0]]["mean"]
         row["share_of_oracle"] = mean / oracle if oracle and mean is not None else None
-    typical = next((run for run in runs if run.variant == FULL_METHOD), runs[0])
     return {
         "command": command,
         "overrides": list(overrides),
         "config_file": config_file,
-        "config": settings(typical.config),
+        "config": settings(typical_run(runs).config),
         "subsets": subsets,
         "seeds": list(dict.fromkeys(run.seed for run in runs)),
         "variants": rows,
@@ -70,6 +81,7 @@ def _row(own: Sequence[Run], scores: dict, subset: str) -> dict:
     return {
         "by_seed": {seed: score for seed, score in by_seed.items() if score is not None},
         "mean_iou": {subset: _spread([])} | _spread_by_name(reports, "mean_iou"),
+        "average": _spread(report.get(AVERAGE, {"mean_iou": {}})["mean_iou"].get(subset) for report in reports),
         "class_iou": _spread_by_name(reports, "class_iou"),
         "seconds": _spread(run.job().get("seconds") for run in done),
     }
@@ -82,6 +94,7 @@ def _acting(run: Run) -> dict:
         "labelled_count": config.data.labelled_count if config.data.batch.labelled else 0,
         "global_weight": config.loss.global_weight,
         "semantic_weight": config.loss.semantic_weight,
+        "mixed_weight": config.loss.mixed_weight,
     }
 
 

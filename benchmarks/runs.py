@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from ass_jax.compare import SCORES
 from data.streams import streams
 
-FULL_METHOD = "ass"
+FULL_METHOD = "ass_plus"  # All that any variant switches off acts in it.
 SETTINGS = "config.json"
 LOG = "log.txt"
 JOB = "job.json"  # What `benchmarks/jobs.py` notes of a run.
@@ -99,6 +99,11 @@ def plan(
             runs.append(Run(variant, seed, load_config(names[variant], changes), arguments, workdir))
     _check_fair(runs)
     return runs
+
+
+def typical_run(runs: Sequence[Run]) -> Run:
+    """Returns the first run of the fullest method among the runs, of which the settings and a picture are shown."""
+    return next((run for name in (FULL_METHOD, "ass") for run in runs if run.variant == name), runs[0])
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:

@@ -37,7 +37,7 @@ def default_config() -> ConfigDict:
     config.data.labelled_seed = 0  # Which ones: lists of one seed are nested.
     config.data.labelled_list = ""  # File that names them, one a line; empty: chosen by count and seed.
     config.data.held_out = 0  # So many of them are not trained on, but pick the selected checkpoint.
-    config.data.rare_class_temperature = 0.0  # Draws images for their rare classes; DAFormer: 0.01; 0: off.
+    config.data.rare_class_temperature = 0.01  # ASS+ draws images for their rare classes, as DAFormer; 0: off.
     config.data.full_size = False  # Prepare images at their own size: slower, for random scale and crop.
     config.data.rejected_limit = 20  # Preparation stops when more files than these are unusable.
     config.data.undecodable_limit = 20  # Training stops when more images than these turn out not to decode.
@@ -98,7 +98,16 @@ def default_config() -> ConfigDict:
     config.loss.semantic_weight = 0.001  # Ours: the paper's value is not recoverable.
     config.loss.semantic_input = "features"  # Map that is averaged by class: "features" or "logits".
     config.loss.semantic_outputs = "binary"  # "binary", "per_class" or "class_domain".
+    config.loss.mixed_weight = 1.0  # Cross-entropy of mixed images, labelled by the average's help: ASS+, ours.
+    config.loss.semantic_unlabelled = True  # In ASS+: unlabelled images, where labels are sure, have class vectors too.
     config.loss.warmup_steps = 0  # Both adversarial weights rise linearly from 0 over these; ours.
+
+    config.mixing = ConfigDict()  # ASS+: regions of labelled images are pasted onto unlabelled ones.
+    config.mixing.kind = "class"  # Regions: half of an image's classes ("class"), or a rectangle ("cut").
+    config.mixing.threshold = 0.968  # Probability from which a label of the average counts as sure; DACS, DAFormer.
+    config.mixing.weighting = "image"  # Weight of such pixels: the image's share of sure ones, or 0 or 1 by "pixel".
+    config.mixing.jitter = 0.2  # Largest change of brightness, contrast, saturation and hue of mixed images.
+    config.mixing.blur = True  # Blur half of them.
 
     config.discriminator = ConfigDict()
     config.discriminator.global_width = 64  # Channels of the first of its five convolutions.
@@ -117,7 +126,7 @@ def default_config() -> ConfigDict:
     config.optimizer.decay_power = 0.9
     config.optimizer.clip_norm = 0.0  # Largest global gradient norm of the segmenter; 0: no clip.
 
-    config.average_decay = 0.0  # Moving average of the segmenter, evaluated beside it; 0: off.
+    config.average_decay = 0.999  # Moving average of the segmenter: the teacher of ASS+, evaluated beside it; 0: off.
 
     config.evaluation = ConfigDict()
     config.evaluation.batch = 1  # Images per evaluation step over all devices.
@@ -148,16 +157,19 @@ def default_config() -> ConfigDict:
 
 
 # Which parts of the method act in each variant: source labels, target labels ("few": data.labelled_count
-# of them), the global term and the semantic term.
+# of them), the global term, the semantic term, and teacher, mixing and rare-class sampling.
 VARIANTS = {
-    "source_only": (True, "none", False, False),
-    "target_only": (False, "few", False, False),
-    "joint": (True, "few", False, False),
-    "adaptsegnet": (True, "few", True, False),
-    "semantic": (True, "few", False, True),
-    "ass": (True, "few", True, True),
-    "oracle": (False, "all", False, False),
-    "ass_all": (True, "all", True, True),
+    "source_only": (True, "none", False, False, False),
+    "target_only": (False, "few", False, False, False),
+    "joint": (True, "few", False, False, False),
+    "adaptsegnet": (True, "few", True, False, False),
+    "semantic": (True, "few", False, True, False),
+    "ass": (True, "few", True, True, False),
+    "teacher": (True, "few", False, False, True),
+    "adaptsegnet_plus": (True, "few", True, False, True),
+    "ass_plus": (True, "few", True, True, True),
+    "oracle": (False, "all", False, False, False),
+    "ass_all": (True, "all", True, True, False),
 }
 
 
@@ -220,7 +232,7 @@ def _is_count(word: str, target: str) -> bool:
 
 def _set_variant(config: ConfigDict, name: str) -> None:
     """Switches terms and streams; every variant sees as many labelled images per step as the full method."""
-    source, target, global_term, semantic_term = VARIANTS[name]
+    source, target, global_term, semantic_term, teacher = VARIANTS[name]
     batch = config.data.batch
     config.variant = name
     if not source:
@@ -234,9 +246,14 @@ def _set_variant(config: ConfigDict, name: str) -> None:
             batch.source, batch.labelled = sorted((batch.source, batch.labelled))
     if not global_term:
         config.loss.global_weight = 0.0
-        batch.unlabelled = 0
+        if not teacher:
+            batch.unlabelled = 0
     if not semantic_term:
         config.loss.semantic_weight = 0.0
+    if not teacher:
+        config.loss.mixed_weight = 0.0
+        config.average_decay = 0.0
+        config.data.rare_class_temperature = 0.0
 
 
 def shrink(config: ConfigDict) -> None:

@@ -1,6 +1,7 @@
 """Your own images, by this file alone: copy it, and change the lines below.
 
     python main.py --config=configs/custom.py --workdir=runs/custom
+    python main.py --config=configs/custom.py:ass_plus --workdir=runs/custom_plus
     python main.py --config=configs/custom.py:200 --workdir=runs/custom_200
     python main.py --config=configs/custom.py --config.data.labelled_list=labelled.txt --workdir=runs/custom_list
 

@@ -5,6 +5,7 @@ which it builds; `configs/base.py` marks our own choices.
 
     python main.py --config=configs/gta5.py --workdir=runs/gta5
     python main.py --config=configs/gta5.py:adaptsegnet --workdir=runs/gta5_adaptsegnet
+    python main.py --config=configs/gta5.py:ass_plus --workdir=runs/gta5_plus
     python main.py --config=configs/gta5.py:500 --workdir=runs/gta5_500
     python main.py --config=configs/gta5.py:500,target_only --workdir=runs/gta5_500_target_only
 

@@ -5,6 +5,7 @@ which it builds; `configs/base.py` marks our own choices.
 
     python main.py --config=configs/synthia.py --workdir=runs/synthia
     python main.py --config=configs/synthia.py:adaptsegnet --workdir=runs/synthia_adaptsegnet
+    python main.py --config=configs/synthia.py:ass_plus --workdir=runs/synthia_plus
     python main.py --config=configs/synthia.py:500 --workdir=runs/synthia_500
     python main.py --config=configs/synthia.py:500,target_only --workdir=runs/synthia_500_target_only
 

@@ -4,8 +4,9 @@ Numbers: ours, for a small network trained from scratch.
 
     python main.py --config=configs/toy.py --workdir=runs/toy
     python main.py --config=configs/toy.py:source_only --workdir=runs/toy_source_only
+    python main.py --config=configs/toy.py:ass_plus --workdir=runs/toy_plus
 
-`make demo` runs both and shows their scores side by side. On two cores the first takes about two minutes, the
+`make demo` runs the first two and shows their scores side by side. On two cores the first takes about two minutes, the
 second one. Expected mIoU, over three seeds: source_only 27.0 ± 1.2, joint 46.0 ± 1.1, adaptsegnet 51.2 ± 0.4,
 ass 52.1 ± 0.6, oracle 60.2 ± 0.5; docs/ladder.md has the rest.
 """

@@ -7,6 +7,14 @@ from ml_collections import ConfigDict
 from data import labelled
 
 STREAMS = ("source", "labelled", "unlabelled")
+# What each term of the loss reads: one or more streams of each group.
+READ = {
+    "global": (("source",), ("unlabelled",)),
+    "semantic": (("source",), ("labelled",)),
+    "mixed": (("unlabelled",), ("source", "labelled")),
+}
+MIXING_KINDS = ("class", "cut")  # Values of mixing.kind and mixing.weighting that ass_jax/ knows.
+MIXING_WEIGHTINGS = ("image", "pixel")
 PARTS = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}  # Of a run's data.
 
 
@@ -18,20 +26,22 @@ def streams(config: ConfigDict) -> dict[str, int]:
 
     Returns:
       Stream name to images per step, in the order of `STREAMS`. Streams of no images are absent, and so is
-      the unlabelled one where the global term is off.
+      the unlabelled one where no term reads it.
 
     Raises:
       ValueError: a setting of the data is out of its range, a term lacks a stream, or no stream is left.
     """
     check(config)
-    needed = {"source": True, "labelled": True, "unlabelled": config.loss.global_weight > 0}
+    unlabelled = config.loss.global_weight > 0 or config.loss.mixed_weight > 0
+    needed = {"source": True, "labelled": True, "unlabelled": unlabelled}
     images = {name: config.data.batch[name] for name in STREAMS if needed[name] and config.data.batch[name]}
-    for term, used in {"global": ("source", "unlabelled"), "semantic": ("source", "labelled")}.items():
-        missing = [name for name in used if name not in images]
+    for term, groups in READ.items():
+        missing = [group for group in groups if not any(name in images for name in group)]
         if config.loss[f"{term}_weight"] > 0 and missing:
             raise ValueError(
-                f"loss.{term}_weight is {config.loss[f'{term}_weight']}, and so data.batch.{missing[0]} must be 1 or "
-                "more images; found 0. Change either, or the variant after the configuration file's colon."
+                f"loss.{term}_weight is {config.loss[f'{term}_weight']}, and so "
+                f"{' or '.join(f'data.batch.{name}' for name in missing[0])} must be 1 or more images; found 0. Change "
+                "either, or the variant after the configuration file's colon."
             )
     if not images:
         raise ValueError("Nothing to train on: data.batch asks for no images of any stream that a term needs.")
@@ -74,6 +84,7 @@ def check(config: ConfigDict) -> None:
     temperature = data.rare_class_temperature
     _expect(0 <= temperature < float("inf"), "data.rare_class_temperature", temperature, "0 (off) or more")
     _check_evaluation(config.evaluation)
+    _check_mixing(config)
     _expect(
         len(augment.scale) == 2 and 0 < augment.scale[0] <= augment.scale[1],
         "augment.scale",
@@ -125,6 +136,23 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
         f"a positive height and width of at most evaluation.window = {window}, or every pixel would not be covered; "
         "or (0, 0): half a window",
     )
+
+
+def _check_mixing(config: ConfigDict) -> None:
+    """Raises ValueError if a setting of the teacher or of the mixed images is out of its range."""
+    weight, decay, mixing = config.loss.mixed_weight, config.average_decay, config.mixing
+    _expect(0 <= weight < float("inf"), "loss.mixed_weight", weight, "0 (off) or more")
+    _expect(0 <= decay < 1, "average_decay", decay, "0 (off) to less than 1")
+    _expect(
+        decay > 0 or weight == 0,
+        "average_decay",
+        decay,
+        f"more than 0, since loss.mixed_weight is {weight} and the moving average labels the unlabelled images",
+    )
+    for name, valid in {"kind": MIXING_KINDS, "weighting": MIXING_WEIGHTINGS}.items():
+        _expect(mixing[name] in valid, f"mixing.{name}", repr(mixing[name]), f"one of {', '.join(valid)}")
+    for name in ("threshold", "jitter"):
+        _expect(0 <= mixing[name] <= 1, f"mixing.{name}", mixing[name], "0 to 1")
 
 
 def _is_size(size: Sequence[int]) -> bool:

@@ -94,6 +94,23 @@ def test_segmentation_loss_and_gradient_equal_a_loop(dtype):
     assert_value_and_gradient(found, lambda x: cross_entropy_loop(x, labels), logits)
 
 
+def test_weights_are_factors_before_the_mean():
+    """A share of the pixels that is not sure lowers the loss: the mean stays one over all valid pixels."""
+    random = np.random.default_rng(0)
+    labels, weights = random.choice([0, 1, 2, IGNORED], (2, 3, 4)), random.uniform(size=(2, 3, 4)).astype(np.float32)
+    weights[0, 0] = 0
+    logits = normal(0, 3, 2, 3, 4, 3)
+
+    def weighted(x: np.ndarray) -> float:
+        valid = [place for place in np.ndindex(labels.shape) if labels[place] != IGNORED]
+        losses = [float(weights[place]) * cross_entropy_loop(x[place][None], labels[place][None]) for place in valid]
+        return float(np.mean(losses))
+
+    assert_value_and_gradient(segmentation_gradient(logits, labels, weights), weighted, logits)
+    ones = segmentation_loss(logits, labels, np.ones_like(weights))
+    assert ones == pytest.approx(float(segmentation_loss(logits, labels)), rel=1e-6)
+
+
 def test_segmentation_loss_survives_large_logits():
     logits = np.array([[[[1000, -1000]]], [[[0, 500]]]], np.float32)
     loss, gradient = segmentation_gradient(logits, np.array([[[1]], [[1]]], np.uint8))

@@ -62,6 +62,20 @@ def test_a_healthy_game_is_not_commented(tmp_path, caplog):
     assert caplog.text == ""
 
 
+def test_a_teacher_that_is_sure_of_nothing_is_told_once_after_ten_reports(tmp_path, caplog):
+    watch, word = monitor(tmp_path, **{"mixing.threshold": 0.97}), "Lower mixing.threshold, now 0.97."
+    shares = [0.0] * 9 + [0.01] + [0.009] * 9
+    for step, share in enumerate(shares, start=1):
+        watch.add(metrics() | {"teacher/confident": share})
+        watch.report(step)
+    assert word not in caplog.text
+    for step in range(20, 40):
+        watch.add(metrics() | {"teacher/confident": 0.009})
+        watch.report(step)
+    assert caplog.text.count(word) == 1
+    assert "sure of less than 1% of the pixels" in caplog.text
+
+
 def test_report_is_the_mean_of_its_steps(tmp_path, capsys):
     watch = monitor(tmp_path, steps=10)
     watch.add(metrics(loss=0.2))

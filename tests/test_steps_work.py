@@ -17,14 +17,22 @@ from ass_jax.optimizers import make_optimizer
 from ass_jax.state import TrainState, create_state
 from ass_jax.steps import train_step
 from configs.base import get_config
+from data.streams import streams
 
 CLASSES = 4
-# Streams and discriminators that each variant's terms need.
+SIZES = {"source": (1, 32, 96), "labelled": (1, 32, 64), "unlabelled": (1, 32, 64)}
+# Images that pass the segmenter for each variant's terms, and its discriminators.
 VARIANTS = {
     "joint": (("source", "labelled"), ()),
     "adaptsegnet": (("source", "labelled", "unlabelled"), ("GlobalDiscriminator",)),
     "semantic": (("source", "labelled"), ("SemanticDiscriminator",)),
     "ass": (("source", "labelled", "unlabelled"), ("GlobalDiscriminator", "SemanticDiscriminator")),
+    "teacher": (("source", "labelled", "mixed"), ()),
+    "adaptsegnet_plus": (("source", "labelled", "mixed", "unlabelled"), ("GlobalDiscriminator",)),
+    "ass_plus": (
+        ("source", "labelled", "mixed", "unlabelled"),
+        ("GlobalDiscriminator", "SemanticDiscriminator"),
+    ),
 }
 RESNET_LAYERS = {"stem"} | {
     f"stage{stage}_block1/{name}" for stage in range(1, 5) for name in ("reduce", "spatial", "expand", "shortcut")
@@ -46,14 +54,15 @@ def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
 
 
 @functools.cache
-def trace(variant: str) -> tuple[TrainState, dict, collections.Counter]:
-    """Traces one step of a ResNet with a block a stage.
+def trace(variant: str, **loss: float) -> tuple[TrainState, dict, collections.Counter]:
+    """Traces one step of a ResNet with a block a stage; `loss` changes settings of that name.
 
     Returns:
       Shapes of the state and the metrics, and how often each scope multiplies: matrix products and convolutions.
     """
     config = get_config(variant)
     config.data.target_size = (32, 64)
+    config.loss.update(loss)
     config.discriminator.update(global_width=2, semantic_width=4)
     segmenter = DeepLab(ResNet((1, 1, 1, 1), width=2, stem_width=4), CLASSES, branches=1)
     shared = {
@@ -62,12 +71,11 @@ def trace(variant: str) -> tuple[TrainState, dict, collections.Counter]:
         "optimizer": make_optimizer(config),
     }
     state = jax.eval_shape(functools.partial(create_state, num_classes=CLASSES, **shared))
-    sizes = {"source": (1, 32, 96), "labelled": (1, 32, 64), "unlabelled": (1, 32, 64)}
     batch = {}
-    for stream in VARIANTS[variant][0]:
-        batch[stream] = {"image": jax.ShapeDtypeStruct((*sizes[stream], 3), np.uint8)}
+    for stream in streams(config):
+        batch[stream] = {"image": jax.ShapeDtypeStruct((*SIZES[stream], 3), np.uint8)}
         if stream != "unlabelled":
-            batch[stream]["label"] = jax.ShapeDtypeStruct(sizes[stream], np.uint8)
+            batch[stream]["label"] = jax.ShapeDtypeStruct(SIZES[stream], np.uint8)
     program, (_, metrics) = jax.make_jaxpr(functools.partial(train_step, **shared), return_shape=True)(state, batch)
     multiplications = collections.Counter(
         str(equation.source_info.name_stack)
@@ -81,15 +89,37 @@ def of_network(multiplications: collections.Counter, network: str) -> dict[str, 
     return {scope: count for scope, count in multiplications.items() if network in scope}
 
 
-@pytest.mark.parametrize("variant", ["joint", "ass"])
-def test_each_image_passes_the_segmenter_once(variant):
-    """A layer multiplies once forward, and backward once for its input and once for its kernel."""
-    streams, expected = len(VARIANTS[variant][0]), {}
+def passes(trained: int, teacher: bool) -> dict[str, int]:
+    """Returns how often each layer of the segmenter multiplies.
+
+    For images that are trained on once forward, and backward once for its input and once for its kernel; for the
+    teacher, which has no gradient, forward alone.
+    """
+    expected = {}
     for layer in LAYERS["DeepLab"]:
-        expected[f"jvp(DeepLab)/{layer}"] = streams
+        expected[f"jvp(DeepLab)/{layer}"] = trained
         # Nobody asks for the gradient of the images.
-        expected[f"transpose(jvp(DeepLab))/{layer}"] = streams * (1 if layer == "backbone/stem" else 2)
-    assert of_network(trace(variant)[2], "DeepLab") == expected
+        expected[f"transpose(jvp(DeepLab))/{layer}"] = trained * (1 if layer == "backbone/stem" else 2)
+        if teacher:
+            expected[f"DeepLab/{layer}"] = 1
+    return expected
+
+
+@pytest.mark.parametrize("variant", ["joint", "ass", "teacher", "ass_plus"])
+def test_each_image_passes_the_segmenter_once(variant):
+    """The mixed ones too; the teacher sees the unlabelled ones once."""
+    images = VARIANTS[variant][0]
+    assert of_network(trace(variant)[2], "DeepLab") == passes(len(images), teacher="mixed" in images)
+
+
+def test_unlabelled_images_pass_where_an_adversary_reads_them():
+    for loss, trained in (
+        ({"global_weight": 0.0, "semantic_unlabelled": True}, 4),
+        ({"global_weight": 0.0, "semantic_unlabelled": False}, 3),
+        ({"semantic_weight": 0.0}, 4),
+    ):
+        found = trace("ass_plus", **loss)[2]
+        assert (found["jvp(DeepLab)/backbone/stem"], found["DeepLab/backbone/stem"]) == (trained, 1)
 
 
 @pytest.mark.parametrize("network", ["GlobalDiscriminator", "SemanticDiscriminator"])
@@ -109,7 +139,7 @@ def test_each_turn_of_a_discriminator_is_one_pass(network):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_terms_of_weight_zero_leave_nothing_behind(variant):
-    streams, judges = VARIANTS[variant]
+    images, judges = VARIANTS[variant]
     state, metrics, multiplications = trace(variant)
     for network, name in (("GlobalDiscriminator", "global"), ("SemanticDiscriminator", "semantic")):
         acts = network in judges
@@ -126,8 +156,12 @@ def test_terms_of_weight_zero_leave_nothing_behind(variant):
     assert state.params.keys() == {"segmenter"} | {
         f"{name}_discriminator" for name in ("global", "semantic") if f"loss/{name}" in metrics
     }
-    losses = {f"loss/segmentation_{stream}" for stream in streams if stream != "unlabelled"}
+    losses = {f"loss/segmentation_{stream}" for stream in images if stream != "unlabelled"}
     assert {name for name in metrics if name.startswith("loss/segmentation")} == losses
-    assert multiplications["jvp(DeepLab)/backbone/stem"] == len(streams)
-    # Class-wise means, of both labelled streams.
-    assert multiplications["jvp(bhwc,bhwd->bcd)"] == (2 if "SemanticDiscriminator" in judges else 0)
+    assert multiplications["jvp(DeepLab)/backbone/stem"] == len(images)
+    teacher = "mixed" in images
+    assert multiplications["DeepLab/backbone/stem"] == teacher
+    assert (state.average is not None) == teacher
+    assert ("teacher/confident" in metrics) == teacher
+    # Class-wise means, of both labelled streams, and of the unlabelled one where the teacher labels it.
+    assert multiplications["jvp(bhwc,bhwd->bcd)"] == (2 + teacher if "SemanticDiscriminator" in judges else 0)

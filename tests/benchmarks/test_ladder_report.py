@@ -51,8 +51,8 @@ def test_report_shows_the_numbers(summary):
         "| `oracle` | 80.0 ± 0.0 | 80.0, 80.0, 80.0 | 100 % | 1.5 |",
         "| `ass` − `joint` | +3.0 ± 1.0 | +2.0, +4.0, +3.0 | 3 of 3 |",
         "| `ass` | 53.0 | – |",
-        "| `ass` | 4 | 2 | 2 | 8 | 0.03 | 0.1 |",
-        "| `oracle` | – | 6 | – | all | – | – |",
+        "| `ass` | 4 | 2 | 2 | 8 | 0.03 | 0.1 | – |",
+        "| `oracle` | – | 6 | – | all | – | – | – |",
         "from 9 finished runs of 9",
         "`THE COMMAND`",
         "after step 1,500",
@@ -61,8 +61,35 @@ def test_report_shows_the_numbers(summary):
         "- abacus, 2 core(s), 1 GiB of memory, wood; Python 3; jax 1.0; devices of JAX: cpu; 2 runs at a time",
     ):
         assert line in text, text
-    assert "Missing" not in text
-    assert "Settings changed" not in text
+    for absent in ("Missing", "Settings changed", "teacher's mIoU", "Teacher and mixing"):
+        assert absent not in text
+
+
+def test_teacher_has_a_column_where_there_is_one(tmp_path, request, monkeypatch, finish):
+    monkeypatch.chdir(request.config.rootpath)
+    runs = plan("configs/toy.py", ["ass", "teacher", "ass_plus"], [0, 1], [], tmp_path)
+    for run in runs:
+        plus = run.variant != "ass"
+        finish(run, 0.6 if plus else 0.5, average=0.62 + 0.02 * run.seed if plus else None)
+    summary = summarise(runs, "configs/toy.py", "", [])
+    assert summary["variants"]["ass_plus"]["average"] == pytest.approx(
+        {"mean": 0.63, "deviation": 0.02**0.5 * 0.1, "count": 2}
+    )
+    text = markdown(summary)
+    for line in (
+        "| variant | mIoU toy | teacher's mIoU toy | seed 0, 1 | share of oracle | minutes a run |",
+        "| `ass` | 50.0 ± 0.0 | – | 50.0, 50.0 | – | 1.0 |",
+        "| `ass_plus` | 60.0 ± 0.0 | 63.0 ± 1.4 | 60.0, 60.0 | – | 1.0 |",
+        "| `ass_plus` − `ass` | +10.0 ± 0.0 | +10.0, +10.0 | 2 of 2 |",
+        "| `ass_plus` − `teacher` | +0.0 ± 0.0 | +0.0, +0.0 | 0 of 2 |",
+        "| `teacher` | 4 | 2 | 2 | 8 | – | – | 1.0 |",
+        "| `ass_plus` | 4 | 2 | 2 | 8 | 0.03 | 0.1 | 1.0 |",
+        "Teacher and mixing: decay of the average 0.999, class regions, threshold 0.968, weights by image, jitter 0.2, "
+        "blur; labelled images drawn at rare-class temperature 0.01.",
+    ):
+        assert line in text, text
+    assert "source + 8 labelled target images + global + semantic + teacher | 60.0" in short_table(summary)
+    save_plot(summary, tmp_path / "ladder.png")
 
 
 def test_negative_difference_is_shown_as_one(runs, finish):

@@ -3,21 +3,28 @@
 import pytest
 
 from configs import base, custom, gta5, synthia, toy
+from data import streams
 
 FILES = {"base": base, "toy": toy, "gta5": gta5, "synthia": synthia, "custom": custom}
 REAL = ["gta5", "synthia"]  # With the lists of Cityscapes.
 
-# Images per step (source, labelled, unlabelled), labelled target images, global and semantic weight.
+# Images per step (source, labelled, unlabelled), labelled target images, and whether the global term, the semantic
+# term, and the teacher with all that belongs to it act.
 PAPER = {
-    "source_only": ((2, 0, 0), 100, 0.0, 0.0),
-    "target_only": ((0, 2, 0), 100, 0.0, 0.0),
-    "joint": ((1, 1, 0), 100, 0.0, 0.0),
-    "adaptsegnet": ((1, 1, 1), 100, 0.001, 0.0),
-    "semantic": ((1, 1, 0), 100, 0.0, 0.001),
-    "ass": ((1, 1, 1), 100, 0.001, 0.001),
-    "oracle": ((0, 2, 0), -1, 0.0, 0.0),
-    "ass_all": ((1, 1, 1), -1, 0.001, 0.001),
+    "source_only": ((2, 0, 0), 100, False, False, False),
+    "target_only": ((0, 2, 0), 100, False, False, False),
+    "joint": ((1, 1, 0), 100, False, False, False),
+    "adaptsegnet": ((1, 1, 1), 100, True, False, False),
+    "semantic": ((1, 1, 0), 100, False, True, False),
+    "ass": ((1, 1, 1), 100, True, True, False),
+    "teacher": ((1, 1, 1), 100, False, False, True),
+    "adaptsegnet_plus": ((1, 1, 1), 100, True, False, True),
+    "ass_plus": ((1, 1, 1), 100, True, True, True),
+    "oracle": ((0, 2, 0), -1, False, False, False),
+    "ass_all": ((1, 1, 1), -1, True, True, False),
 }
+# Of the teacher: the average that labels, the mixed images that are trained on, and which images these are.
+TEACHER = ("loss.mixed_weight", "average_decay", "data.rare_class_temperature")
 
 
 def flatten(config, prefix=""):
@@ -45,14 +52,23 @@ def test_keys_and_types_are_those_of_base(name, variant, smoke):
 @pytest.mark.parametrize("name", ["base", "gta5", "synthia"])
 @pytest.mark.parametrize("variant", PAPER)
 def test_variant_switches_streams_and_terms(name, variant):
-    config = FILES[name].get_config(variant)
-    found = (
-        stream_sizes(config),
-        config.data.labelled_count,
-        config.loss.global_weight,
-        config.loss.semantic_weight,
-    )
-    assert found == PAPER[variant]
+    config, defaults = FILES[name].get_config(variant), dict(flatten(base.default_config()))
+    found = dict(flatten(config))
+    sizes, count, *terms = PAPER[variant]
+    assert (stream_sizes(config), config.data.labelled_count) == (sizes, count)
+    for keys, acts in zip((("loss.global_weight",), ("loss.semantic_weight",), TEACHER), terms, strict=True):
+        for key in keys:
+            assert found[key] == (defaults[key] if acts else 0.0)
+            assert defaults[key] > 0
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("variant", PAPER)
+def test_every_variant_has_the_streams_that_its_terms_read(name, variant):
+    """Also where it is shrunk: the check of the settings passes."""
+    for words in (variant, f"{variant},smoke"):
+        images = streams.streams(FILES[name].get_config(words))
+        assert ("unlabelled" in images) == any(PAPER[variant][2:][part] for part in (0, 2))
 
 
 def test_every_variant_is_checked():
@@ -69,8 +85,9 @@ def test_variants_differ_in_nothing_but_streams_and_terms(name):
         "data.batch.unlabelled",
         "loss.global_weight",
         "loss.semantic_weight",
+        *TEACHER,
     }
-    full = dict(flatten(FILES[name].get_config("ass")))
+    full = dict(flatten(FILES[name].get_config("ass_plus")))
     for variant in base.VARIANTS:
         changed = dict(flatten(FILES[name].get_config(variant)))
         assert {key for key in full if full[key] != changed[key]} <= switched

@@ -21,6 +21,7 @@ def toy_config(toy_directory):
     config.data.source_size = (16, 32)
     config.data.target_size = (16, 32)
     config.data.readers = 2
+    config.data.rare_class_temperature = 0.0  # Every image as often as the others.
     return config
 
 
@@ -31,6 +32,7 @@ def config(tmp_path):
     config.data.update(directory=str(tmp_path / "prepared"), source="gta5", target="cityscapes", classes="cityscapes19")
     config.data.update(source_root=str(tmp_path / "source"), target_root=str(tmp_path / "target"))
     config.data.update(source_size=SIZES["gta5"], target_size=SIZES["cityscapes"], readers=2, labelled_count=-1)
+    config.data.rare_class_temperature = 0.0  # Every image as often as the others.
     return config
 
 

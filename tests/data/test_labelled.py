@@ -146,7 +146,7 @@ def test_list_beside_all_images_is_refused(variant, tmp_path):
 
 
 def test_variants_that_label_all():
-    assert set(labelled.LABEL_ALL) == {name for name, (_, target, _, _) in base.VARIANTS.items() if target == "all"}
+    assert set(labelled.LABEL_ALL) == {name for name, parts in base.VARIANTS.items() if parts[1] == "all"}
 
 
 def test_repeated_names_are_refused(config):

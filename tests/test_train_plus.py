@@ -1,0 +1,95 @@
+"""A run of ASS+ with the loop's made-up batches: resumed with its teacher, and what leaves it."""
+
+import functools
+import hashlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from ass_jax import export
+from ass_jax.evaluate import CHECKPOINTS
+from ass_jax.models import deeplab
+from ass_jax.predict import Predictor
+from ass_jax.pretrained import open_weights
+from ass_jax.trained import open_description, open_run
+from tests import test_train as plain
+
+# Every label of a teacher that has hardly been trained counts.
+SETTINGS = {"steps": 4, "checkpoint.every": 2, "evaluation.every": 0, "mixing.threshold": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_backbone():
+    with pytest.MonkeyPatch.context() as patch:
+        tiny = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), width=2, stem_width=4)
+        patch.setitem(deeplab.BACKBONES, "resnet_tiny", tiny)
+        yield
+
+
+def configuration():
+    return plain.configuration("ass_plus", **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The working directory of a whole run, its report and what its writer took."""
+    workdir = tmp_path_factory.mktemp("straight")
+    report, writer, _ = plain.run(configuration(), workdir)
+    return workdir, report, writer
+
+
+def state_hash(workdir):
+    """Returns the SHA-256 of every leaf of the last state, with its place, type and shape."""
+    digest = hashlib.sha256()
+    state = plain.final_state(configuration(), workdir)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def test_stopped_and_resumed_run_equals_a_straight_one(straight, tmp_path):
+    """To the last bit, teacher and all; the mixtures of the steps done again are the same."""
+    workdir = tmp_path / "stopped"
+    # What a kill before the last checkpoint leaves.
+    shutil.copytree(straight[0], workdir)
+    shutil.rmtree(workdir / CHECKPOINTS / "4")
+    resumed, _, read = plain.run(configuration(), workdir)
+    assert read == [2, 3]
+    assert resumed == straight[1]
+    assert state_hash(workdir) == state_hash(straight[0])
+    steps = [
+        {line["step"]: line["loss/segmentation_mixed"] for line in plain.lines(workdir) if "skipped" in line}
+        for workdir in (workdir, straight[0])
+    ]
+    assert steps[0] == steps[1]
+    assert list(steps[0]) == [1, 2, 3, 4]
+
+
+def test_what_a_user_finds(straight):
+    _, report, writer = straight
+    assert {"loss/segmentation_mixed", "teacher/confident", "validation_average/mIoU_all"} <= set(writer.scalars[4])
+    assert set(report["average"]["mean_iou"]) == {"all", "two"}
+    assert writer.scalars[4]["teacher/confident"] == 1
+    assert writer.scalars[4]["loss/segmentation_mixed"] > 0
+
+
+def test_teacher_is_exported_and_labels_images(straight, tmp_path):
+    workdir = straight[0]
+    state = plain.final_state(configuration(), workdir)
+    assert not np.array_equal(
+        *(state_part["params"]["classifier"]["dilation6"]["kernel"] for state_part in (state.average, state.segmenter))
+    )
+    file = tmp_path / "teacher.safetensors"
+    assert export.main([str(workdir), f"--output={file}", "--average"]) == 0
+    exported = open_description(open_weights(file))
+    for found in (exported, open_run(workdir, average=True)):
+        jax.tree.map(np.testing.assert_array_equal, found.variables, jax.device_get(state.average))
+    image = np.random.default_rng(0).integers(0, 256, (*plain.SIZE, 3)).astype(np.uint8)
+    _, teacher = Predictor(exported).with_confidence(image)
+    _, student = Predictor(open_run(workdir)).with_confidence(image)
+    assert teacher.shape == plain.SIZE
+    assert np.abs(teacher - student).max() > 1e-6
