@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
@@ -76,7 +77,9 @@ class Checkpoints:
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
                 # When folders are made in the background and one fails, the process lingers for five minutes.
-                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                async_options=ocp.AsyncOptions(
+                    create_directories_asynchronously=False, barrier_sync_fn=_wait_for_others
+                ),
             ),
         )
         self._clear_deleted()
@@ -296,6 +299,12 @@ class Checkpoints:
             return self._load(step, expected, state)
         except DamagedError as error:
             raise DamagedError(f"Checkpoint {step} in {self.directory} is damaged: {error}") from error
+
+
+def _wait_for_others(*, key: str, timeout_ms: int) -> None:
+    """Waits for the other processes at a point of a save; not after an error, which would wait to be told as well."""
+    if sys.exception() is None:
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def _is_no_progress_message(record: logging.LogRecord) -> bool:
