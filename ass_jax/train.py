@@ -68,7 +68,7 @@ def train(
 ) -> dict:
     """Trains to `config.steps`, from the last checkpoint if there is one, and scores the result.
 
-    SIGTERM and SIGINT (with several processes, what JAX counts as preemption) end the run after the step at hand,
+    SIGTERM and SIGINT (with several processes, SIGTERM to any of them) end the run after the step at hand,
     whose state is saved; an evaluation under way is given up.
 
     Args:
