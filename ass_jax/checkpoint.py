@@ -10,7 +10,6 @@ import functools
 import logging
 import math
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
@@ -63,6 +62,7 @@ class Checkpoints:
         self._read_only = read_only
         self._sound, self._damaged, self._manager = set(), {}, None
         self._set_aside(damage.look(self.directory))  # First: the manager reads the metrics of all that is there.
+        meet = distributed.unless_failing(ocp.multihost.get_barrier_sync_fn())
         rankings = [functools.partial(self._score, metric) for metric in self._best_metrics]
         best = [BestN(get_metric_fn=ranking, n=1, keep_checkpoints_without_metrics=False) for ranking in rankings]
         self._manager = ocp.CheckpointManager(
@@ -77,9 +77,7 @@ class Checkpoints:
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
                 # When folders are made in the background and one fails, the process lingers for five minutes.
-                async_options=ocp.AsyncOptions(
-                    create_directories_asynchronously=False, barrier_sync_fn=_wait_for_others
-                ),
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False, barrier_sync_fn=meet),
             ),
         )
         self._clear_deleted()
@@ -299,12 +297,6 @@ class Checkpoints:
             return self._load(step, expected, state)
         except DamagedError as error:
             raise DamagedError(f"Checkpoint {step} in {self.directory} is damaged: {error}") from error
-
-
-def _wait_for_others(*, key: str, timeout_ms: int) -> None:
-    """Waits for the other processes at a point of a save; not after an error, which would wait to be told as well."""
-    if sys.exception() is None:
-        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def _is_no_progress_message(record: logging.LogRecord) -> bool:

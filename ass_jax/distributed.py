@@ -5,7 +5,8 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -97,17 +98,15 @@ def ended_together() -> Iterator[None]:
 
 
 def sign_of_loss(error: BaseException | None) -> str | None:
-    """Returns the first line of the error, or of its causes, that tells of a lost process; None if none does."""
-    if jax.process_count() == 1:
+    """Returns the first line of the error, or of the first of its causes, that tells of a lost process; None: none."""
+    if error is None or jax.process_count() == 1:
         return None
-    while error is not None:
-        text = str(error).partition("\n")[0]
-        # Gloo's errors come as ValueError, those of barriers as TimeoutError or as JAX's own.
-        lost = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError) or "Gloo" in text
-        if lost and "RESOURCE_EXHAUSTED" not in text:  # This process itself lacks memory.
-            return text
-        error = error.__cause__
-    return None
+    if cause := sign_of_loss(error.__cause__):
+        return cause
+    text = str(error).partition("\n")[0]
+    # Gloo's errors come as ValueError, those of barriers as TimeoutError or as JAX's own.
+    lost = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError) or "Gloo" in text
+    return text if lost and "RESOURCE_EXHAUSTED" not in text else None  # The latter: this process lacks memory.
 
 
 def _told(error: BaseException) -> int:
@@ -131,3 +130,16 @@ def say(text: str) -> None:
 def in_any(flag: bool) -> bool:
     """Returns whether the flag is set in any process of the run; all of them ask, and wait for each other."""
     return flag if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def unless_failing(meet: Callable[..., None]) -> Callable[..., None]:
+    """Returns `meet`, which waits for the other processes, as a function that returns at once while an error is raised.
+
+    The others do not come where one has failed; waiting for them would keep its error from being told.
+    """
+
+    def meet_unless_failing(**arguments: Any) -> None:
+        if sys.exception() is None:
+            meet(**arguments)
+
+    return meet_unless_failing
