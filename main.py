@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
             common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
         plainly = told_plainly(*train.ENDS, substitution.UndecodableError)
-        with contextlib.closing(writer), plainly, distributed.ended_together():
+        with distributed.ended_together(), contextlib.closing(writer), plainly:
             report = train.train(
                 config,
                 training_batches=training_batches,

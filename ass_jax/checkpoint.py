@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from ass_jax import damage, leaves
+from ass_jax import damage, distributed, leaves
 from ass_jax.damage import DamagedError
 
 Tree = TypeVar("Tree")
@@ -62,6 +62,7 @@ class Checkpoints:
         self._read_only = read_only
         self._sound, self._damaged, self._manager = set(), {}, None
         self._set_aside(damage.look(self.directory))  # First: the manager reads the metrics of all that is there.
+        meet = distributed.unless_failing(ocp.multihost.get_barrier_sync_fn())
         rankings = [functools.partial(self._score, metric) for metric in self._best_metrics]
         best = [BestN(get_metric_fn=ranking, n=1, keep_checkpoints_without_metrics=False) for ranking in rankings]
         self._manager = ocp.CheckpointManager(
@@ -76,7 +77,7 @@ class Checkpoints:
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
                 # When folders are made in the background and one fails, the process lingers for five minutes.
-                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False, barrier_sync_fn=meet),
             ),
         )
         self._clear_deleted()
@@ -134,14 +135,11 @@ class Checkpoints:
         self.wait()
         found = {}
         for step in reversed(self._steps()):
-            if step not in self._sound:
-                try:
-                    self._read_all(step)
-                except DamagedError as error:
-                    found[step] = str(error)
-                    continue
-            self._set_aside(found)
-            return step
+            reason = None if step in self._sound else self._damage_in(step)
+            if not distributed.in_any(reason is not None):
+                self._set_aside(found)
+                return step
+            found[step] = reason or "another process of the run cannot read it"
         if found:
             raise damage.refusal(self.directory, found)
         return None
@@ -221,6 +219,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
+        if error is not None and jax.process_count() > 1:
+            return  # The others, whom closing waits for, may not have this error.
         try:
             self.close()
         except Exception as failure:
@@ -242,14 +242,18 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         return sorted(step for step in self._manager.all_steps() if step not in self._damaged)
 
-    def _read_all(self, step: int) -> None:
-        """Reads a whole checkpoint into host memory; DamagedError if it is not what was saved."""
-        expected = damage.read_checksums(self.directory, step)
-        with damage.told_of_reading():
-            tree = self._manager.item_metadata(step)["state"].tree
-            numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), tree)
-            self._load(step, expected, ocp.args.PyTreeRestore(tree, restore_args=numpy))
+    def _damage_in(self, step: int) -> str | None:
+        """Reads a whole checkpoint into host memory; returns in what it is not what was saved."""
+        try:
+            expected = damage.read_checksums(self.directory, step)
+            with damage.told_of_reading():
+                tree = self._manager.item_metadata(step)["state"].tree
+                numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), tree)
+                self._load(step, expected, ocp.args.PyTreeRestore(tree, restore_args=numpy))
+        except DamagedError as error:
+            return str(error)
         self._sound.add(step)
+        return None
 
     def _load(self, step: int, expected: dict[str, str], state: ocp.args.PyTreeRestore) -> Any:
         with damage.told_of_reading():

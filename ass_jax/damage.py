@@ -12,7 +12,7 @@ import jax
 from absl import logging
 from etils import epath
 
-from ass_jax import leaves
+from ass_jax import distributed, leaves
 
 FOLDER = "damaged"
 # Items in JSON, and the file of each.
@@ -81,6 +81,8 @@ def told_of_reading() -> Iterator[None]:
     except (DamagedError, MemoryError, PermissionError):  # The latter two say nothing about the bytes.
         raise
     except Exception as error:
+        if distributed.sign_of_loss(error):
+            raise
         first = str(error).strip().partition("\n")[0][:_SHOWN]
         raise DamagedError(f"it cannot be read: {type(error).__name__}: {first}") from error
 
@@ -98,10 +100,14 @@ def told_of_saving(directory: str | os.PathLike) -> Iterator[None]:
 
 
 def tell(directory: str | os.PathLike, found: dict[int, str], move: bool) -> None:
-    """Warns of damaged checkpoints and, if asked to, moves them into `FOLDER`, out of the way of later saves."""
-    for step, reason in found.items():
+    """Warns of damaged checkpoints and, if asked to, moves them into `FOLDER`, out of the way of later saves.
+
+    Of several processes, the first one does so; the others, which call this too, wait until it is done.
+    """
+    for step, reason in found.items() if jax.process_index() == 0 else ():
         place = f"moved to {_move_aside(epath.Path(directory), step)}" if move else "left where it is"
         logging.warning("Checkpoint %d in %s is damaged; not used, %s: %s", step, directory, place, reason)
+    distributed.in_any(bool(found))
 
 
 def refusal(directory: str | os.PathLike, found: dict[int, str]) -> DamagedError:
@@ -119,7 +125,6 @@ def _move_aside(root: epath.Path, step: int) -> str:
     while (root / place).exists():
         number += 1
         place = f"{FOLDER}/{step}_{number}"
-    if jax.process_index() == 0:
-        (root / FOLDER).mkdir(exist_ok=True)
-        (root / str(step)).rename(root / place)
+    (root / FOLDER).mkdir(exist_ok=True)
+    (root / str(step)).rename(root / place)
     return place

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ass_jax import lock, resuming, selection, signals
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.damage import DamagedError, SaveError
-from ass_jax.distributed import say
+from ass_jax.distributed import LostError, losses_named, say
 from ass_jax.evaluate import (
     CHECKPOINTS,
     LABELLED,
@@ -45,6 +45,7 @@ TrainingBatch = dict[str, Batch]
 ENDS = (
     DamagedError,
     FloatingPointError,
+    LostError,
     SaveError,
     WeightFileError,
     lock.LockedError,
@@ -67,7 +68,7 @@ def train(
 ) -> dict:
     """Trains to `config.steps`, from the last checkpoint if there is one, and scores the result.
 
-    SIGTERM and SIGINT (with several processes, what JAX counts as preemption) end the run after the step at hand,
+    SIGTERM and SIGINT (with several processes, SIGTERM to any of them) end the run after the step at hand,
     whose state is saved; an evaluation under way is given up.
 
     Args:
@@ -94,10 +95,12 @@ def train(
       ChangedError: the configuration is not that of the checkpoint.
       SaveError: a checkpoint could not be written.
       StoppedError: a signal ended the run.
+      LostError: another process of the run has ended.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     num_classes = len(class_table.names)
     with (
+        losses_named(),
         lock.held(workdir) if jax.process_index() == 0 else contextlib.nullcontext(),
         Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints,
     ):
@@ -172,6 +175,7 @@ def train(
                     except FloatingPointError:
                         # Skipped updates leave the state as the last good one made it.
                         checkpoints.save(number, state, None, kept)
+                        checkpoints.wait()
                         raise
                 with monitor.paused():
                     scores = None

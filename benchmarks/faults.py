@@ -22,7 +22,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from benchmarks import fault_long, fault_rows, machine
+from benchmarks import fault_long, fault_rows, fault_several, machine
 from benchmarks.fault_rows import Result, Setting
 from benchmarks.fault_runs import Place
 
@@ -101,6 +101,10 @@ def rows(picture: Path) -> dict[int, Row]:
             functools.partial(fault_long.train_long, picture=picture),
             20,
         ),
+        21: Row(
+            "one of several processes is killed", "the other ends within 60 s; identical", fault_several.kill_one, 6
+        ),
+        22: Row("SIGTERM to one of two processes, or to both", "0 steps lost; identical", fault_several.stop_both, 6),
     }
 
 

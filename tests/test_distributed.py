@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from ass_jax import distributed
+from ass_jax import damage, distributed
 from configs import base
 
 ROOT = Path(__file__).parent.parent
@@ -71,3 +73,67 @@ def test_a_place_that_does_not_exist_is_refused(processes, index):
 def test_one_process_needs_no_settings():
     distributed.join(base.default_config().distributed)
     distributed.say("nothing was joined")
+
+
+def saving_failed_by(cause):
+    with damage.told_of_saving("runs"):
+        raise cause
+
+
+def reading_failed_by(cause):
+    with damage.told_of_reading():
+        raise cause
+
+
+LOSSES = (
+    ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"),
+    TimeoutError("Timed out while waiting for async_write_complete barrier."),
+    jax.errors.JaxRuntimeError("INTERNAL: Barrier failed because: task is set to ERROR\nmore"),
+)
+
+
+@pytest.mark.parametrize("cause", LOSSES)
+@pytest.mark.parametrize("fail", [saving_failed_by, reading_failed_by])
+def test_a_lost_process_is_no_full_disk_and_no_damage(monkeypatch, fail, cause):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    first = re.escape(str(cause).partition("\n")[0])
+    with (
+        pytest.raises(distributed.LostError, match=rf"Process 0 of 2: .*has ended \({first}\)\. Start all") as error,
+        distributed.losses_named(),
+    ):
+        fail(cause)
+    assert error.value.exit_code == 75
+    monkeypatch.undo()
+    with pytest.raises((damage.SaveError, damage.DamagedError)), distributed.losses_named():
+        fail(cause)
+
+
+@pytest.mark.parametrize(
+    ("fail", "cause", "expected"),
+    [
+        (saving_failed_by, OSError(28, "No space left on device"), damage.SaveError),
+        (reading_failed_by, ValueError("OUT_OF_RANGE: Error reading"), damage.DamagedError),
+        (saving_failed_by, jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), damage.SaveError),
+    ],
+)
+def test_a_fault_of_this_process_is_told_as_such(monkeypatch, fail, cause, expected):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(expected), distributed.losses_named():
+        fail(cause)
+
+
+def test_a_process_that_fails_waits_for_nobody():
+    met = []
+    meet = distributed.unless_failing(lambda **arguments: met.append(arguments))
+    meet(key="a", timeout_ms=1)
+    try:
+        raise OSError
+    except OSError:
+        meet(key="b", timeout_ms=1)
+    meet(key="c", timeout_ms=1)
+    assert met == [{"key": "a", "timeout_ms": 1}, {"key": "c", "timeout_ms": 1}]
+
+
+def test_in_any_of_one_process_is_its_own():
+    assert distributed.in_any(True) is True
+    assert distributed.in_any(False) is False
