@@ -5,8 +5,10 @@ prints the seconds that they took; at the end of its input it ends.
 """
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,11 +37,11 @@ class Player:
       facts: what it told when it was ready.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]):
-        """Starts the process and waits until it is ready.
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], patience: float):
+        """Starts the process and waits until it is ready, at most `patience` seconds.
 
         Raises:
-          PlayerError: it ended before.
+          PlayerError: it ended before, or was ended.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
@@ -47,7 +49,12 @@ class Player:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=environment, text=True
             )
-        self.facts = self._hear()
+        timer = threading.Timer(patience, self._process.kill)
+        timer.start()
+        try:
+            self.facts = self._hear()
+        finally:
+            timer.cancel()
 
     def go(self, steps: int) -> float:
         """Does so many steps and returns the seconds.
@@ -83,7 +90,8 @@ class Player:
     def _ended(self) -> PlayerError:
         code = self._process.wait()
         tail = self._log.read_text(errors="replace").splitlines()[-_TAIL:]
-        return PlayerError("\n".join([f"exit code {code}", *tail]))
+        why = "it took too long to be ready" if code == -signal.SIGKILL else f"exit code {code}"
+        return PlayerError("\n".join([why, *tail]))
 
 
 def _answer(facts: Mapping) -> None:
