@@ -92,23 +92,28 @@ def initial_state(config: ConfigDict, num_classes: int, mesh: Mesh) -> TrainStat
 
 def measure(training: Training, config: ConfigDict, samples: int) -> dict:
     """Returns all figures of a step as JSON-able values; see `docs/performance.md` for what they mean."""
-    seconds = timing.step_seconds(training.run, samples)
-    images = random_batches.images_per_step(training.batches[0])
-    flop = work.training_flop(training.networks, training.batches[0])
-    limit = limits.product_tflops(config.model.dtype) * physical_devices(training.mesh)
-    speed = flop / seconds["median"] / 1e12
-    return {
-        "streams": sizes(training.batches[0]),
-        "images_per_step": images,
+    seconds, known = timing.step_seconds(training.run, samples), work_and_limit(training, config)
+    images, speed = random_batches.images_per_step(training.batches[0]), known["tflop"] / seconds["median"]
+    return known | {
         "seconds": seconds,
         "images_per_second": images / seconds["median"],
-        "compile_seconds": training.compile_seconds,
-        "tflop": flop / 1e12,
-        "tflop_by_compiler": (work.compiled_flop(training.compiled) or 0.0) * training.mesh.size / 1e12 or None,
         "tflop_per_second": speed,
-        "limit_tflop_per_second": limit,
-        "share_of_limit": speed / limit,
+        "share_of_limit": speed / known["limit_tflop_per_second"],
         "memory": memory(training.compiled, training.mesh),
+    }
+
+
+def work_and_limit(training: Training, config: ConfigDict) -> dict:
+    """Returns what is known of a step without timing it, and the measured speed of the matrix product."""
+    batch, devices = training.batches[0], training.mesh.size
+    return {
+        "streams": sizes(batch),
+        "images_per_step": random_batches.images_per_step(batch),
+        "steps_of_run": config.steps,
+        "compile_seconds": training.compile_seconds,
+        "tflop": work.training_flop(training.networks, batch) / 1e12,
+        "tflop_by_compiler": (work.compiled_flop(training.compiled) or 0.0) * devices / 1e12 or None,
+        "limit_tflop_per_second": limits.product_tflops(config.model.dtype) * physical_devices(training.mesh),
     }
 
 
@@ -172,8 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts = about(options, config, training.mesh) | {"command": command.described(__file__, arguments)}
     if options.serve:
         training.run(1)
-        facts |= {"images_per_step": random_batches.images_per_step(training.batches[0])}
-        turns.serve(training.run, facts | {"memory": memory(training.compiled, training.mesh)})
+        facts |= work_and_limit(training, config) | {"memory": memory(training.compiled, training.mesh)}
+        turns.serve(training.run, facts)
         return
     result = facts | measure(training, config, options.steps)
     if options.profile:
