@@ -13,7 +13,7 @@ from benchmarks.runs import key_of, load_config
 from data.labels import class_table
 
 CONFIG = "configs/toy.py"
-_OWN_FLAGS = ("json", "profile")  # Where results go; no part of what is measured.
+_PLACES = ("json", "profile", "folder", "data")  # Flags of where things lie; no part of what is measured.
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -49,14 +49,14 @@ def parse(
 
 
 def described(program: str, arguments: Sequence[str] | None = None) -> str:
-    """Returns the command line of a benchmark without the places of its results.
+    """Returns the command line of a benchmark without the places of its files.
 
     Args:
       program: `__file__` of the benchmark.
       arguments: default: those of this process.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    kept = [word for word in given if word.lstrip("-").partition("=")[0] not in _OWN_FLAGS]
+    kept = [word for word in given if word.lstrip("-").partition("=")[0] not in _PLACES]
     return shlex.join(["python", f"benchmarks/{Path(program).name}", *kept])
 
 

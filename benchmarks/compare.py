@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks 
 
 from benchmarks import command, timing
 from benchmarks.machine import describe_in_words
+from benchmarks.parts import FOLDER, ROOT
 from benchmarks.turns import Player, PlayerError
 
-ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = "plain,channels_last,channels_last+compile"
 _TRIES = 2  # Turns of each setting of PyTorch; the faster one counts.
 
@@ -117,11 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--settings", default=SETTINGS, help="of PyTorch, to choose from: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="turns of both: %(default)s")
     parser.add_argument("--patience", type=float, default=600, help="seconds to build in: %(default)s")
-    parser.add_argument("--logs", type=Path, default=Path("runs/bench/logs"), help="folder: %(default)s")
     options, config = command.parse(parser, arguments)
     case = [f"--config={options.config}", f"--classes={options.classes}", *options.overrides]
+    logs = options.json.with_suffix("") if options.json else FOLDER / "compare"
     try:
-        found = compare(Program(case, options.logs, options.patience), options.settings.split(","), options.rounds)
+        found = compare(Program(case, logs, options.patience), options.settings.split(","), options.rounds)
     except PlayerError as error:
         print(error, file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ from ass_jax.models import build_networks
 from ass_jax.optimizers import make_optimizer
 from ass_jax.sharding import global_batch, make_mesh, replicated
 from ass_jax.state import TrainState, create_state
-from ass_jax.steps import train_step
+from ass_jax.steps import STREAMS, train_step
 from benchmarks import command, limits, machine, random_batches, timing, turns, work
 
 _PROFILED = 3  # Steps: more make a profile slow to look at.
@@ -119,7 +119,7 @@ def work_and_limit(training: Training, config: ConfigDict) -> dict:
 
 def sizes(batch: dict) -> dict[str, list[int]]:
     """Returns images, height and width of every stream."""
-    return {stream: list(examples["image"].shape[:3]) for stream, examples in batch.items()}
+    return {stream: list(batch[stream]["image"].shape[:3]) for stream in STREAMS if stream in batch}
 
 
 def physical_devices(mesh: Mesh) -> int:

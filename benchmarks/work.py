@@ -1,5 +1,6 @@
 """Counts the work in a training step: multiply-accumulates of the networks, not what a compiler makes of them."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,12 +28,14 @@ def forward_macs(function: Callable, *arguments: Any) -> int:
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
+@functools.cache
 def segmenter_macs(networks: Networks, size: tuple[int, int]) -> int:
     """Counts the forward pass of the segmenter on one image of a height and width."""
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     return _module_macs(networks.segmenter, images, train=False)
 
 
+@functools.cache
 def global_discriminator_macs(networks: Networks, size: tuple[int, int]) -> int:
     """Counts the forward pass of the global discriminator on one map; 0 where there is none."""
     if networks.global_discriminator is None:
