@@ -9,8 +9,6 @@ from benchmarks.machine import describe_in_words
 from configs.base import VARIANTS
 from data.streams import STREAMS
 
-MARKS = ("<!-- ladder -->", "<!-- /ladder -->")  # In the README, around the short table.
-
 
 def markdown(summary: dict) -> str:
     """Returns the report as a page of Markdown; the plot is expected beside it as `ladder.png`."""
@@ -75,9 +73,9 @@ def short_table(summary: dict) -> str:
     )
 
 
-def refresh_readme(file: Path, text: str) -> bool:
-    """Puts `text` between the marks of a file; returns whether the file has them."""
-    first, last = map(re.escape, MARKS)
+def refresh_readme(file: Path, text: str, mark: str = "ladder") -> bool:
+    """Puts `text` between `<!-- mark -->` and `<!-- /mark -->` in a file; returns whether the file has them."""
+    first, last = re.escape(f"<!-- {mark} -->"), re.escape(f"<!-- /{mark} -->")
     old = file.read_text() if file.is_file() else ""
     between = re.compile(f"(?s)(?<={first}\n).*?(?={last})")
     if not between.search(old):

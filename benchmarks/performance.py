@@ -23,12 +23,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks beside the program only.
 
 from benchmarks import machine, performance_report, scaling
+from benchmarks.ladder_report import refresh_readme
 from benchmarks.parts import FOLDER, ROOT, Part, run_all
 
 _TOY = "--config=configs/toy.py:ass"
 _PAPER = "--config=configs/gta5.py:ass"
 _HALF = ("--config.data.source_size=(256,512)", "--config.data.target_size=(256,512)")
 _LOW = "--config.model.dtype=bfloat16"
+_QUIET = 0.7  # Load of a machine on which nothing else runs.
 _GPU_SETTINGS = "--settings=channels_last,channels_last+compile,channels_last+autotune"
 
 
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
 
     Args:
       arguments: of the command line; default: those of this process.
-      root: of the repository, in which `docs/` is written.
+      root: of the repository, in which `docs/` and `README.md` are written.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of results and logs: %(default)s")
@@ -103,6 +105,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     failed = []
     if not options.report_only:
         print(machine.describe_in_words(facts), flush=True)
+        _warn_of_others()
         try:
             done = run_all(chosen, options.folder, options.fresh)
         except KeyboardInterrupt:
@@ -111,10 +114,19 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         failed = [part.name for part in chosen if part.name not in done]
     results = {part.name: found for part in parts if (found := part.result(options.folder)) is not None}
     write(results, root / "docs")
+    if table := performance_report.short_table(results):
+        refresh_readme(root / "README.md", table, "speed")
     print(f"Report: {root / 'docs' / 'performance.md'}")
     if failed:
         print(f"{len(failed)} benchmarks failed: {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _warn_of_others() -> None:
+    """Says so where other programs compute: on a CPU, threads that wait for each other then lose most of the time."""
+    load = os.getloadavg()[0]
+    if load > _QUIET:
+        print(f"WARNING: the machine is busy (load {load:.1f}); these measurements will be wrong.", file=sys.stderr)
 
 
 def write(results: dict[str, dict], folder: Path) -> None:

@@ -41,6 +41,18 @@ def markdown(results: dict[str, dict], growth: dict[str, list[dict]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def short_table(results: dict[str, dict]) -> str:
+    """Returns the few lines about speed that the README shows; empty where nothing was compared."""
+    rows, machines = [], {}
+    for case in _of(results, "compare"):
+        ours, peer, ratio = case["sides"]["jax"], case["sides"]["torch"], case["ratio"]
+        rates = [f"{side['images_per_second']:.2f}" for side in (ours, peer)]
+        rows.append([_case(ours), *rates, f"{ratio['median']:.2f}"])
+        machines[_machine(peer["machine"])] = None
+    table = _table(["training step", "images/s", "PyTorch's", "ratio"], rows)
+    return f"{table}\n\n{'; '.join(machines)}." if rows else ""
+
+
 def _of(results: dict[str, dict], prefix: str) -> list[dict]:
     return [found for name, found in results.items() if name.startswith(f"{prefix}_")]
 

@@ -92,6 +92,13 @@ def test_report_of_stored_results(tmp_path):
     assert "python benchmarks/compare.py" in text
 
 
+def test_short_table():
+    text = performance_report.short_table(RESULTS)
+    assert "64×128 | 4.00 | 2.00 | 1.50 |" in text
+    assert text.endswith("devices of JAX: cpu.")
+    assert performance_report.short_table({}) == ""
+
+
 def test_report_of_nothing():
     assert "How it was measured" in performance_report.markdown({}, {})
 

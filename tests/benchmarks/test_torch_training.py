@@ -8,7 +8,10 @@ import pytest
 
 from ass_jax.models import build_networks
 from ass_jax.optimizers import make_optimizer
+from ass_jax.pretrained import flatten, to_foreign
+from ass_jax.state import abstract_segmenter
 from ass_jax.steps import train_step
+from ass_jax.weight_names import adaptsegnet_name
 from benchmarks import parity_inputs as inputs
 
 torch = pytest.importorskip("torch")
@@ -75,6 +78,21 @@ def test_only_the_losses_that_act(variant):
     names = {"segmentation_source", "segmentation_labelled"}
     acting = {"joint": set(), "adaptsegnet": {"global"}, "semantic": {"semantic"}}[variant]
     assert set(found) == {f"loss/{name}" for name in names | acting | {f"{name}_discriminator" for name in acting}}
+
+
+@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
+def test_weights_of_resnet101_are_ours(stride_in):
+    config = inputs.forward_config()
+    config.model.stride_in = stride_in
+    variables = abstract_segmenter(build_networks(config, inputs.NUM_CLASSES), config)
+    expected = {
+        adaptsegnet_name(path, config.model.backbone): to_foreign(path, np.empty(leaf.shape, np.bool_)).shape
+        for path, leaf in flatten(variables)
+    }
+    with torch.device("meta"):
+        found = torch_training.make_networks(config, inputs.NUM_CLASSES)["segmenter"].state_dict()
+    shapes = {name: tuple(value.shape) for name, value in found.items() if "num_batches" not in name}
+    assert shapes == expected
 
 
 @pytest.mark.parametrize("pixels", [32, 33, 63, 64, 97, 720])
