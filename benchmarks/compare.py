@@ -8,7 +8,9 @@ Each is a process of its own, that builds, warms up and waits for its turn. PyTo
 `--settings`; the fastest one is compared. On a CPU both use all cores. Needs PyTorch beside the requirements.
 """
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from benchmarks.parts import FOLDER, ROOT
 from benchmarks.turns import Player, PlayerError
 
 SETTINGS = "plain,channels_last,channels_last+compile"
+_TURN = 1.0  # Seconds at least, so that changing over does not count.
 _TRIES = 2  # Turns of each setting of PyTorch; the faster one counts.
 
 
@@ -58,10 +61,10 @@ def compare(program: Program, settings: Sequence[str], rounds: int) -> dict:
     Raises:
       PlayerError: ours does not run, or PyTorch's with none of the settings.
     """
-    peer, tried = fastest(program, settings)
-    with peer, program.ours() as ours:
-        players = {"jax": ours, "torch": peer}
-        steps = {name: timing.steps_per_sample(player.go) for name, player in players.items()}
+    with contextlib.ExitStack() as stack:
+        peer, tried = fastest(program, settings, stack)
+        players = {"jax": stack.enter_context(program.ours()), "torch": peer}
+        steps = {name: timing.steps_per_sample(player.go, _TURN) for name, player in players.items()}
         seconds = {name: [] for name in players}
         for _ in range(rounds):
             for name, player in players.items():
@@ -69,8 +72,15 @@ def compare(program: Program, settings: Sequence[str], rounds: int) -> dict:
         return summary({name: player.facts for name, player in players.items()}, seconds) | {"tried": tried}
 
 
-def fastest(program: Program, settings: Sequence[str]) -> tuple[Player, dict[str, float | str]]:
+def fastest(
+    program: Program, settings: Sequence[str], stack: contextlib.ExitStack
+) -> tuple[Player, dict[str, float | str]]:
     """Returns a player of PyTorch's fastest setting, and of each setting the seconds of a step or what went wrong.
+
+    Args:
+      program: starts players.
+      settings: of PyTorch.
+      stack: closes the player at the end; those of the other settings are closed at once.
 
     Raises:
       PlayerError: none of them runs.
@@ -78,7 +88,7 @@ def fastest(program: Program, settings: Sequence[str]) -> tuple[Player, dict[str
     best, least, tried = None, float("inf"), {}
     for setting in settings:
         try:
-            player = program.peer(setting)
+            player = stack.enter_context(program.peer(setting))
             steps = timing.steps_per_sample(player.go)
             tried[setting] = min(player.go(steps) / steps for _ in range(_TRIES))
         except PlayerError as error:
@@ -86,10 +96,11 @@ def fastest(program: Program, settings: Sequence[str]) -> tuple[Player, dict[str
             print(f"PyTorch, {setting}: {error}", file=sys.stderr)
             continue
         print(f"PyTorch, {setting}: {1000 * tried[setting]:.1f} ms a step", flush=True)
+        slower = player
         if tried[setting] < least:
-            best, least, player = player, tried[setting], best
-        if player is not None:
-            player.close()
+            best, least, slower = player, tried[setting], best
+        if slower is not None:
+            slower.close()
     if best is None:
         raise PlayerError("PyTorch runs with none of its settings.")
     return best, tried
@@ -146,4 +157,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends the players as well.
     sys.exit(main())

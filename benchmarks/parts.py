@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from ass_jax.monitor import format_seconds
 from benchmarks import command
@@ -52,11 +53,21 @@ class Part:
         file.unlink(missing_ok=True)
         line = [sys.executable, str(ROOT / "benchmarks" / self.program), *self.arguments, f"--json={file.resolve()}"]
         with log.open("wb") as output:
-            code = subprocess.run(line, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT).returncode
+            code = _run(line, output)
         if code or self.result(folder) is None:
             tail = log.read_text(errors="replace").splitlines()[-_TAIL:]
             return "\n".join([f"exit code {code}; the end of {log}:", *(f"  | {text}" for text in tail)])
         return ""
+
+
+def _run(line: Sequence[str], output: IO[bytes]) -> int:
+    """Runs a program to its end and returns its exit code; an interruption ends it, and whatever it has started."""
+    with subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def run_all(parts: Sequence[Part], folder: Path, fresh: bool = False) -> dict[str, dict]:

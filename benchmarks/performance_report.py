@@ -13,7 +13,7 @@ never part of them. TFLOP are counted from the networks' convolutions and matrix
 multiply-accumulate of a forward pass; what a compiler adds or saves does not count. The limit is the speed of a large
 square matrix product in the same precision, measured in the same process; on a GPU, float32 is multiplied in TF32 by
 both frameworks. Memory is the most that a device had in use, or, where it keeps no count, what the compiler planned:
-arguments, results and temporaries."""
+arguments, results and temporaries; beside PyTorch on a CPU, it is that of the whole process."""
 
 
 def markdown(results: dict[str, dict], growth: dict[str, list[dict]]) -> str:
@@ -72,9 +72,18 @@ def _against(found: Sequence[dict]) -> str:
                 f"**{ratio['median']:.2f}** ({ratio['lower']:.2f} to {ratio['upper']:.2f})",
                 f"{speed:.3g}",
                 f"{speed / ours['limit_tflop_per_second']:.0%}",
+                _memory_of_both(ours, peer),
             ]
         )
-    head = ["step", "ours, images/s", "PyTorch, images/s", "ratio", "our TFLOP/s", "of the limit"]
+    head = [
+        "step",
+        "ours, images/s",
+        "PyTorch, images/s",
+        "ratio",
+        "our TFLOP/s",
+        "of the limit",
+        "GiB, ours and PyTorch's",
+    ]
     tried = "\n".join(f"- {_case(case['sides']['jax'])}: {_tried(case['tried'])}" for case in found)
     return (
         "The same step (networks, streams, losses, optimisers, precision) in both, in turns on one machine, on as many "
@@ -243,6 +252,12 @@ def _milliseconds(seconds: dict) -> str:
 def _memory(found: dict) -> float:
     memory = found["memory"]
     return (memory.get("device") or memory.get("compiled") or memory["process"]) / _GIB
+
+
+def _memory_of_both(ours: dict, peer: dict) -> str:
+    """Of the device where both keep a count, else of the whole process."""
+    key = "device" if ours["memory"]["device"] and peer["memory"]["device"] else "process"
+    return " and ".join(f"{side['memory'][key] / _GIB:.1f}" for side in (ours, peer))
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

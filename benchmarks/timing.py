@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 
 Run = Callable[[int], float]  # Does so many steps, waits for the last one, and returns the seconds.
 
-_SHORTEST_SAMPLE = 0.2  # Seconds: starting and awaiting a sample must not count.
+SHORTEST_SAMPLE = 0.2  # Seconds: starting and awaiting a sample must not count.
 _LONGEST_SAMPLE = 1000  # Steps.
 
 
-def steps_per_sample(run: Run) -> int:
-    """Returns how many steps make a sample long enough to time; runs some, which warms up."""
+def steps_per_sample(run: Run, shortest: float = SHORTEST_SAMPLE) -> int:
+    """Returns how many steps make a sample of at least `shortest` seconds; runs some, which warms up."""
     run(1)
-    return max(1, min(_LONGEST_SAMPLE, math.ceil(_SHORTEST_SAMPLE / run(1))))
+    return max(1, min(_LONGEST_SAMPLE, math.ceil(shortest / run(1))))
 
 
 def step_seconds(run: Run, samples: int) -> dict:

@@ -53,6 +53,9 @@ class Player:
         timer.start()
         try:
             self.facts = self._hear()
+        except BaseException:
+            self.close()
+            raise
         finally:
             timer.cancel()
 

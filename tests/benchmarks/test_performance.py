@@ -31,6 +31,7 @@ STEP = {
     "memory": {"device": None, "compiled": 2**29, "process": 2**31},
 }
 PEER = {"setting": "channels_last", "seconds": SECONDS, "images_per_second": 2.0, "machine": MACHINE}
+PEER["memory"] = {"device": None, "process": 2**30}
 RESULTS = {
     "step_toy": STEP,
     "compare_toy": {
@@ -82,6 +83,7 @@ def test_report_of_stored_results(tmp_path):
     assert (tmp_path / "performance.png").stat().st_size > 0
     assert "| resnet_tiny, float32, 1 source 64×128, 1 labelled 64×128 | 4.00 | 2.00 (`channels_last`) " in text
     assert "**1.50** (1.25 to 1.75)" in text
+    assert "| 0.2 | 50% | 2.0 and 1.0 |" in text
     assert "`plain` 1250, `compile` failed (exit code 1)" in text
     assert "| 500.0 (400.0 to 600.0) | 4.00 | 0.1 | 0.2 | 50% of 0.4 | 0.50 | 7 | 3,600: 0.5 h |" in text
     assert "| ours, float32 | **2** |" in text
