@@ -108,7 +108,7 @@ def _steps(found: Sequence[dict]) -> str:
             f"{step['tflop']:.3g}",
             f"{step['tflop_per_second']:.3g}",
             f"{step['share_of_limit']:.0%} of {step['limit_tflop_per_second']:.3g}",
-            f"{_memory(step):.2f}",
+            f"{_memory(step):.3g}",
             f"{step['compile_seconds']:.0f}",
             f"{step['steps_of_run']:,}: {step['steps_of_run'] * step['seconds']['median'] / 3600:.2g} h",
         ]
@@ -133,7 +133,7 @@ def _largest(found: Sequence[dict]) -> str:
                     f"{name}, {search['dtype']}",
                     f"{most}{images}{most}",
                     f"{trial['images_per_second']:.2f}",
-                    f"{_memory(trial):.1f}",
+                    f"{_memory(trial):.3g}",
                     share,
                 ]
             )
@@ -153,7 +153,7 @@ def _evaluation(found: Sequence[dict]) -> str:
                 + (f", {', '.join(views)}" * bool(views)),
                 f"{result[name]['images_per_second']:.2f}",
                 _milliseconds(result[name]["seconds"]),
-                f"{_memory(result[name]):.2f}",
+                f"{_memory(result[name]):.3g}",
             ]
             for name in ("evaluation", "prediction")
         ]
@@ -209,7 +209,7 @@ def _growth(growth: dict[str, list[dict]], results: dict[str, dict]) -> str:
             f"{row['value']:.3g}",
             f"{row['milliseconds']:.1f} ({row['lower']:.1f} to {row['upper']:.1f})",
             f"{row['images_per_second']:.1f}",
-            f"{row['gib']:.2f}",
+            f"{row['gib']:.3g}",
         ]
         for quantity, points in growth.items()
         for row in points

@@ -85,7 +85,7 @@ def test_report_of_stored_results(tmp_path):
     assert "**1.50** (1.25 to 1.75)" in text
     assert "| 0.2 | 50% | 2.0 and 1.0 |" in text
     assert "`plain` 1250, `compile` failed (exit code 1)" in text
-    assert "| 500.0 (400.0 to 600.0) | 4.00 | 0.1 | 0.2 | 50% of 0.4 | 0.50 | 7 | 3,600: 0.5 h |" in text
+    assert "| 500.0 (400.0 to 600.0) | 4.00 | 0.1 | 0.2 | 50% of 0.4 | 0.5 | 7 | 3,600: 0.5 h |" in text
     assert "| ours, float32 | **2** |" in text
     assert "to 64×128, flip True | 4.00 |" in text
     assert "| 2 | 90.0 | 45.0 | 100.0 | 90% |" in text
