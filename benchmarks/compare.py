@@ -22,7 +22,7 @@ from benchmarks.machine import describe_in_words
 from benchmarks.parts import FOLDER, ROOT
 from benchmarks.turns import Player, PlayerError
 
-SETTINGS = "plain,channels_last,channels_last+compile"
+SETTINGS = "plain,channels_last,channels_last+passive,channels_last+compile"
 _TURN = 1.0  # Seconds at least, so that changing over does not count.
 _TRIES = 2  # Turns of each setting of PyTorch; the faster one counts.
 
@@ -44,15 +44,16 @@ class Program:
 
     def ours(self) -> Player:
         """Starts our step; raises PlayerError."""
-        return self._start("step.py", "jax", ["--devices=1"])
+        return self._start("step.py", "jax", ["--devices=1"], {})
 
     def peer(self, setting: str) -> Player:
         """Starts PyTorch's step; raises PlayerError."""
-        return self._start("torch_step.py", f"torch_{setting}", [f"--setting={setting}"])
+        waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if "passive" in setting else {}
+        return self._start("torch_step.py", f"torch_{setting}", [f"--setting={setting}"], waiting)
 
-    def _start(self, program: str, name: str, more: Sequence[str]) -> Player:
+    def _start(self, program: str, name: str, more: Sequence[str], variables: Mapping[str, str]) -> Player:
         line = [sys.executable, str(ROOT / "benchmarks" / program), "--serve", *more, *self._arguments]
-        return Player(line, self._logs / f"{name}.log", self._environment, self._patience)
+        return Player(line, self._logs / f"{name}.log", self._environment | variables, self._patience)
 
 
 def compare(program: Program, settings: Sequence[str], rounds: int) -> dict:
@@ -65,11 +66,13 @@ def compare(program: Program, settings: Sequence[str], rounds: int) -> dict:
         peer, tried = fastest(program, settings, stack)
         players = {"jax": stack.enter_context(program.ours()), "torch": peer}
         steps = {name: timing.steps_per_sample(player.go, _TURN) for name, player in players.items()}
-        seconds = {name: [] for name in players}
+        seconds, cores = ({name: [] for name in players} for _ in range(2))
         for _ in range(rounds):
             for name, player in players.items():
                 seconds[name].append(player.go(steps[name]) / steps[name])
-        return summary({name: player.facts for name, player in players.items()}, seconds) | {"tried": tried}
+                cores[name].append(player.cores)
+        facts = {name: player.facts | {"cores": timing.spread(cores[name])} for name, player in players.items()}
+        return summary(facts, seconds) | {"tried": tried}
 
 
 def fastest(

@@ -73,22 +73,17 @@ def _against(found: Sequence[dict]) -> str:
                 f"{speed:.3g}",
                 f"{speed / ours['limit_tflop_per_second']:.0%}",
                 _memory_of_both(ours, peer),
+                " and ".join(f"{side['cores']['median']:.1f}" for side in (ours, peer)),
             ]
         )
-    head = [
-        "step",
-        "ours, images/s",
-        "PyTorch, images/s",
-        "ratio",
-        "our TFLOP/s",
-        "of the limit",
-        "GiB, ours and PyTorch's",
-    ]
+    head = ["step", "ours, images/s", "PyTorch, images/s", "ratio", "our TFLOP/s", "of the limit"]
+    head += ["GiB of both", "cores busy"]
     tried = "\n".join(f"- {_case(case['sides']['jax'])}: {_tried(case['tried'])}" for case in found)
     return (
         "The same step (networks, streams, losses, optimisers, precision) in both, in turns on one machine, on as many "
         "cores; the ratio is of images/s, ours to PyTorch's, of each round. PyTorch runs with the fastest of the "
-        f"settings that were tried.\n\n{_table(head, rows)}\n\nPyTorch's settings, milliseconds of a step:\n\n{tried}"
+        "settings that were tried. Where fewer cores were busy than there are, other programs may have disturbed the "
+        f"figures of a CPU.\n\n{_table(head, rows)}\n\nPyTorch's settings, milliseconds of a step:\n\n{tried}"
     )
 
 

@@ -16,7 +16,9 @@ from benchmarks.random_batches import Batch
 from benchmarks.torch_networks import GlobalDiscriminator, Segmenter, SemanticDiscriminator, feature_cells
 
 SOURCE, TARGET = 0, 1
-TRANSFORMS = ("channels_last", "compile", "autotune")  # What a setting may name, joined by "+".
+# What a setting may name, joined by "+". "passive" is up to who starts the process: OMP_WAIT_POLICY=PASSIVE, so that
+# threads do not burn the time of others while they wait, which pays where a processor is shared.
+TRANSFORMS = ("channels_last", "compile", "autotune", "passive")
 PLAIN = "plain"
 
 Tensors = dict[str, dict[str, torch.Tensor]]

@@ -1,7 +1,7 @@
 """Processes that do steps when they are told to, so that two frameworks measure in turns on one machine.
 
 A process prints one line of facts when it is ready. To each line `go N` on its standard input it does N steps and
-prints the seconds that they took; at the end of its input it ends.
+prints the seconds that they took, and those of the processor; at the end of its input it ends.
 """
 
 import json
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def serve(run: Run, facts: Mapping) -> None:
     _answer(facts)
     for line in sys.stdin:
         _, _, count = line.partition("go ")
-        _answer({"seconds": run(int(count))})
+        begun = time.process_time()
+        seconds = run(int(count))
+        _answer({"seconds": seconds, "processor": time.process_time() - begun})
 
 
 class Player:
@@ -35,6 +38,7 @@ class Player:
 
     Attributes:
       facts: what it told when it was ready.
+      cores: that the last turn kept busy on average: on a CPU, few of those there are where other programs compute.
     """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], patience: float):
@@ -44,7 +48,7 @@ class Player:
           PlayerError: it ended before, or was ended.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._log = log
+        self._log, self.cores = log, 0.0
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=environment, text=True
@@ -70,7 +74,9 @@ class Player:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._ended() from None
-        return self._hear()["seconds"]
+        found = self._hear()
+        self.cores = found["processor"] / found["seconds"]
+        return found["seconds"]
 
     def close(self) -> None:
         """Ends the process and waits for it, so that its memory is free."""

@@ -37,7 +37,7 @@ RESULTS = {
     "compare_toy": {
         "command": "python benchmarks/compare.py",
         "ratio": {"median": 1.5, "lower": 1.25, "upper": 1.75, "samples": 5},
-        "sides": {"jax": STEP, "torch": PEER},
+        "sides": {"jax": STEP | {"cores": {"median": 1.9}}, "torch": PEER | {"cores": {"median": 1.8}}},
         "tried": {"plain": 1.25, "compile": "exit code 1\nno compiler"},
     },
     "largest_jax_float32": {
@@ -83,7 +83,7 @@ def test_report_of_stored_results(tmp_path):
     assert (tmp_path / "performance.png").stat().st_size > 0
     assert "| resnet_tiny, float32, 1 source 64×128, 1 labelled 64×128 | 4.00 | 2.00 (`channels_last`) " in text
     assert "**1.50** (1.25 to 1.75)" in text
-    assert "| 0.2 | 50% | 2.0 and 1.0 |" in text
+    assert "| 0.2 | 50% | 2.0 and 1.0 | 1.9 and 1.8 |" in text
     assert "`plain` 1250, `compile` failed (exit code 1)" in text
     assert "| 500.0 (400.0 to 600.0) | 4.00 | 0.1 | 0.2 | 50% of 0.4 | 0.5 | 7 | 3,600: 0.5 h |" in text
     assert "| ours, float32 | **2** |" in text

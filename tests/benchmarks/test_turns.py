@@ -31,6 +31,7 @@ def test_steps_on_demand(start):
     player = start(SERVES)
     assert player.facts == {"name": "half"}
     assert [player.go(1), player.go(4)] == [0.5, 2.0]
+    assert 0 <= player.cores < 0.5
 
 
 def test_a_failure_shows_the_log(start):
