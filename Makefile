@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ladder faults notebook test clean
+.PHONY: help demo ladder bench faults notebook test clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -18,6 +18,9 @@ demo: $(VENV)/installed ## Train without and with adaptation on generated data, 
 
 ladder: $(VENV)/installed ## Train every variant on generated data, over several seeds; plot the scores.
 	$(RUN) benchmarks/ladder.py
+
+bench: $(VENV)/installed ## Measure speed and memory, beside PyTorch where it is installed; write docs/performance.md.
+	$(RUN) benchmarks/performance.py
 
 faults: $(VENV)/installed-tests ## Provoke every fault that training survives; measure what happens.
 	$(RUN) benchmarks/faults.py

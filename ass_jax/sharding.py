@@ -1,7 +1,7 @@
 """Mesh, shardings and global batches: data parallel over one axis, parameters replicated."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,17 +10,18 @@ from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh(images_per_step: Iterable[int]) -> Mesh:
+def make_mesh(images_per_step: Iterable[int], devices: Sequence[jax.Device] = ()) -> Mesh:
     """Returns a mesh with one axis, `data`, over as many devices as divide every stream of a step.
 
     Args:
       images_per_step: images per step of each stream, over all devices.
+      devices: to choose from; default: all that JAX finds.
 
     Raises:
       ValueError: with several processes, the devices do not divide the streams.
     """
     sizes = list(images_per_step)
-    devices = jax.devices()
+    devices = list(devices) or jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if math.gcd(*sizes) % n == 0)
     if count < len(devices):
         message = (

@@ -10,7 +10,6 @@ from configs.base import VARIANTS
 from data.streams import STREAMS
 
 TERMS = ("global", "semantic", "mixed")  # Of the loss, beside the cross-entropy of the labelled images.
-MARKS = ("<!-- ladder -->", "<!-- /ladder -->")  # In the README, around the short table.
 
 
 def markdown(summary: dict) -> str:
@@ -76,9 +75,9 @@ def short_table(summary: dict) -> str:
     )
 
 
-def refresh_readme(file: Path, text: str) -> bool:
-    """Puts `text` between the marks of a file; returns whether the file has them."""
-    first, last = map(re.escape, MARKS)
+def refresh_readme(file: Path, text: str, mark: str = "ladder") -> bool:
+    """Puts `text` between `<!-- mark -->` and `<!-- /mark -->` in a file; returns whether the file has them."""
+    first, last = re.escape(f"<!-- {mark} -->"), re.escape(f"<!-- /{mark} -->")
     old = file.read_text() if file.is_file() else ""
     between = re.compile(f"(?s)(?<={first}\n).*?(?={last})")
     if not between.search(old):

@@ -12,11 +12,12 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _ASK_JAX = "import jax; devices = jax.devices(); print(len(devices), devices[0].device_kind)"
 
 
-def describe(environment: Mapping[str, str]) -> dict:
+def describe(environment: Mapping[str, str], devices: str = "") -> dict:
     """Returns JSON-able facts: "cpu", "cores", "memory_gib", "system", "python", "packages" and "devices".
 
     Args:
       environment: variables of the runs; they decide which devices JAX uses.
+      devices: their number and kind, where the caller knows them; otherwise another process asks JAX.
     """
     return {
         "cpu": _cpu(),
@@ -25,7 +26,7 @@ def describe(environment: Mapping[str, str]) -> dict:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "devices": _devices(environment),
+        "devices": devices or _devices(environment),
     }
 
 

@@ -8,6 +8,7 @@ records. Every figure comes from a process of its own, which may use so many cor
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -50,16 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for cores in options.cores.split(","):
             for name, (_, own, size) in SETS.items():
                 where = f"{name}, {cores} core(s)"
-                rate = _apart(options, "preparation", name, cores, folder)["rate"]
+                rate = apart(options, "preparation", name, cores, folder)["rate"]
                 print(f"{where}: preparation {own[1]}x{own[0]} to {size[1]}x{size[0]}: {rate:.1f} pairs/s", flush=True)
-                found = _apart(options, "reading", name, cores, folder)
+                found = apart(options, "reading", name, cores, folder)
                 share = found["rate"] / found["decoder"]
                 print(
                     f"{where}: reading {size[1]}x{size[0]}: {found['rate']:.1f} pairs/s; the decoder alone "
                     f"{found['decoder']:.1f} pairs/s, so {share:.0%} of it",
                     flush=True,
                 )
-                found = _apart(options, "full_size", name, cores, folder)
+                found = apart(options, "full_size", name, cores, folder)
                 print(
                     f"{where}: reading {own[1]}x{own[0]}: {found['rate']:.1f} pairs/s, at most "
                     f"{found['memory'] / 2**20:.0f} MiB above {found['before'] / 2**20:.0f} MiB of the libraries",
@@ -94,8 +95,16 @@ def _files(name: str, index: int) -> tuple[str, str]:
     return f"leftImg8bit/{start}_leftImg8bit.png", f"gtFine/{start}_gtFine_labelIds.png"
 
 
-def _apart(options: argparse.Namespace, measure: str, name: str, cores: str, folder: str) -> dict:
-    """Runs a measurement in a process of its own."""
+def apart(options: argparse.Namespace, measure: str, name: str, cores: str, folder: str) -> dict:
+    """Runs a measurement in a process of its own, on so many cores.
+
+    Args:
+      options: `seconds` is the length of the measurement.
+      measure: of `MEASURES`.
+      name: of `SETS`.
+      cores: a number.
+      folder: in which `write_tree` wrote the data set under its name.
+    """
     flags = {"measure": measure, "name": name, "cores": cores, "folder": folder, "seconds": options.seconds}
     command = [sys.executable, __file__, *(f"--{key}={value}" for key, value in flags.items())]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -135,10 +144,12 @@ def _measure_preparation(options: argparse.Namespace) -> dict:
     return {"rate": _prepare(config, options.name) / (time.perf_counter() - start)}
 
 
-def _measure_reading(options: argparse.Namespace) -> dict:
+def _measure_reading(options: argparse.Namespace, augmented: bool = False) -> dict:
     from data import opened, pipeline
 
     config = _config(options)
+    if augmented:
+        config.augment.update(flip=True, scale=(0.75, 1.25), brightness=0.2, contrast=0.2, saturation=0.2)
     _prepare(config, options.name)
     batches = pipeline.training_batches(config)
     rate = _rate(lambda: next(batches), options.seconds)
@@ -161,7 +172,12 @@ def _measure_full_size(options: argparse.Namespace) -> dict:
     return {"rate": rate, "before": before, "memory": _peak_memory() - before}
 
 
-MEASURES = {"preparation": _measure_preparation, "reading": _measure_reading, "full_size": _measure_full_size}
+MEASURES = {
+    "preparation": _measure_preparation,
+    "reading": _measure_reading,
+    "augmented": functools.partial(_measure_reading, augmented=True),
+    "full_size": _measure_full_size,
+}
 
 
 def _rate(step: Callable[[], object], seconds: float) -> float:

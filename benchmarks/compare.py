@@ -1,0 +1,164 @@
+"""Compares the training step with PyTorch's: both do steps in turns on one machine, never at the same time.
+
+  python benchmarks/compare.py --config=configs/toy.py
+  python benchmarks/compare.py --config=configs/gta5.py --config.data.source_size="(256,512)" \
+    --config.data.target_size="(256,512)"
+
+Each is a process of its own, that builds, warms up and waits for its turn. PyTorch is tried with every setting of
+`--settings`; the fastest one is compared. On a CPU both use all cores. Needs PyTorch beside the requirements.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks beside the program only.
+
+from benchmarks import command, timing
+from benchmarks.machine import describe_in_words
+from benchmarks.parts import FOLDER, ROOT
+from benchmarks.turns import Player, PlayerError
+
+SETTINGS = "plain,channels_last,channels_last+passive,channels_last+compile"
+_TURN = 1.0  # Seconds at least, so that changing over does not count.
+_TRIES = 2  # Turns of each setting of PyTorch; the faster one counts.
+
+
+class Program:
+    """One side's program: starts players with the case's arguments."""
+
+    def __init__(self, arguments: Sequence[str], logs: Path, patience: float):
+        """Keeps what every player of a case shares.
+
+        Args:
+          arguments: of both programs: the configuration and its changes.
+          logs: folder.
+          patience: seconds until a player has to be ready.
+        """
+        self._arguments, self._logs, self._patience = arguments, logs, patience
+        # Both frameworks hold memory at the same time: neither may take all.
+        self._environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+    def ours(self) -> Player:
+        """Starts our step; raises PlayerError."""
+        return self._start("step.py", "jax", ["--devices=1"], {})
+
+    def peer(self, setting: str) -> Player:
+        """Starts PyTorch's step; raises PlayerError."""
+        waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if "passive" in setting else {}
+        return self._start("torch_step.py", f"torch_{setting}", [f"--setting={setting}"], waiting)
+
+    def _start(self, program: str, name: str, more: Sequence[str], variables: Mapping[str, str]) -> Player:
+        line = [sys.executable, str(ROOT / "benchmarks" / program), "--serve", *more, *self._arguments]
+        return Player(line, self._logs / f"{name}.log", self._environment | variables, self._patience)
+
+
+def compare(program: Program, settings: Sequence[str], rounds: int) -> dict:
+    """Returns the figures of both sides and the ratio of their images/s, ours to PyTorch's.
+
+    Raises:
+      PlayerError: ours does not run, or PyTorch's with none of the settings.
+    """
+    with contextlib.ExitStack() as stack:
+        peer, tried = fastest(program, settings, stack)
+        players = {"jax": stack.enter_context(program.ours()), "torch": peer}
+        steps = {name: timing.steps_per_sample(player.go, _TURN) for name, player in players.items()}
+        seconds, cores = ({name: [] for name in players} for _ in range(2))
+        for _ in range(rounds):
+            for name, player in players.items():
+                seconds[name].append(player.go(steps[name]) / steps[name])
+                cores[name].append(player.cores)
+        facts = {name: player.facts | {"cores": timing.spread(cores[name])} for name, player in players.items()}
+        return summary(facts, seconds) | {"tried": tried}
+
+
+def fastest(
+    program: Program, settings: Sequence[str], stack: contextlib.ExitStack
+) -> tuple[Player, dict[str, float | str]]:
+    """Returns a player of PyTorch's fastest setting, and of each setting the seconds of a step or what went wrong.
+
+    Args:
+      program: starts players.
+      settings: of PyTorch.
+      stack: closes the player at the end; those of the other settings are closed at once.
+
+    Raises:
+      PlayerError: none of them runs.
+    """
+    best, least, tried = None, float("inf"), {}
+    for setting in settings:
+        try:
+            player = stack.enter_context(program.peer(setting))
+            steps = timing.steps_per_sample(player.go)
+            tried[setting] = min(player.go(steps) / steps for _ in range(_TRIES))
+        except PlayerError as error:
+            tried[setting] = str(error)
+            print(f"PyTorch, {setting}: {error}", file=sys.stderr)
+            continue
+        print(f"PyTorch, {setting}: {1000 * tried[setting]:.1f} ms a step", flush=True)
+        slower = player
+        if tried[setting] < least:
+            best, least, slower = player, tried[setting], best
+        if slower is not None:
+            slower.close()
+    if best is None:
+        raise PlayerError("PyTorch runs with none of its settings.")
+    return best, tried
+
+
+def summary(facts: Mapping[str, dict], seconds: Mapping[str, Sequence[float]]) -> dict:
+    """Returns the spread of the ratio over the rounds and of each side's seconds.
+
+    Args:
+      facts: of "jax" and "torch".
+      seconds: of a step, by side, one for each round.
+    """
+    images = facts["jax"]["images_per_step"]
+    ratios = [peer / ours for ours, peer in zip(seconds["jax"], seconds["torch"], strict=True)]
+    sides = {}
+    for name, times in seconds.items():
+        found = timing.spread(times)
+        sides[name] = facts[name] | {"seconds": found, "images_per_second": images / found["median"]}
+    return {"images_per_step": images, "ratio": timing.spread(ratios), "sides": sides}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the ratio, writes all figures as JSON, and returns the exit code."""
+    parser = command.parser(__doc__)
+    parser.add_argument("--settings", default=SETTINGS, help="of PyTorch, to choose from: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of both: %(default)s")
+    parser.add_argument("--patience", type=float, default=600, help="seconds to build in: %(default)s")
+    options, config = command.parse(parser, arguments)
+    case = [f"--config={options.config}", f"--classes={options.classes}", *options.overrides]
+    logs = options.json.with_suffix("") if options.json else FOLDER / "compare"
+    try:
+        found = compare(Program(case, logs, options.patience), options.settings.split(","), options.rounds)
+    except PlayerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    result = {
+        "config": options.config,
+        "overrides": options.overrides,
+        "classes": options.classes,
+        "backbone": config.model.backbone,
+        "dtype": config.model.dtype,
+        "command": command.described(__file__, arguments),
+    }
+    result |= found
+    ratio, sides = found["ratio"], found["sides"]
+    print(
+        f"{options.config}, {config.model.dtype}: ours {sides['jax']['images_per_second']:.2f} images/s, PyTorch "
+        f"({sides['torch']['setting']}) {sides['torch']['images_per_second']:.2f} images/s; ratio of a round "
+        f"{ratio['median']:.2f} (quartiles {ratio['lower']:.2f} to {ratio['upper']:.2f}, {ratio['samples']} rounds)\n"
+        f"  {describe_in_words(sides['torch']['machine'])}"
+    )
+    command.write(options.json, result)
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends the players as well.
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What a device can do at most: the speed of a large matrix product, measured."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+_SIZES = {"cpu": 2048}  # By platform: rows and columns.
+_LARGE = 8192
+_PRODUCTS = 8  # In one program, so that starting it does not count.
+_TRIES = 5
+
+
+def product_tflops(dtype: str, size: int = 0) -> float:
+    """Returns the TFLOP/s of square matrix products on the first device: those of the fastest of several tries.
+
+    Args:
+      dtype: of the matrices. On a GPU, float32 is multiplied as XLA does by default, in TF32 where there is one.
+      size: rows and columns; default: 2048 on a CPU, 8192 elsewhere.
+    """
+    size = size or _SIZES.get(jax.default_backend(), _LARGE)
+    keys = jax.random.split(jax.random.key(0))
+    # Scaled so that products of products neither vanish nor overflow.
+    left, right = (jax.random.normal(key, (size, size), jnp.float32).astype(dtype) for key in keys)
+    right = right / jnp.sqrt(size).astype(dtype)
+
+    @jax.jit
+    def multiply(left: jax.Array, right: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, _PRODUCTS, lambda _, product: product @ right, left)
+
+    seconds = []
+    for _ in range(_TRIES + 1):
+        begun = time.perf_counter()
+        multiply(left, right).block_until_ready()
+        seconds.append(time.perf_counter() - begun)
+    return 2.0 * size**3 * _PRODUCTS / min(seconds[1:]) / 1e12

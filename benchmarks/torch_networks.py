@@ -1,0 +1,154 @@
+"""The networks of the method as modules of PyTorch, the peer of the benchmarks. Names of weights are AdaptSegNet's."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+DILATIONS = (6, 12, 18, 24)
+_STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation.
+_SLOPE = 0.2
+
+# Blocks of each stage, kind of block, channels of the first stage, channels and kernel of the first convolution.
+BACKBONES = {
+    "resnet50": ((3, 4, 6, 3), "bottleneck", 64, 64, 7),
+    "resnet101": ((3, 4, 23, 3), "bottleneck", 64, 64, 7),
+    "resnet_tiny": ((1, 1, 1, 1), "basic", 16, 16, 3),
+}
+
+
+class Segmenter(nn.Module):
+    """DeepLab-v2 on a ResNet of stride 8.
+
+    Attributes:
+      features: channels of the backbone's last map.
+    """
+
+    def __init__(self, backbone: str, num_classes: int, branches: int, stride_in: str):
+        """Builds the network with random weights; the arguments are settings of `config.model`."""
+        super().__init__()
+        counts, kind, width, stem_width, kernel = BACKBONES[backbone]
+        self.conv1 = nn.Conv2d(3, stem_width, kernel, 2, (kernel - 1) // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem_width)
+        self.pool = nn.MaxPool2d(3, 2, 1, ceil_mode=True)
+        channels = stem_width
+        for stage, (count, (stride, dilation)) in enumerate(zip(counts, _STAGES, strict=True)):
+            layers = []
+            for index in range(count):
+                step = stride if index == 0 else 1
+                if kind == "bottleneck":
+                    layers.append(Bottleneck(channels, width << stage, step, dilation, index == 0, stride_in))
+                else:
+                    layers.append(Basic(channels, width << stage, step, dilation, index == 0))
+                channels = layers[-1].channels
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.features = channels
+        self.layer5 = Classifier(channels, num_classes, branches)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps normalised images [B, 3, H, W] to features [B, D, h, w] and logits [B, C, h, w]."""
+        x = self.pool(functional.relu(self.bn1(self.conv1(images))))
+        features = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return features, self.layer5(features)
+
+
+class Bottleneck(nn.Module):
+    """Residual block of three convolutions; `channels` is the number of its output's."""
+
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, project: bool, stride_in: str):
+        """Builds the block; `stride_in` names the convolution that strides, "1x1" or "3x3"."""
+        super().__init__()
+        self.channels = 4 * width
+        first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
+        self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, second, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, self.channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(self.channels)
+        self.downsample = _shortcut(inputs, self.channels, stride) if project else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, inputs, H, W] to [B, channels, H', W']."""
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = functional.relu(self.bn2(self.conv2(y)))
+        return functional.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+class Basic(nn.Module):
+    """Residual block of two convolutions; `channels` is the number of its output's."""
+
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, project: bool):
+        """Builds the block."""
+        super().__init__()
+        self.channels = width
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, dilation, dilation, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(inputs, width, stride) if project else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, inputs, H, W] to [B, channels, H', W']."""
+        y = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class Classifier(nn.Module):
+    """Sum of dilated convolutions."""
+
+    def __init__(self, inputs: int, num_classes: int, branches: int):
+        """Builds the first `branches` of the pyramid."""
+        super().__init__()
+        self.conv2d_list = nn.ModuleList(
+            nn.Conv2d(inputs, num_classes, 3, padding=dilation, dilation=dilation) for dilation in DILATIONS[:branches]
+        )
+        for branch in self.conv2d_list:
+            nn.init.normal_(branch.weight, std=0.01)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Maps features [B, D, h, w] to logits [B, C, h, w]."""
+        return sum(branch(features) for branch in self.conv2d_list)
+
+
+class GlobalDiscriminator(nn.Module):
+    """Fully convolutional domain classifier of probability maps."""
+
+    def __init__(self, num_classes: int, width: int):
+        """Builds it; `width` is that of the first convolution."""
+        super().__init__()
+        channels = (num_classes, width, 2 * width, 4 * width, 8 * width)
+        for index in range(4):
+            self.add_module(f"conv{index + 1}", nn.Conv2d(channels[index], channels[index + 1], 4, 2, 1))
+        self.logits = nn.Conv2d(channels[-1], 1, 4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps probabilities [B, C, H, W] to logits [B, 1, H // 32, W // 32]."""
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = functional.leaky_relu(conv(x), _SLOPE)
+        return self.logits(x)
+
+
+class SemanticDiscriminator(nn.Module):
+    """Fully connected domain classifier of class vectors."""
+
+    def __init__(self, features: int, width: int, outputs: int):
+        """Builds it; `features` is D, `outputs` the number of logits of a vector."""
+        super().__init__()
+        self.hidden1 = nn.Linear(features, width)
+        self.hidden2 = nn.Linear(width, width)
+        self.logits = nn.Linear(width, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps vectors [B, C, D] to logits [B, C, outputs]."""
+        x = functional.leaky_relu(self.hidden1(x), _SLOPE)
+        return self.logits(functional.leaky_relu(self.hidden2(x), _SLOPE))
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+def feature_cells(pixels: int) -> int:
+    """Returns the height or width of the backbone's last map for that of an image."""
+    after_pool = (pixels + 1) // 2 // 2 + 1
+    return (after_pool + 1) // 2
