@@ -74,11 +74,14 @@ def main(arguments: list[str]) -> None:
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault(
+        "TF_USE_LEGACY_KERAS", "1"
+    )  # Nothing here uses Keras, whose version 3 takes a second to load.
     # Not at the top: TensorFlow takes seconds, which help and mistakes should not.
     import jax
     from clu import metric_writers
 
-    from ass_jax import compare, distributed, evaluate, models, train
+    from ass_jax import compare, compilation, distributed, evaluate, models, train
     from ass_jax.damage import DamagedError
     from data import pipeline, substitution
 
@@ -87,6 +90,7 @@ def main(arguments: list[str]) -> None:
     with told_plainly(ValueError):
         models.build_networks(config, len(class_table.names))  # Says what is impossible before an hour of preparing.
         distributed.join(config.distributed)
+        compilation.keep_programs(workdir)
         pipeline.prepare(config)
     host = {"host": jax.process_index(), "hosts": jax.process_count()}
     common = {

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ass_jax import lock, resuming, selection, signals
+from ass_jax import compilation, lock, resuming, selection, signals
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.damage import DamagedError, SaveError
 from ass_jax.distributed import say
@@ -131,16 +131,16 @@ def train(
             state = checkpoints.restore(on_mesh(jax.eval_shape(initialise), mesh), start)
             say(f"Goes on from step {start} of {checkpoints.directory}.")
         else:
-            # Weights are drawn once: on a CPU, compiling that well takes many times as long as doing it.
-            hasty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-            state = jax.jit(initialise, out_shardings=replicated(mesh), compiler_options=hasty)()
+            once = compilation.options_of_one_use()
+            state = jax.jit(initialise, out_shardings=replicated(mesh), compiler_options=once)()
             if initial is not None:
                 state = _with_weights(state, initial, mesh)
 
         batch = global_batch(first, mesh)
         begun = time.monotonic()
         step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
-        step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch).compile()
+        step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch)
+        step = step.compile(compiler_options=compilation.options_of_steps())
         scoring = {"step": make_evaluation_step(networks, config, mesh), "mesh": mesh, "class_table": class_table}
         _print_start(config, state, batch, mesh.size, time.monotonic() - begun, labelled)
 
