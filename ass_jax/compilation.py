@@ -8,6 +8,11 @@ import jax
 
 CACHE = "compilation_cache"  # Folder of a working directory.
 _WORTH_KEEPING = 0.1  # Seconds of compiling; what takes less is sooner compiled than found.
+_OF_STEPS_ON_A_CPU = {
+    "xla_backend_optimization_level": 1,  # LLVM's: higher ones take longer and give no faster step.
+    # Would undo `config.model.remat`: what is to be computed again would be recognised and kept.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+}
 
 
 def keep_programs(workdir: Path) -> None:
@@ -36,8 +41,7 @@ def keep_programs(workdir: Path) -> None:
 
 def options_of_steps() -> dict | None:
     """Returns the compiler's options for the steps of training and evaluation on the devices at hand."""
-    # LLVM's level: on a CPU, a higher one takes twice as long for the same speed of the step.
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return _OF_STEPS_ON_A_CPU if jax.default_backend() == "cpu" else None
 
 
 def options_of_one_use() -> dict | None:

@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ass_jax import compilation, lock, resuming, selection, signals
+from ass_jax import compilation, lock, memory, resuming, selection, signals
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.damage import DamagedError, SaveError
 from ass_jax.distributed import say
@@ -143,6 +144,7 @@ def train(
         step = step.compile(compiler_options=compilation.options_of_steps())
         scoring = {"step": make_evaluation_step(networks, config, mesh), "mesh": mesh, "class_table": class_table}
         _print_start(config, state, batch, mesh.size, time.monotonic() - begun, labelled)
+        _print_memory(memory.program_bytes(step, batch))
 
         monitor = Monitor(
             config,
@@ -279,3 +281,11 @@ def _print_start(
     )
     if labelled:
         say(f"Labelled target images: {labelled['list']}; SHA-256 {labelled['sha256']}.")
+
+
+def _print_memory(needed: float | None) -> None:
+    if needed is None:
+        return
+    say(f"A step needs about {memory.gigabytes(needed)} of memory on each device.")
+    if warning := memory.warning(needed):
+        logging.warning("%s", warning)
