@@ -155,7 +155,7 @@ def _scaled(sizes: Sizes, factor: float) -> str:
     """Returns the images of each stream in the configuration's proportions, such as `4 + 2 + 2`."""
     smallest = np.gcd.reduce([count for count, *_ in sizes.values()])
     times = int(factor * smallest)
-    return " + ".join(str(count // smallest * times) for count, *_ in sizes.values()) if times else "none"
+    return " + ".join(str(count // smallest * times) for count, *_ in sizes.values()) if times > 0 else "none"
 
 
 def _devices_of(leaf: object) -> set:
