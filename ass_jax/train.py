@@ -158,6 +158,8 @@ def train(
         # From here on there is something to lose. With several processes, JAX itself listens for signals.
         with signals.noted(install=jax.process_count() == 1) as requests:
             for number in range(start + 1, config.steps + 1):
+                # Nothing waits for a device between two reports, so that steps are queued ahead of the devices. Several
+                # of them in one program gain nothing while a step takes longer than queueing it: 2 ms of a ResNet-101.
                 state, metrics = step(state, batch)
                 monitor.add(metrics)
                 last = number == config.steps
