@@ -24,7 +24,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import command_line
-from data import check, labels
+from data import check, labels, streams
 from data.faults import printable
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -64,7 +64,10 @@ def main(arguments: list[str]) -> None:
     workdir = Path(WORKDIR.value) if WORKDIR.value else None  # Needed by all modes but check.
     if MODE.value == "check":
         with told_plainly(OSError, ValueError, code=EXIT_CODE_OF_BAD_DATA):
-            sys.exit(0 if check.check(config, CHECK_FILES.value, workdir) else EXIT_CODE_OF_BAD_DATA)
+            sound = check.check(config, CHECK_FILES.value, workdir)
+        if sound:
+            tell_memory(config, class_table)
+        sys.exit(0 if sound else EXIT_CODE_OF_BAD_DATA)
     if MODE.value == "predict":
         predict(config, class_table, workdir)
         return
@@ -74,11 +77,14 @@ def main(arguments: list[str]) -> None:
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault(
+        "TF_USE_LEGACY_KERAS", "1"
+    )  # Nothing here uses Keras, whose version 3 takes a second to load.
     # Not at the top: TensorFlow takes seconds, which help and mistakes should not.
     import jax
     from clu import metric_writers
 
-    from ass_jax import compare, distributed, evaluate, models, train
+    from ass_jax import compare, compilation, distributed, evaluate, models, train
     from ass_jax.damage import DamagedError
     from data import pipeline, substitution
 
@@ -87,6 +93,7 @@ def main(arguments: list[str]) -> None:
     with told_plainly(ValueError):
         models.build_networks(config, len(class_table.names))  # Says what is impossible before an hour of preparing.
         distributed.join(config.distributed)
+        compilation.keep_programs(workdir)
         pipeline.prepare(config)
     host = {"host": jax.process_index(), "hosts": jax.process_count()}
     common = {
@@ -117,6 +124,18 @@ def main(arguments: list[str]) -> None:
     if host["host"] == 0 and "mean_iou" in report:
         scores = json.dumps({"variant": config.variant, **report}, indent=2)
         (workdir / compare.SCORES).write_text(scores + "\n")
+
+
+def tell_memory(config: ConfigDict, class_table: labels.ClassTable) -> None:
+    """Says for `--mode=check` what memory a training step takes; nothing that goes wrong here is the data's fault."""
+    print("\nCompiling a training step to see what memory it needs ...", file=sys.stderr, flush=True)
+    try:
+        from ass_jax import memory
+
+        lines = memory.lines(config, len(class_table.names), streams.shapes(config))
+    except Exception as error:
+        lines = [f"The memory of a training step could not be calculated: {error}"]
+    print("", *map(printable, lines), sep="\n", flush=True)
 
 
 def predict(config: ConfigDict, class_table: labels.ClassTable, workdir: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ass_jax import metrics, pictures, progress, selection
+from ass_jax import compilation, metrics, pictures, progress, selection
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.distributed import say
 from ass_jax.losses import IGNORED
@@ -98,7 +98,8 @@ def evaluate(
 def make_evaluation_step(networks: Networks, config: ConfigDict, mesh: Mesh) -> Callable:
     """Returns `evaluation_step` jitted over a mesh."""
     step = functools.partial(evaluation_step, networks=networks, config=config)
-    return jax.jit(step, out_shardings=(replicated(mesh), by_image(mesh)))
+    shardings = (replicated(mesh), by_image(mesh))
+    return jax.jit(step, out_shardings=shardings, compiler_options=compilation.options_of_steps())
 
 
 def score_all(

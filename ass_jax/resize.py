@@ -19,11 +19,14 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """
     x = x.astype(jnp.float32)
     height, width = size
-    # Columns first: the map stays low while the costlier of the two products is done.
+    # Columns first: the map stays low while it has to be transposed. The rows' matrix is repeated for each image, so
+    # that their product already lies as the result has to.
     if width != x.shape[2]:
         x = jnp.einsum("Ww,bhwk->bhWk", interpolation_matrix(x.shape[2], width), x, precision="highest")
     if height != x.shape[1]:
-        x = jnp.einsum("Hh,bhwk->bHwk", interpolation_matrix(x.shape[1], height), x, precision="highest")
+        matrix = jnp.asarray(interpolation_matrix(x.shape[1], height))
+        matrices = jnp.broadcast_to(matrix, (x.shape[0], *matrix.shape))
+        x = jnp.einsum("bHh,bhWk->bHWk", matrices, x, precision="highest")
     return x
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ass_jax import lock, resuming, selection, signals
+from ass_jax import compilation, lock, memory, resuming, selection, signals
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.damage import DamagedError, SaveError
 from ass_jax.distributed import LostError, losses_named, say
@@ -134,18 +135,19 @@ def train(
             state = checkpoints.restore(on_mesh(jax.eval_shape(initialise), mesh), start)
             say(f"Goes on from step {start} of {checkpoints.directory}.")
         else:
-            # Weights are drawn once: on a CPU, compiling that well takes many times as long as doing it.
-            hasty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-            state = jax.jit(initialise, out_shardings=replicated(mesh), compiler_options=hasty)()
+            once = compilation.options_of_one_use()
+            state = jax.jit(initialise, out_shardings=replicated(mesh), compiler_options=once)()
             if initial is not None:
                 state = _with_weights(state, initial, mesh)
 
         batch = global_batch(first, mesh)
         begun = time.monotonic()
         step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
-        step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch).compile()
+        step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch)
+        step = step.compile(compiler_options=compilation.options_of_steps())
         scoring = {"step": make_evaluation_step(networks, config, mesh), "mesh": mesh, "class_table": class_table}
         _print_start(config, state, batch, mesh.size, time.monotonic() - begun, labelled)
+        _print_memory(memory.program_bytes(step, batch))
 
         monitor = Monitor(
             config,
@@ -159,6 +161,8 @@ def train(
         # From here on there is something to lose. With several processes, JAX itself listens for signals.
         with signals.noted(install=jax.process_count() == 1) as requests:
             for number in range(start + 1, config.steps + 1):
+                # Nothing waits for a device between two reports, so that steps are queued ahead of the devices. Several
+                # of them in one program gain nothing while a step takes longer than queueing it: 2 ms of a ResNet-101.
                 state, metrics = step(state, batch)
                 monitor.add(metrics)
                 last = number == config.steps
@@ -283,3 +287,11 @@ def _print_start(
     )
     if labelled:
         say(f"Labelled target images: {labelled['list']}; SHA-256 {labelled['sha256']}.")
+
+
+def _print_memory(needed: float | None) -> None:
+    if needed is None:
+        return
+    say(f"A step needs about {memory.gigabytes(needed)} of memory on each device.")
+    if warning := memory.warning(needed):
+        logging.warning("%s", warning)

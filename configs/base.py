@@ -88,6 +88,7 @@ def default_config() -> ConfigDict:
     config.model.batch_norm = "batch"  # "batch": statistics of each stream; "frozen": running ones.
     config.model.train_norm_affine = False  # The reference freezes scale and offset of batch norm.
     config.model.dtype = "float32"  # Compute type; "bfloat16" for TPU and GPU. Parameters stay float32.
+    config.model.remat = False  # Compute activations again in the backward pass: less memory, about a third more time.
     config.model.pixel_order = "bgr"  # Or "rgb": belongs to the initial weights, like mean and deviation.
     config.model.pixel_mean = (104.00698793, 116.66876762, 122.67891434)  # In pixel order, of 0..255.
     config.model.pixel_deviation = (1.0, 1.0, 1.0)

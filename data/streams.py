@@ -48,6 +48,21 @@ def streams(config: ConfigDict) -> dict[str, int]:
     return images
 
 
+def shapes(config: ConfigDict) -> dict[str, tuple[int, int, int, bool]]:
+    """Returns the images per step, their height and width and whether they have labels, of each stream needed.
+
+    Raises:
+      ValueError: as for `streams`.
+    """
+    crop = tuple(config.augment.crop)
+    found = {}
+    for name, images in streams(config).items():
+        size = config.data.source_size if name == "source" else config.data.target_size
+        height, width = crop if any(crop) else size
+        found[name] = (images, height, width, name != "unlabelled")
+    return found
+
+
 def parts(config: ConfigDict) -> list[str]:
     """Returns the parts of the data that a run reads, such as "source_train", each once.
 

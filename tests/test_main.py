@@ -238,6 +238,7 @@ stand_in("clu")
 sys.modules["clu"].metric_writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: Writer())
 stand_in("ass_jax")
 stand_in("ass_jax.compare", SCORES="eval.json")
+stand_in("ass_jax.compilation", keep_programs=lambda workdir: print("programs kept in", workdir.name))
 stand_in("ass_jax.train", train=train, ENDS=(StoppedError,))
 stand_in("ass_jax.distributed", join=lambda settings: None, ended_together=contextlib.nullcontext)
 stand_in("ass_jax.evaluate", evaluate=evaluate)
@@ -265,6 +266,7 @@ def wire(tmp_path, *arguments):
 def test_training_is_wired(tmp_path):
     result = wire(tmp_path, "--config.seed=5")
     assert result.stdout.splitlines() == [
+        "programs kept in run",
         "prepare",
         "train joint 5 True road run {'list': 'toy'}",
         "training_batches 7 ('host', 0) ('hosts', 2)",
@@ -283,7 +285,7 @@ def test_run_without_labelled_target_images_is_wired(tmp_path):
 
 def test_evaluation_is_wired(tmp_path):
     result = wire(tmp_path, "--mode=eval")
-    assert result.stdout.splitlines() == ["prepare", "evaluate joint road run"]
+    assert result.stdout.splitlines() == ["programs kept in run", "prepare", "evaluate joint road run"]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
     assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}}

@@ -336,3 +336,29 @@ def test_initial_weights_come_with_their_settings_also_when_resumed(tmp_path, we
         for average in (False, True):  # Nothing was trained.
             found = checkpoints.restore_segmenter(target, 4, average=average)
             jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+
+def test_loop_waits_for_no_device_between_reports(tmp_path, monkeypatch):
+    """Whoever reads a value of an array, or waits for one, waits for the step: only a report and a save may."""
+    kind, events = type(jnp.zeros(())), []
+
+    def idle(state, batch, **others):
+        return state.replace(step=state.step + 1), {"loss/segmentation_source": 0.0 * state.step, "skipped": 0.0}
+
+    def noted(name, function):
+        def call(*arguments, **keywords):
+            events.append(name)
+            return function(*arguments, **keywords)
+
+        return call
+
+    monkeypatch.setattr(loop, "train_step", idle)
+    for owner, name in ((loop.Monitor, "add"), (loop.Monitor, "report"), (loop.Checkpoints, "save")):
+        monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
+    monkeypatch.setattr(kind, "_value", property(noted("read", kind._value.fget)))
+    monkeypatch.setattr(kind, "block_until_ready", noted("read", kind.block_until_ready))
+    settings = {"steps": 6, "log_every": 3, "checkpoint.every": 6, "evaluation.every": 0, "average_decay": 0.0}
+    run(configuration("joint", **settings), tmp_path)
+    first, last = events.index("add"), events.index("save")
+    told = [name for name, before in zip(events[first:last], ["", *events[first:last]], strict=False) if name != before]
+    assert told == ["add", "report", "read", "add", "report", "read"]

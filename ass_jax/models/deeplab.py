@@ -77,11 +77,21 @@ class Classifier(nn.Module):
 
 
 def _resnet(model: ConfigDict, **architecture) -> ResNet:
-    return ResNet(stride_in=model.stride_in, batch_norm=model.batch_norm, dtype=jnp.dtype(model.dtype), **architecture)
+    return ResNet(
+        stride_in=model.stride_in,
+        batch_norm=model.batch_norm,
+        dtype=jnp.dtype(model.dtype),
+        remat=_remat(model),
+        **architecture,
+    )
 
 
 def _vgg(model: ConfigDict) -> Vgg:
-    return Vgg(dtype=jnp.dtype(model.dtype))
+    return Vgg(dtype=jnp.dtype(model.dtype), remat=_remat(model))
+
+
+def _remat(model: ConfigDict) -> bool:
+    return model.get("remat", False)  # Of no weight's meaning, so that a file of weights need not say it.
 
 
 BACKBONES = {

@@ -29,6 +29,7 @@ class ResNet(nn.Module):
       stride_in: convolution of a bottleneck block that strides, "1x1" or "3x3".
       batch_norm: "batch" normalises by statistics of the batch in training, "frozen" by running ones.
       dtype: compute type; parameters and statistics are float32.
+      remat: whether the backward pass computes the insides of each block again instead of keeping them.
     """
 
     stage_sizes: tuple[int, int, int, int]
@@ -39,6 +40,7 @@ class ResNet(nn.Module):
     stride_in: str = "1x1"
     batch_norm: str = "batch"
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -54,7 +56,8 @@ class ResNet(nn.Module):
             use_running_average=not train or self.batch_norm == "frozen",
             dtype=self.dtype,
         )
-        blocks = {"bottleneck": functools.partial(Bottleneck, stride_in=self.stride_in), "basic": Basic}
+        kept = nn.remat if self.remat else lambda block: block
+        blocks = {"bottleneck": functools.partial(kept(Bottleneck), stride_in=self.stride_in), "basic": kept(Basic)}
         x = conv(self.stem_width, self.stem_kernel, stride=2, name="stem")(images)
         x = nn.relu(norm(name="stem_norm")(x))
         x = max_pool_ceil(x)

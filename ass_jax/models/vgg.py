@@ -18,24 +18,30 @@ class Vgg(nn.Module):
 
     Attributes:
       dtype: compute type; parameters are float32.
+      remat: whether the backward pass computes the insides of each block again instead of keeping them.
     """
 
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Maps normalised images [B, H, W, 3] to features [B, H // 8, W // 8, 1024]."""
         del train  # The network acts alike in training and evaluation.
         x = images
-        for block, (count, channels, dilation) in enumerate(BLOCKS):
-            for index in range(count):
-                name = f"block{block + 1}_conv{index + 1}"
-                x = nn.relu(self._conv(channels, dilation, name)(x))
-            if block < POOLED:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        through = nn.remat(Vgg._block, static_argnums=2) if self.remat else Vgg._block
+        for number in range(len(BLOCKS)):
+            x = through(self, x, number)
         for index, channels in enumerate(HEAD):
             x = nn.relu(self._conv(channels, HEAD_DILATION, f"head_conv{index + 1}")(x))
         return x
+
+    def _block(self, x: jax.Array, number: int) -> jax.Array:
+        count, channels, dilation = BLOCKS[number]
+        for index in range(count):
+            name = f"block{number + 1}_conv{index + 1}"
+            x = nn.relu(self._conv(channels, dilation, name)(x))
+        return nn.max_pool(x, (2, 2), strides=(2, 2)) if number < POOLED else x
 
     def _conv(self, channels: int, dilation: int, name: str) -> Conv:
         return Conv(channels, 3, dilation=dilation, use_bias=True, dtype=self.dtype, name=name)

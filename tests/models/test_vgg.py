@@ -5,6 +5,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
+from ass_jax import compilation
 from ass_jax.models import vgg
 from ass_jax.models.convolution import Conv
 from ass_jax.models.vgg import Vgg
@@ -80,3 +81,19 @@ def test_equals_its_definition(monkeypatch, random_variables):
 
     features = jax.jit(lambda v, x: Vgg().apply(v, x, train=True))(variables, images)
     np.testing.assert_allclose(features, jax.jit(definition)(variables["params"], images), rtol=1e-4, atol=1e-5)
+
+
+def test_rematerialised_blocks_change_memory_alone(monkeypatch, random_variables):
+    monkeypatch.setattr(vgg, "BLOCKS", ((2, 4, 1), (2, 4, 1), (3, 4, 1), (3, 4, 1), (3, 4, 2)))
+    monkeypatch.setattr(vgg, "HEAD", (4, 4))
+    images = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    variables = random_variables(Vgg(), images, False)
+    gradients, memory = [], []
+    for module in (Vgg(), Vgg(remat=True)):
+        loss = jax.jit(jax.grad(lambda v, module=module: jnp.mean(jnp.square(module.apply(v, images, train=True)))))
+        compiled = loss.lower(variables).compile(compiler_options=compilation.options_of_steps())
+        gradients.append(compiled(variables))
+        memory.append(compiled.memory_analysis().temp_size_in_bytes)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * scale), *gradients)
+    assert memory[1] < 0.95 * memory[0]  # The first block, at full size, outweighs the others.
