@@ -24,6 +24,7 @@ from ass_jax.damage import DamagedError
 Tree = TypeVar("Tree")
 
 _DELETED = "deleted"
+_AVERAGE = ("average/",)  # Where the leaves of the moving average lie.
 
 
 class Checkpoints:
@@ -182,10 +183,10 @@ class Checkpoints:
           average: the segmenter's moving average instead.
 
         Raises:
-          FileNotFoundError, DamagedError, ValueError: as in `restore`.
+          FileNotFoundError, DamagedError, ValueError: as in `restore`, the last one also where there is no average.
         """
         if average:
-            return self._read(step, {"average": target}, parts=("average/",))["average"]
+            return self._read(step, {"average": target}, parts=_AVERAGE)["average"]
         wanted = {"params": {"segmenter": target["params"]}, "batch_stats": target["batch_stats"]}
         found = self._read(step, wanted, parts=("params/segmenter/", "batch_stats/"))
         return {"params": found["params"]["segmenter"], "batch_stats": found["batch_stats"]}
@@ -284,6 +285,8 @@ class Checkpoints:
         try:
             there = damage.read_checksums(self.directory, step)
             expected = {name: text for name, text in there.items() if not parts or name.startswith(parts)}
+            if parts == _AVERAGE and not expected:
+                raise ValueError(f"Checkpoint {step} in {self.directory} has no moving average: average_decay was 0.")
             saved = {name: text.partition(" crc32")[0] for name, text in expected.items()}
             if differing := leaves.differences(leaves.describe(target), saved):
                 raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differing}")
