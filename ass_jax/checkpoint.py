@@ -25,6 +25,12 @@ Tree = TypeVar("Tree")
 
 _DELETED = "deleted"
 _AVERAGE = ("average/",)  # Where the leaves of the moving average lie.
+# Without the notes on arrays that Orbax else writes beside them: only keys of random numbers need any, and no
+# checksum guards them.
+_ARRAYS = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)),
+    (np.ndarray, ocp.type_handlers.NumpyHandler()),
+)
 
 
 class Checkpoints:
@@ -67,7 +73,7 @@ class Checkpoints:
         best = [BestN(get_metric_fn=ranking, n=1, keep_checkpoints_without_metrics=False) for ranking in rankings]
         self._manager = ocp.CheckpointManager(
             self.directory,
-            item_handlers={"state": ocp.PyTreeCheckpointHandler()}
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(type_handler_registry=_ARRAYS)}
             | {name: ocp.JsonCheckpointHandler() for name in ("configuration", "checksums")},
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), *best]),

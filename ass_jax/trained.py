@@ -85,7 +85,7 @@ def open_run(workdir: str | os.PathLike, step: int | None = None, average: bool 
     for name in (CONFIGURATION, CLASSES, CHECKPOINTS):
         if not (workdir / name).exists():
             raise FileNotFoundError(f"{workdir} has no {name}: it is not the working directory of a training run.")
-    config = ConfigDict(read_json(workdir / CONFIGURATION, _SETTINGS))
+    config = _config(read_json(workdir / CONFIGURATION, _SETTINGS), workdir / CONFIGURATION)
     names, palette = _classes(read_json(workdir / CLASSES, _CLASS_TABLE), workdir / CLASSES)
     with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, read_only=True) as checkpoints:
         shapes = abstract_segmenter(build_networks(config, len(names)), config)
@@ -124,7 +124,8 @@ def open_description(pretrained: Pretrained) -> Trained | None:
     metadata = pretrained.metadata
     if not metadata.keys() >= {"configuration", "classes"}:
         return None
-    config = ConfigDict(parse_json(metadata["configuration"], f"configuration in {pretrained.path}", _SETTINGS))
+    place = f"configuration in {pretrained.path}"
+    config = _config(parse_json(metadata["configuration"], place, _SETTINGS), place)
     place = f"classes in {pretrained.path}"
     names, palette = _classes(parse_json(metadata["classes"], place, _CLASS_TABLE), place)
     return _fill(pretrained, config, names, palette)
@@ -138,6 +139,13 @@ def _fill(pretrained: Pretrained, config: ConfigDict, names: tuple[str, ...], pa
             f"{len(names)} classes. Train from it with --config.init={pretrained.path} first."
         )
     return Trained(config, names, palette, variables)
+
+
+def _config(found: dict, place: object) -> ConfigDict:
+    try:
+        return ConfigDict(found)
+    except (AttributeError, TypeError, ValueError) as error:  # Keys that would hide its own methods, or with dots.
+        raise ValueError(f"{place}: it holds keys that no configuration has ({error}).") from error
 
 
 def _classes(found: dict, place: object) -> tuple[tuple[str, ...], np.ndarray]:
