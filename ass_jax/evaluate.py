@@ -46,11 +46,11 @@ def evaluate(
       workdir: of the training run.
 
     Returns:
-      JSON-able: what `ass_jax.selection.described` says of the checkpoint, `split`, what the checkpoint says of the
-      `labelled` images that it was trained on, `changed_settings` (key, the checkpoint's value, ours), and the report
-      of `ass_jax.metrics.report`; that of the moving average, where there is one, under `average`; those of the last,
-      the selected and the best checkpoint, as scored while training, under `checkpoints`. Without labels: the number
-      of `images` in place of all scores.
+      JSON-able: what `ass_jax.selection.described` says of the checkpoint, `split`, what the checkpoint says of its
+      `variant` and of the `labelled` images that it was trained on, `changed_settings` (key, the checkpoint's value,
+      ours), and the report of `ass_jax.metrics.report`; that of the moving average, where there is one, under
+      `average`; those of the last, the selected and the best checkpoint, as scored while training, under
+      `checkpoints`. Without labels: the number of `images` in place of all scores.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
@@ -95,8 +95,9 @@ def evaluate(
     say(f"Predictions of step {number}: {files.path}/ (raw ids), {files.color_path}/ (colours)")
     if not labelled:
         return report | {"images": files.count}
-    report |= {LABELLED: there.get(LABELLED), CHANGED: changed} | found | {"checkpoints": others}
-    print_report(config.variant, report)
+    variant = there.get("variant", config.variant)  # The scores are its own, whatever is asked for now.
+    report |= {"variant": variant, LABELLED: there.get(LABELLED), CHANGED: changed} | found | {"checkpoints": others}
+    print_report(variant, report)
     say(f"Picture: {strip.save(workdir / STRIP)}")
     return report
 

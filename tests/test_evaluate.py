@@ -124,11 +124,14 @@ def test_settings_that_are_not_those_of_the_checkpoint_are_told(tmp_path, traine
     config, table = trained("cityscapes19", kept=True)
     for flip in (False, True):
         config.evaluation.flip = flip
+        config.variant = "ass" if flip else "joint"
         config.optimizer.learning_rate = 0.5  # No score depends on it.
         report = evaluation.evaluate(
             config, class_table=table, evaluation_batches=lambda: batches(table), workdir=tmp_path
         )
-        assert report[evaluation.CHANGED] == ([("evaluation.flip", "false", "true")] if flip else [])
+        changed = [("evaluation.flip", "false", "true"), ("variant", '"joint"', '"ass"')]
+        assert report[evaluation.CHANGED] == changed * flip
+        assert report["variant"] == "joint"
         text = capsys.readouterr().out
         told = (
             "checkpoint 7 with settings that are not those of its training:\n  evaluation.flip: false there, true here"
@@ -175,7 +178,7 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     assert list(json.loads(json.dumps(report))["mean_iou"]) == subsets
 
     with Checkpoints(tmp_path, best_metrics=selection.RANKINGS) as checkpoints:
-        checkpoints.save(7, {"step": np.int32(7)}, selection.checkpoint_metrics(report), {})
+        checkpoints.save(7, {"step": np.array(7)}, selection.checkpoint_metrics(report), {})
         assert checkpoints.metrics()["mIoU"] == found["mean_iou"][subsets[0]]
         report |= selection.described(7, "last") | {"checkpoints": selection.reports(checkpoints)}
     for entry in report["checkpoints"].values():
