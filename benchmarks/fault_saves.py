@@ -7,6 +7,7 @@ is `main.py` under watch; it leaves its measurements in the file NOTES.
 
 import functools
 import json
+import runpy
 import shutil
 import statistics
 import sys
@@ -134,10 +135,8 @@ def main() -> None:
     """Runs `main.py` with the rest of the arguments, under watch."""
     notes, watch = Path(sys.argv.pop(1)), Watch()
     watch.install()
-    import main  # Defines its flags, which only this process may want.
-
     try:
-        main.run()
+        runpy.run_path("main.py", run_name="__main__")
     finally:
         notes.write_text(json.dumps(watch.notes()))
 
