@@ -102,8 +102,7 @@ def tell(directory: str | os.PathLike, found: dict[int, str], move: bool) -> Non
     """Warns of damaged checkpoints and, if asked to, moves them into `FOLDER`, out of the way of later saves."""
     for step, reason in found.items():
         place = f"moved to {_move_aside(epath.Path(directory), step)}" if move else "left where it is"
-        if jax.process_index() == 0:  # All processes see the same.
-            logging.warning("Checkpoint %d in %s is damaged; not used, %s: %s", step, directory, place, reason)
+        logging.warning("Checkpoint %d in %s is damaged; not used, %s: %s", step, directory, place, reason)
 
 
 def refusal(directory: str | os.PathLike, found: dict[int, str]) -> DamagedError:
