@@ -23,6 +23,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from ass_jax import lock  # These two import nothing heavy.
+from ass_jax import workdir as run_files
 from configs import command_line
 from data import check, labels, streams
 from data.faults import printable
@@ -63,6 +65,10 @@ def main(arguments: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     workdir = Path(WORKDIR.value) if WORKDIR.value else None  # Needed by all modes but check.
     if MODE.value == "check":
+        from ass_jax import models
+
+        with told_plainly(ValueError):
+            models.build_networks(config, len(class_table.names))
         with told_plainly(OSError, ValueError, code=EXIT_CODE_OF_BAD_DATA):
             sound = check.check(config, CHECK_FILES.value, workdir)
         if sound:
@@ -74,22 +80,28 @@ def main(arguments: list[str]) -> None:
     if MODE.value == "train":
         with told_plainly(ValueError, code=EXIT_CODE_OF_BAD_DATA):
             check.before_training(config)
+        with told_plainly(OSError, lock.LockedError):
+            workdir.mkdir(parents=True, exist_ok=True)
+            # For a moment only, before the writer leaves files there; training takes the lock when it begins.
+            if config.distributed.index <= 0 and not config.distributed.detect:
+                with lock.held(workdir):
+                    pass
+    if MODE.value == "eval":
+        with told_plainly(OSError):
+            run_files.expect_checkpoint(workdir)
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    os.environ.setdefault(
-        "TF_USE_LEGACY_KERAS", "1"
-    )  # Nothing here uses Keras, whose version 3 takes a second to load.
+    # Nothing here uses Keras, whose version 3 takes a second to load.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     # Not at the top: TensorFlow takes seconds, which help and mistakes should not.
     import jax
     from clu import metric_writers
 
-    from ass_jax import compare, compilation, distributed, evaluate, models, train
+    from ass_jax import compilation, distributed, evaluate, models, train
     from ass_jax.damage import DamagedError
     from data import pipeline, substitution
 
-    with told_plainly(OSError):
-        workdir.mkdir(parents=True, exist_ok=True)
     with told_plainly(ValueError):
         models.build_networks(config, len(class_table.names))  # Says what is impossible before an hour of preparing.
         distributed.join(config.distributed)
@@ -123,7 +135,7 @@ def main(arguments: list[str]) -> None:
             )
     if host["host"] == 0 and "mean_iou" in report:
         scores = json.dumps({"variant": config.variant, **report}, indent=2)
-        (workdir / compare.SCORES).write_text(scores + "\n")
+        (workdir / run_files.SCORES).write_text(scores + "\n")
 
 
 def tell_memory(config: ConfigDict, class_table: labels.ClassTable) -> None:
@@ -149,7 +161,7 @@ def predict(config: ConfigDict, class_table: labels.ClassTable, workdir: Path) -
         failures = predict.predict_files(predictor, inputs, output, CONFIDENCE.value)
     print(f"Label maps of {len(inputs) - len(failures)} images: {output}/", flush=True)
     if failures:
-        print(f"{len(failures)} images could not be read:", *failures, sep="\n", file=sys.stderr)
+        print(f"{len(failures)} images could not be read:", *map(printable, failures), sep="\n", file=sys.stderr)
         sys.exit(EXIT_CODE_OF_UNREADABLE)
 
 
@@ -168,11 +180,11 @@ def run() -> None:
     try:
         app.run(main, flags_parser=command_line.parse)
     except KeyboardInterrupt:
-        checking = flags.FLAGS.is_parsed() and MODE.value == "check"
-        print(
-            "Interrupted." + ("" if checking else " The same command goes on from the last checkpoint."),
-            file=sys.stderr,
-        )
+        hint = ""
+        if flags.FLAGS.is_parsed() and MODE.value == "train" and WORKDIR.value:
+            there = run_files.has_checkpoint(Path(WORKDIR.value))
+            hint = f" The same command {'goes on from the last checkpoint' if there else 'begins the training anew'}."
+        print(f"Interrupted.{hint}", file=sys.stderr)
         sys.exit(EXIT_CODE_OF_INTERRUPT)
 
 

@@ -24,6 +24,13 @@ from ass_jax.damage import DamagedError
 Tree = TypeVar("Tree")
 
 _DELETED = "deleted"
+_AVERAGE = ("average/",)  # Where the leaves of the moving average lie.
+# Without the notes on arrays that Orbax else writes beside them: only keys of random numbers need any, and no
+# checksum guards them.
+_ARRAYS = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)),
+    (np.ndarray, ocp.type_handlers.NumpyHandler()),
+)
 
 
 class Checkpoints:
@@ -67,7 +74,7 @@ class Checkpoints:
         best = [BestN(get_metric_fn=ranking, n=1, keep_checkpoints_without_metrics=False) for ranking in rankings]
         self._manager = ocp.CheckpointManager(
             self.directory,
-            item_handlers={"state": ocp.PyTreeCheckpointHandler()}
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(type_handler_registry=_ARRAYS)}
             | {name: ocp.JsonCheckpointHandler() for name in ("configuration", "checksums")},
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), *best]),
@@ -180,10 +187,10 @@ class Checkpoints:
           average: the segmenter's moving average instead.
 
         Raises:
-          FileNotFoundError, DamagedError, ValueError: as in `restore`.
+          FileNotFoundError, DamagedError, ValueError: as in `restore`, the last one also where there is no average.
         """
         if average:
-            return self._read(step, {"average": target}, parts=("average/",))["average"]
+            return self._read(step, {"average": target}, parts=_AVERAGE)["average"]
         wanted = {"params": {"segmenter": target["params"]}, "batch_stats": target["batch_stats"]}
         found = self._read(step, wanted, parts=("params/segmenter/", "batch_stats/"))
         return {"params": found["params"]["segmenter"], "batch_stats": found["batch_stats"]}
@@ -288,6 +295,8 @@ class Checkpoints:
         try:
             there = damage.read_checksums(self.directory, step)
             expected = {name: text for name, text in there.items() if not parts or name.startswith(parts)}
+            if parts == _AVERAGE and not expected:
+                raise ValueError(f"Checkpoint {step} in {self.directory} has no moving average: average_decay was 0.")
             saved = {name: text.partition(" crc32")[0] for name, text in expected.items()}
             if differing := leaves.differences(leaves.describe(target), saved):
                 raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differing}")

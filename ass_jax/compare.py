@@ -1,14 +1,12 @@
 """Shows the scores of finished runs side by side: python -m ass_jax.compare RUN [RUN ...]."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ass_jax.evaluate import STRIP
 from ass_jax.metrics import format_table
-
-SCORES = "eval.json"  # `main.py` leaves it in the working directory.
+from ass_jax.workdir import SCORES, read_json
 
 
 def compare(workdirs: Sequence[Path]) -> str:
@@ -21,12 +19,13 @@ def compare(workdirs: Sequence[Path]) -> str:
 
     Raises:
       FileNotFoundError: a run has no scores.
+      ValueError: its file of scores was cut short, or is another one.
     """
     reports = []
     for workdir in workdirs:
         if not (workdir / SCORES).is_file():
             raise FileNotFoundError(f"{workdir} has no {SCORES}: its run did not end, or is another folder.")
-        reports.append(json.loads((workdir / SCORES).read_text()))
+        reports.append(read_json(workdir / SCORES, {"variant": str, "class_iou": dict, "mean_iou": dict}))
     headings = [report["variant"] for report in reports]
     if len(set(headings)) < len(headings):
         headings = [str(workdir) for workdir in workdirs]
@@ -41,5 +40,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         print(compare([Path(argument) for argument in sys.argv[1:]]))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))

@@ -13,6 +13,7 @@ from absl import logging
 from etils import epath
 
 from ass_jax import distributed, leaves
+from ass_jax.workdir import is_step
 
 FOLDER = "damaged"
 # Items in JSON, and the file of each.
@@ -35,7 +36,7 @@ def look(directory: str | os.PathLike) -> dict[int, str]:
       DamagedError: something is wrong with each of them.
     """
     root = epath.Path(directory)
-    steps = [int(path.name) for path in root.iterdir() if path.name.isdigit()] if root.exists() else []
+    steps = [int(path.name) for path in root.iterdir() if is_step(path.name)] if root.exists() else []
     found = {}
     for step in steps:
         try:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ass_jax import compilation, metrics, pictures, progress, selection
+from ass_jax import compilation, metrics, pictures, progress, resuming, selection
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.distributed import say
 from ass_jax.losses import IGNORED
@@ -20,7 +20,7 @@ from ass_jax.pretrained import with_settings
 from ass_jax.sharding import by_image, global_batch, local_images, make_mesh, on_mesh, pad_images, replicated
 from ass_jax.state import Variables, abstract_segmenter
 from ass_jax.steps import evaluation_step
-from ass_jax.trained import CHECKPOINTS
+from ass_jax.workdir import CHECKPOINTS
 
 Batch = dict[str, np.ndarray]
 See = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]  # Of name, image, prediction and labels.
@@ -29,6 +29,7 @@ PREDICTIONS = "predictions"  # Folders and files of a working directory.
 TEST_PREDICTIONS = "predictions_test"
 STRIP = "predictions.png"
 LABELLED = "labelled"  # Key of reports and of a checkpoint's configuration: which target images were labelled.
+CHANGED = "changed_settings"  # Key of reports: those that matter to the scores, and are not the checkpoint's.
 
 
 def evaluate(
@@ -45,10 +46,11 @@ def evaluate(
       workdir: of the training run.
 
     Returns:
-      JSON-able: what `ass_jax.selection.described` says of the checkpoint, `split`, what the checkpoint says of the
-      `labelled` images that it was trained on, and the report of `ass_jax.metrics.report`; that of the moving
-      average, where there is one, under `average`; those of the last, the selected and the best checkpoint, as
-      scored while training, under `checkpoints`. Without labels: the number of `images` in place of all scores.
+      JSON-able: what `ass_jax.selection.described` says of the checkpoint, `split`, what the checkpoint says of its
+      `variant` and of the `labelled` images that it was trained on, `changed_settings` (key, the checkpoint's value,
+      ours), and the report of `ass_jax.metrics.report`; that of the moving average, where there is one, under
+      `average`; those of the last, the selected and the best checkpoint, as scored while training, under
+      `checkpoints`. Without labels: the number of `images` in place of all scores.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
@@ -60,15 +62,19 @@ def evaluate(
         workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS, read_only=True
     ) as checkpoints:
         number = selection.chosen_step(checkpoints, settings.checkpoint)
+        there = checkpoints.configuration(number)
         if config.init:
-            config = with_settings(config, checkpoints.configuration(number)["model"])
+            config = with_settings(config, there["model"])
         networks = build_networks(config, len(class_table.names))
         target = on_mesh(abstract_segmenter(networks, config), mesh)
         variables = {"": checkpoints.restore_segmenter(target, number)}
-        trained_on = checkpoints.configuration(number).get(LABELLED)
         if config.average_decay and labelled:
             variables["average"] = checkpoints.restore_segmenter(target, number, average=True)
         others = selection.reports(checkpoints)
+    changed = resuming.scoring_differences(there, config.to_dict())
+    if changed:
+        lines = resuming.in_lines(changed)
+        say(f"Evaluates checkpoint {number} with settings that are not those of its training:{lines}")
     report = selection.described(number, settings.checkpoint) | {"split": settings.split}
     strip = Strip(settings.pictures, class_table)
     with PredictionFiles(workdir / (PREDICTIONS if labelled else TEST_PREDICTIONS), class_table) as files:
@@ -89,8 +95,9 @@ def evaluate(
     say(f"Predictions of step {number}: {files.path}/ (raw ids), {files.color_path}/ (colours)")
     if not labelled:
         return report | {"images": files.count}
-    report |= {LABELLED: trained_on} | found | {"checkpoints": others}
-    print_report(config.variant, report)
+    variant = there.get("variant", config.variant)  # The scores are its own, whatever is asked for now.
+    report |= {"variant": variant, LABELLED: there.get(LABELLED), CHANGED: changed} | found | {"checkpoints": others}
+    print_report(variant, report)
     say(f"Picture: {strip.save(workdir / STRIP)}")
     return report
 
@@ -181,7 +188,8 @@ def print_report(name: str, report: dict) -> None:
         columns = {name: report} | {key: report[key] for key in ("average",) if key in report}
         print(f"Checkpoint of step {report['step']}: {report['checkpoint']} ({report['chosen']})")
         print(metrics.format_table(columns))
-        print("Checkpoints, as scored while training:")
+        others = ", with the settings of then, not those above" if report.get(CHANGED) else ""
+        print(f"Checkpoints, as scored while training{others}:")
         print(selection.format_reports(report["checkpoints"]), flush=True)
 
 

@@ -29,7 +29,7 @@ from ass_jax.pretrained import flat_variables, settings_metadata, to_foreign
 from ass_jax.resize import resize_bilinear
 from ass_jax.steps import normalise
 from ass_jax.trained import Trained, description, open_run
-from ass_jax.weight_files import WeightFileError, write_arrays
+from ass_jax.weight_files import WeightFileError, make_folder_of, write_arrays
 from ass_jax.weight_names import adaptsegnet_name
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -89,14 +89,14 @@ def write(trained: Trained, path: str | os.PathLike) -> None:
     """Writes a segmenter in the form that the file's ending asks for: see the module's text.
 
     Raises:
-      WeightFileError: the ending is unknown, or PyTorch, which `.pth` needs, is missing.
+      WeightFileError: the ending is unknown, the folder cannot be made, or PyTorch, which `.pth` needs, is missing.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     writers = {".safetensors": _write_safetensors, ".pth": _write_torch, ".jaxexport": _write_program}
     if suffix not in writers:
         raise WeightFileError(f"{path}: unknown ending. Valid: {', '.join(writers)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder_of(path)
     writers[suffix](trained, path)
 
 

@@ -56,9 +56,9 @@ def domain_loss(logits: Array, domain: int, where: Array | None = None, kind: st
     Raises:
       ValueError: `kind` is unknown.
     """
-    if kind not in _DOMAIN_LOSSES:
-        raise ValueError(f"Unknown kind of domain loss {kind!r}. Valid: {', '.join(_DOMAIN_LOSSES)}.")
-    return masked_mean(_DOMAIN_LOSSES[kind](logits.astype(jnp.float32), domain), where)
+    if kind not in DOMAIN_LOSSES:
+        raise ValueError(f"Unknown kind of domain loss {kind!r}. Valid: {', '.join(DOMAIN_LOSSES)}.")
+    return masked_mean(DOMAIN_LOSSES[kind](logits.astype(jnp.float32), domain), where)
 
 
 def domain_accuracy(logits: Array, domain: int, where: Array | None = None) -> Array:
@@ -123,7 +123,7 @@ def _least_squares(logits: Array, domain: ArrayLike) -> Array:
     return jnp.square(logits - domain)
 
 
-_DOMAIN_LOSSES = {"bce": _bce, "least_squares": _least_squares}
+DOMAIN_LOSSES = {"bce": _bce, "least_squares": _least_squares}
 
 
 def _own_class(outputs: Array, offset: int = 0) -> Array:

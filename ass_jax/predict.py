@@ -1,6 +1,8 @@
 """Labels images of any size: `Predictor` for notebooks, `predict_files` for `--mode=predict`."""
 
+import collections
 import glob
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -20,10 +22,11 @@ from ass_jax.pretrained import open_weights
 from ass_jax.resize import interpolation_matrix
 from ass_jax.steps import normalise
 from ass_jax.trained import Trained, open_description, open_foreign, open_run
-from ass_jax.weight_files import WeightFileError
+from ass_jax.weight_files import SUFFIXES, WeightFileError
 
 _ROWS, _PIXELS = 256, 2**19  # Of the label map, at most at a time: an image of any size takes little memory.
 _SUFFIXES = ("", "_overlay", "_confidence")  # Of the files of an image, before the ending.
+_PROGRAM = ".jaxexport"
 _OVERLAY = 0.5  # Share of the class colours.
 _TELL_EVERY = 5.0  # Seconds between lines of progress.
 
@@ -114,8 +117,13 @@ def open_predictor(weights: str | os.PathLike, config: ConfigDict, class_table: 
         raise FileNotFoundError(f"{weights}: expected the working directory of a run or a weight file, found nothing.")
     if weights.is_dir():
         return Predictor(open_run(weights))
-    if weights.suffix.lower() == ".jaxexport":
+    suffix = weights.suffix.lower()
+    if suffix == _PROGRAM:
         return ProgramPredictor(weights, class_table)
+    if suffix not in SUFFIXES:
+        raise WeightFileError(
+            f"{weights}: unknown kind of weights. Expected one of {', '.join((*SUFFIXES, _PROGRAM))}."
+        )
     pretrained = open_weights(weights)
     described = open_description(pretrained)
     return Predictor(described or open_foreign(pretrained, config, class_table))
@@ -196,20 +204,37 @@ def find_images(pattern: str) -> list[Path]:
 def output_names(inputs: Sequence[Path]) -> list[str]:
     """Returns a name for the results of every input, so that no two files of theirs have the same.
 
-    It is the input's own without the ending; where that clashes, with it; where that clashes too, behind its
-    folders below the common one; and behind its number as a last resort.
+    It is the input's own without the ending. Those that clash, and no others, take theirs with it; where that clashes
+    too, behind their folders below the common one; and as a last resort with a number, counted for each such name.
     """
     common = os.path.commonpath([path.parent.absolute() for path in inputs]) if inputs else ""
-    for choice in (
-        [path.stem for path in inputs],
-        [path.name for path in inputs],
-        ["_".join(path.absolute().relative_to(common).parts) for path in inputs],
-    ):
-        # Some file systems do not tell capitals from small letters.
-        files = [f"{name}{suffix}".casefold() for name in choice for suffix in _SUFFIXES]
-        if len(set(files)) == len(files):
-            return choice
-    return [f"{number:06}_{path.name}" for number, path in enumerate(inputs, start=1)]
+    choices = [(path.stem, path.name, "_".join(path.absolute().relative_to(common).parts)) for path in inputs]
+    levels = [0] * len(inputs)
+    while True:
+        names = [choice[level] for choice, level in zip(choices, levels, strict=True)]
+        clashing = _clashing(names)
+        movable = [place for place in clashing if levels[place] < 2]
+        if not movable:
+            break
+        for place in movable:
+            levels[place] += 1
+    taken = {file for place, name in enumerate(names) if place not in clashing for file in _files(name)}
+    for place in sorted(clashing):
+        numbered = (f"{names[place]}_{number}" for number in itertools.count(1))
+        names[place] = next(name for name in numbered if not _files(name) & taken)
+        taken |= _files(names[place])
+    return names
+
+
+def _clashing(names: Sequence[str]) -> set[int]:
+    """Returns the places of the names that share a file with another one."""
+    count = collections.Counter(file for name in names for file in _files(name))
+    return {place for place, name in enumerate(names) if any(count[file] > 1 for file in _files(name))}
+
+
+def _files(name: str) -> set[str]:
+    # Some file systems do not tell capitals from small letters.
+    return {f"{name}{suffix}".casefold() for suffix in _SUFFIXES}
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -22,6 +22,7 @@ from ass_jax.models.deeplab import BACKBONES, build_deeplab
 from ass_jax.state import Variables
 from ass_jax.weight_files import WeightFileError, read_arrays, write_arrays
 from ass_jax.weight_names import Source, find_source, without_prefix
+from ass_jax.workdir import parse_json
 
 # Keys of `config.model` that belong to weights.
 SETTINGS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")
@@ -101,7 +102,11 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
         )
     settings = source.settings
     if source.layout == "ours" and _SETTINGS in metadata:
-        settings = {key: _tupled(value) for key, value in json.loads(metadata[_SETTINGS]).items()}
+        try:
+            found = parse_json(metadata[_SETTINGS], f"settings in {path}", {})
+        except ValueError as error:
+            raise WeightFileError(str(error)) from error
+        settings = {key: _tupled(value) for key, value in found.items()}
     return Pretrained(os.fspath(path), source, arrays, settings, metadata)
 
 

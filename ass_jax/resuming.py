@@ -1,4 +1,4 @@
-"""Says in what a configuration differs from that of the checkpoint which a run would go on from."""
+"""Says in what a configuration differs from that of a checkpoint which a run would go on from, or score."""
 
 import json
 from collections.abc import Iterator
@@ -30,6 +30,22 @@ HARMLESS = (
     "labelled.list",  # The same in words.
 )
 
+# Keys, or groups of keys, on which the scores of a checkpoint depend, or what they are called.
+SCORING = (
+    "variant",
+    "data.target",
+    "data.target_size",
+    "data.classes",
+    "data.custom",
+    "data.toy",
+    "data.full_size",
+    "model",
+    "evaluation.scales",
+    "evaluation.flip",
+    "evaluation.window",
+    "evaluation.stride",
+)
+
 
 class ChangedError(ValueError):
     """The settings are not those of the checkpoint."""
@@ -48,10 +64,10 @@ def check(directory: str, step: int, there: dict, here: dict, allowed: bool) -> 
     Raises:
       ChangedError: keys differ that are not harmless; the message lists them.
     """
-    lines = [f"\n  {key}: {old} there, {new} here" for key, old, new in differences(there, here)]
-    if not lines:
+    found = differences(there, here)
+    if not found:
         return
-    text = f"The settings are not those of checkpoint {step} in {directory}:{''.join(lines)}"
+    text = f"The settings are not those of checkpoint {step} in {directory}:{in_lines(found)}"
     if not allowed:
         raise ChangedError(
             f"{text}\nGive the same settings again, or name another --workdir; to go on with these, "
@@ -61,17 +77,31 @@ def check(directory: str, step: int, there: dict, here: dict, allowed: bool) -> 
 
 
 def differences(there: dict, here: dict) -> list[tuple[str, str, str]]:
-    """Returns the keys that differ and are not harmless, with both values as JSON text."""
+    """Returns the keys that differ and are not harmless to training, with both values as JSON text."""
+    return [found for found in _differences(there, here) if not _is_among(found[0], HARMLESS)]
+
+
+def scoring_differences(there: dict, here: dict) -> list[tuple[str, str, str]]:
+    """Does the same for the keys that matter to the scores."""
+    return [found for found in _differences(there, here) if _is_among(found[0], SCORING)]
+
+
+def in_lines(found: list[tuple[str, str, str]]) -> str:
+    """Returns differences as text, each on a line of its own below what comes before."""
+    return "".join(f"\n  {key}: {old} there, {new} here" for key, old, new in found)
+
+
+def _differences(there: dict, here: dict) -> list[tuple[str, str, str]]:
     there, here = dict(_flat(plain_json(there))), dict(_flat(plain_json(here)))
     return [
         (key, there.get(key, _ABSENT), here.get(key, _ABSENT))
         for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and not _is_harmless(key)
+        if there.get(key) != here.get(key)
     ]
 
 
-def _is_harmless(key: str) -> bool:
-    return any(key == harmless or key.startswith(f"{harmless}.") for harmless in HARMLESS)
+def _is_among(key: str, keys: tuple[str, ...]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in keys)
 
 
 def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

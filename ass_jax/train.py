@@ -117,7 +117,8 @@ def train(
             there = checkpoints.configuration(start)
             resuming.check(checkpoints.directory, start, there, kept, allowed=config.resume_with_changes)
         if start >= config.steps:
-            say(f"Step {start} of {config.steps} is done already: evaluating.")
+            beyond = f"The checkpoint is of step {start}, beyond config.steps = {config.steps}: nothing to train"
+            say(f"{beyond if start > config.steps else f'Step {start} of {config.steps} is done already'}; evaluating.")
             return evaluate(config, class_table=class_table, evaluation_batches=evaluation_batches, workdir=workdir)
         networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
         if jax.process_index() == 0:

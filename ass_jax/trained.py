@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,29 @@ from ass_jax.models import Networks, build_networks
 from ass_jax.pretrained import Pretrained, place, with_settings
 from ass_jax.state import Variables, abstract_segmenter
 from ass_jax.weight_files import WeightFileError
+from ass_jax.workdir import CHECKPOINTS, CLASSES, CONFIGURATION, parse_json, read_json
 
-CHECKPOINTS = "checkpoints"  # Folders and files of a working directory.
-CONFIGURATION = "config.json"
-CLASSES = "classes.json"
+# What using a segmenter takes of a configuration.
+_SETTINGS = {
+    "checkpoint.keep": int,
+    "data.target_size": list,
+    "discriminator.global_width": int,
+    "discriminator.semantic_width": int,
+    "loss.global_kind": str,
+    "loss.global_weight": float,
+    "loss.semantic_input": str,
+    "loss.semantic_outputs": str,
+    "loss.semantic_weight": float,
+    "model.backbone": str,
+    "model.batch_norm": str,
+    "model.branches": int,
+    "model.dtype": str,
+    "model.pixel_deviation": list,
+    "model.pixel_mean": list,
+    "model.pixel_order": str,
+    "model.stride_in": str,
+}
+_CLASS_TABLE = {"names": list, "palette": list}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,14 +79,14 @@ def open_run(workdir: str | os.PathLike, step: int | None = None, average: bool 
 
     Raises:
       FileNotFoundError: the folder is not that of a run, or there is no such checkpoint.
-      ValueError: the checkpoint is of another model than the configuration.
+      ValueError: the checkpoint is of another model than the configuration, or a file is not what the run wrote.
     """
     workdir = Path(workdir)
     for name in (CONFIGURATION, CLASSES, CHECKPOINTS):
         if not (workdir / name).exists():
             raise FileNotFoundError(f"{workdir} has no {name}: it is not the working directory of a training run.")
-    config = ConfigDict(json.loads((workdir / CONFIGURATION).read_text()))
-    names, palette = _classes(json.loads((workdir / CLASSES).read_text()))
+    config = _config(read_json(workdir / CONFIGURATION, _SETTINGS), workdir / CONFIGURATION)
+    names, palette = _classes(read_json(workdir / CLASSES, _CLASS_TABLE), workdir / CLASSES)
     with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, read_only=True) as checkpoints:
         shapes = abstract_segmenter(build_networks(config, len(names)), config)
         variables = checkpoints.restore_segmenter(shapes, step, average=average)
@@ -101,12 +119,15 @@ def open_description(pretrained: Pretrained) -> Trained | None:
 
     Raises:
       WeightFileError: the arrays do not fit the description.
+      ValueError: the description is not what an export wrote.
     """
     metadata = pretrained.metadata
     if not metadata.keys() >= {"configuration", "classes"}:
         return None
-    config = ConfigDict(json.loads(metadata["configuration"]))
-    names, palette = _classes(json.loads(metadata["classes"]))
+    place = f"configuration in {pretrained.path}"
+    config = _config(parse_json(metadata["configuration"], place, _SETTINGS), place)
+    place = f"classes in {pretrained.path}"
+    names, palette = _classes(parse_json(metadata["classes"], place, _CLASS_TABLE), place)
     return _fill(pretrained, config, names, palette)
 
 
@@ -120,5 +141,17 @@ def _fill(pretrained: Pretrained, config: ConfigDict, names: tuple[str, ...], pa
     return Trained(config, names, palette, variables)
 
 
-def _classes(found: Mapping) -> tuple[tuple[str, ...], np.ndarray]:
-    return tuple(found["names"]), np.array(found["palette"], np.uint8)
+def _config(found: dict, place: object) -> ConfigDict:
+    try:
+        return ConfigDict(found)
+    except (AttributeError, TypeError, ValueError) as error:  # Keys that would hide its own methods, or with dots.
+        raise ValueError(f"{place}: it holds keys that no configuration has ({error}).") from error
+
+
+def _classes(found: dict, place: object) -> tuple[tuple[str, ...], np.ndarray]:
+    names, colours = found["names"], found["palette"]
+    levels = [level for colour in colours if isinstance(colour, list) and len(colour) == 3 for level in colour]
+    sound = len(levels) == 3 * len(colours) and all(isinstance(level, int) and 0 <= level <= 255 for level in levels)
+    if not sound or len(colours) != len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{place}: expected names of classes, and for each a colour of three numbers of 0 to 255.")
+    return tuple(names), np.array(colours, np.uint8)

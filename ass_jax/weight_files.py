@@ -53,12 +53,12 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], meta
     """Writes a `.safetensors` file; an existing one is replaced only by a complete one.
 
     Raises:
-      WeightFileError: the file's name ends otherwise.
+      WeightFileError: the file's name ends otherwise, or its folder cannot be made.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise WeightFileError(f"{path}: expected a name that ends in .safetensors.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder_of(path)
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         # Writes memory as it lies: a view of other strides would come back permuted.
@@ -67,6 +67,20 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], meta
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder_of(path: Path) -> None:
+    """Makes the folder that a file will lie in.
+
+    Raises:
+      WeightFileError: there cannot be such a folder, or the file itself is one.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightFileError(f"{path}: {path.parent} cannot be made a folder ({error.strerror}).") from error
+    if path.is_dir():
+        raise WeightFileError(f"{path}: expected a file to write, found a folder.")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -75,8 +75,8 @@ class Place:
 class Child:
     """A run in a process of its own, whose output is kept."""
 
-    def __init__(self, arguments: list[str], folder: Path):
-        """Starts it."""
+    def __init__(self, arguments: list[str], folder: Path, program: tuple[str, ...] = ("main.py",)):
+        """Starts it; `program` is what Python runs, `folder` that of compiled programs."""
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
@@ -84,7 +84,7 @@ class Child:
         }
         self.begun = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "main.py", *arguments],
+            [sys.executable, *program, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -129,13 +129,13 @@ class Child:
         self.send(signal.SIGKILL)
         self.wait()
 
-    def wait(self) -> int:
-        """Waits for its end and returns its exit code."""
+    def wait(self, patience: float = _PATIENCE) -> int:
+        """Waits for its end, so many seconds at most, and returns its exit code."""
         try:
-            code = self._process.wait(timeout=_PATIENCE)
+            code = self._process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             self.send(signal.SIGKILL)
-            raise RuntimeError(f"A run did not end within {_PATIENCE} s:\n{self.text[-2000:]}") from None
+            raise RuntimeError(f"A run did not end within {patience:.0f} s:\n{self.text[-2000:]}") from None
         with self._changed:
             self._changed.wait_for(lambda: self._lines and self._lines[-1] == "", timeout=10)
         return code

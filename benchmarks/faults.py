@@ -22,7 +22,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from benchmarks import fault_long, fault_rows, fault_several, machine
+from benchmarks import fault_long, fault_rows, fault_saves, fault_several, machine
 from benchmarks.fault_rows import Result, Setting
 from benchmarks.fault_runs import Place
 
@@ -72,6 +72,17 @@ def rows(picture: Path) -> dict[int, Row]:
         "-k",
         "fewer or without or impossible or nothing or refused",
     )
+    hostile = (
+        "tests/test_weight_files.py",
+        "tests/test_hostile_input.py",
+        "tests/test_prediction_files.py",
+        "tests/test_main.py",
+        "tests/data/test_layouts.py",
+        "tests/data/test_check.py",
+        "tests/data/test_substitution.py",
+        "-k",
+        "hostile or is_run or are_safe or nowhere or control_characters",
+    )
     devices = (_CHECKPOINTS, "-k", "other_devices or alone")
     order = (_PIPELINE, "-k", "readers or hosts or late or continues")
     return {
@@ -95,6 +106,7 @@ def rows(picture: Path) -> dict[int, Row]:
         16: Row("configuration differs", "refused, with the keys", fault_rows.change_settings),
         17: Row("other numbers of devices; parameters alone", "difference 0", tests(*devices)),
         18: Row("other numbers of readers and hosts; seeking", "hashes equal, within 1 s", tests(*order)),
+        19: Row("hostile files and names", "refused or escaped, nothing run", tests(*hostile)),
         20: Row(
             "2,000 steps, 20 evaluations, 20 saves",
             "no leak",
@@ -105,6 +117,7 @@ def rows(picture: Path) -> dict[int, Row]:
             "one of several processes is killed", "the other ends within 60 s; identical", fault_several.kill_one, 6
         ),
         22: Row("SIGTERM to one of two processes, or to both", "0 steps lost; identical", fault_several.stop_both, 6),
+        23: Row("checksums and saves at the default interval", "< 3 % of the time", fault_saves.cost_of_saves, 3),
     }
 
 

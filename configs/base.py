@@ -8,6 +8,7 @@ terms of the method act), a number (so many labelled target images, as in `confi
 size that only shows that all of it runs).
 """
 
+import re
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -197,6 +198,11 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
     given = [word for word in words.split(",") if word]
     counts = [word for word in given if _is_count(word, config.data.target)]
     unknown = [word for word in given if word not in VARIANTS and word != "smoke" and word not in counts]
+    if unknown and re.fullmatch(r"0+|-[0-9]+", unknown[0]):
+        raise ValueError(
+            f"Expected a number of labelled target images of 1 or more after the file's colon, found {unknown[0]}. "
+            "The variant source_only needs none; oracle and ass_all take all."
+        )
     if unknown:
         valid = valid_words(config.data.target)
         raise ValueError(f"Unknown word {unknown[0]!r} after the file's colon. Valid: {valid}.")

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from configs import base
 from configs.base import VARIANTS, default_config, valid_words
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
@@ -70,24 +72,66 @@ def _load_config(arguments: list[str]) -> dict[str, Any]:
     file, *words = alone.config.split(":", 1)
     if not Path(file).is_file():
         raise flags.Error(f"There is no configuration file {file!r}. Found: {', '.join(_config_files())}.")
-    specification = importlib.util.spec_from_file_location("config_file", file)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    try:
-        values = dict(_flatten(module.get_config(*words)))
-    except ValueError as error:
-        raise flags.Error(str(error)) from error
+    values = _values_of(file, words)
     valid = dict(_flatten(default_config()))
-    for name in values:
-        _check_key(name, valid, f"{file} sets a key that configs/base.py does not define: ")
+    _check_file(file, values, valid)
     for name in overrides:
-        _check_key(name, valid, "There is no --")
+        _check_key(name, valid, "There is no --", f"--{name}")
         if name == "config.variant":
             raise flags.Error(
                 f"The variant is no key but a word after the file's colon, as in --config={file}:joint.\n"
                 f"Valid: {', '.join(VARIANTS)}."
             )
     return values
+
+
+def _values_of(file: str, words: list[str]) -> dict[str, Any]:
+    """Runs a configuration file and returns its values by full key.
+
+    Raises:
+      flags.Error: a word is unknown, or the file is at fault; then the message names it, and the line.
+    """
+    specification = importlib.util.spec_from_file_location("config_file", file)
+    module = importlib.util.module_from_spec(specification)
+    try:
+        specification.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise flags.Error(f"{file} defines no function get_config(words); configs/toy.py is an example.")
+        config = module.get_config(*words)
+    except flags.Error:
+        raise
+    except Exception as error:  # Whatever a user's own lines may raise.
+        raise flags.Error(_fault_of(file, error)) from error
+    if not isinstance(config, ConfigDict):
+        raise flags.Error(f"{file}: expected a ConfigDict of get_config, found {type(config).__name__}.")
+    return dict(_flatten(config))
+
+
+def _fault_of(file: str, error: Exception) -> str:
+    """Returns what a configuration file has raised, with the file and the line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}."
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ValueError) and frames[-1].filename == base.__file__:
+        return str(error)  # Of the words.
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(file)]
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"{file}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}: {first}"
+
+
+def _check_file(file: str, values: dict[str, Any], valid: dict[str, Any]) -> None:
+    """Raises an error unless a configuration file sets the keys of `configs/base.py`, all of them and no others."""
+    for name in values:
+        _check_key(name, valid, f"{file} sets a key that configs/base.py does not define: ", f"{file}: {name}")
+    missing = [name for name in valid if name not in values]
+    if missing:
+        raise flags.Error(f"{file} lacks {missing[0]}; begin with base.default_config(), as configs/toy.py does.")
+    for name, default in valid.items():
+        if not isinstance(values[name], int | float if isinstance(default, float) else type(default)):
+            found = f"{values[name]!r} of type {type(values[name]).__name__}"
+            raise flags.Error(f"{file} sets {name} to {found}; expected {type(default).__name__}, such as {default!r}.")
+        if isinstance(default, tuple):
+            _check_tuple(f"{file} sets {name} to ", default, values[name])
 
 
 def _config_files() -> list[str]:
@@ -105,8 +149,15 @@ def _flatten(config: ConfigDict, prefix: str = "config") -> Iterator[tuple[str, 
             yield f"{prefix}.{key}", value
 
 
-def _check_key(name: str, valid: dict[str, Any], problem: str) -> None:
-    """Raises an error that lists the valid keys beside `name` if it is not among them."""
+def _check_key(name: str, valid: dict[str, Any], problem: str, place: str) -> None:
+    """Raises an error that lists the valid keys beside `name` if it is not among them.
+
+    Args:
+      name: the key.
+      valid: all keys.
+      problem: what the message says before an unknown key.
+      place: what it says where `name` is a group of keys.
+    """
     if name in valid:
         return
     group = name
@@ -115,7 +166,7 @@ def _check_key(name: str, valid: dict[str, Any], problem: str) -> None:
     heads = dict.fromkeys(re.sub(r"\..*", ".*", key) for key in below)
     close = difflib.get_close_matches(name, valid, 1)
     if group == name:
-        message = f"--{name} is a group of keys."
+        message = f"{place} is a group of keys."
     else:
         message = f"{problem}{name}." + (f" Did you mean {close[0]}?" if close else "")
     raise flags.Error(f"{message}\nKeys of {group}: {', '.join(heads)}.")
@@ -140,12 +191,12 @@ def _parse_flags(arguments: list[str], defaults: dict[str, Any]) -> list[str]:
         raise flags.Error(f"{error}{hint}") from error
     for name, default in defaults.items():
         if isinstance(default, tuple):
-            _check_tuple(name, default, flags.FLAGS.config[name.removeprefix("config.")])
+            _check_tuple(f"flag --{name}=", default, flags.FLAGS.config[name.removeprefix("config.")])
     return rest
 
 
-def _check_tuple(name: str, default: tuple, value: tuple) -> None:
-    """Raises an error if a tuple is not of the default's form.
+def _check_tuple(place: str, default: tuple, value: tuple) -> None:
+    """Raises an error, which begins with `place`, if a tuple is not of the default's form.
 
     Numbers must be as many as in the default, and whole where its are; a default of one number is a list, of any
     length but 0. Names, or tuples as long as the default's, may be any number; of an empty default nothing is known.
@@ -161,7 +212,7 @@ def _check_tuple(name: str, default: tuple, value: tuple) -> None:
         accepted = (int, float) if isinstance(default[0], float) else int
         fits = len(value) == length and all(isinstance(entry, accepted) for entry in value)
     if not fits:
-        raise flags.Error(f"flag --{name}={value}: expected {expected}.")
+        raise flags.Error(f"{place}{value}: expected {expected}.")
 
 
 def _has_form(value: Any, example: Any) -> bool:

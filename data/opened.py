@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from data import index, located
 from data.datasets import DATASETS
+from data.faults import printable
 from data.labels import class_table, train_ids
 
 # TensorFlow never lets go of a function given to `numpy_function`, nor of the open files that it holds: each
@@ -72,12 +73,12 @@ class Split:
         try:
             self.decoder(*keys)(self._fetch_one(index))
         except UNDECODABLE as error:
-            return str(error).partition("\n")[0][:_SHOWN]
+            return printable(str(error).partition("\n")[0][:_SHOWN])
         return ""
 
     def name_of(self, index: int) -> str:
-        """Returns the name of an image."""
-        return self._index.names[index]
+        """Returns the name of an image, as it may be shown."""
+        return printable(self._index.names[index])
 
     def decoder(self, *keys: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
         """Returns the function from a record (a string) to its features `keys`; no others are decoded.

@@ -34,6 +34,25 @@ def test_runs_of_one_variant_are_told_apart_by_folder(tmp_path):
     assert all(str(folder) in heading for folder in runs)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"variant": "ass", "class', "it was cut short, or is no JSON"),
+        ("", "it was cut short, or is no JSON"),
+        ("[" * 100_000, "it was cut short, or is no JSON"),
+        ("[1]", r"expected JSON of type dict, found \[1\]"),
+        ('{"variant": "ass", "class_iou": {}}', "expected mean_iou of type dict, found nothing"),
+        ('{"variant": "ass", "class_iou": 3, "mean_iou": {}}', "expected class_iou of type dict, found 3"),
+        ("\udcff", "it cannot be read"),
+    ],
+)
+def test_scores_that_are_none_are_named(tmp_path, text, message):
+    runs = [run(tmp_path / "one", "ass", 0.5, 0.5), run(tmp_path / "two", "ass", 0.6, 0.6)]
+    (runs[1] / "eval.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(ValueError, match=rf"two/eval\.json: {message}"):
+        compare(runs)
+
+
 def test_run_without_scores_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"one has no eval\.json"):
         compare([tmp_path / "one"])

@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
 def trained(tmp_path, monkeypatch):
     """Returns a function that leaves a checkpoint of a fake network, and gives what `evaluate` needs for it."""
 
-    def make(classes, **settings):
+    def make(classes, kept=False, **settings):
         config = base.get_config("joint")
         config.data.target_size = SIZE
         config.evaluation.update({"test_size": LABEL_SIZE} | settings)
@@ -47,7 +47,7 @@ def trained(tmp_path, monkeypatch):
         monkeypatch.setattr(evaluation, "build_networks", lambda *_: networks)
         state = create_state(networks=networks, optimizer=optax.identity(), config=config, num_classes=len(table.names))
         with Checkpoints(tmp_path / evaluation.CHECKPOINTS) as checkpoints:
-            checkpoints.save(7, state, None, {})
+            checkpoints.save(7, state, None, config.to_dict() if kept else {})
         return config, table
 
     return make
@@ -120,6 +120,27 @@ def test_images_without_labels_are_only_predicted(tmp_path, trained, capsys):
             assert file.read_bytes() == (tmp_path / folder.format("") / file.name).read_bytes()
 
 
+def test_settings_that_are_not_those_of_the_checkpoint_are_told(tmp_path, trained, capsys):
+    config, table = trained("cityscapes19", kept=True)
+    for flip in (False, True):
+        config.evaluation.flip = flip
+        config.variant = "ass" if flip else "joint"
+        config.optimizer.learning_rate = 0.5  # No score depends on it.
+        report = evaluation.evaluate(
+            config, class_table=table, evaluation_batches=lambda: batches(table), workdir=tmp_path
+        )
+        changed = [("evaluation.flip", "false", "true"), ("variant", '"joint"', '"ass"')]
+        assert report[evaluation.CHANGED] == changed * flip
+        assert report["variant"] == "joint"
+        text = capsys.readouterr().out
+        told = (
+            "checkpoint 7 with settings that are not those of its training:\n  evaluation.flip: false there, true here"
+        )
+        assert (told in text) == flip
+        assert ("Checkpoints, as scored while training, with the settings of then, not those above:" in text) == flip
+        assert ("Checkpoints, as scored while training:" in text) != flip
+
+
 def test_devices_work_on_the_next_batch_while_one_is_looked_at():
     order = []
 
@@ -157,7 +178,7 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     assert list(json.loads(json.dumps(report))["mean_iou"]) == subsets
 
     with Checkpoints(tmp_path, best_metrics=selection.RANKINGS) as checkpoints:
-        checkpoints.save(7, {"step": np.int32(7)}, selection.checkpoint_metrics(report), {})
+        checkpoints.save(7, {"step": np.array(7)}, selection.checkpoint_metrics(report), {})
         assert checkpoints.metrics()["mIoU"] == found["mean_iou"][subsets[0]]
         report |= selection.described(7, "last") | {"checkpoints": selection.reports(checkpoints)}
     for entry in report["checkpoints"].values():

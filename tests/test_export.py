@@ -247,6 +247,16 @@ def test_unknown_endings(tmp_path, model):
         write(model, tmp_path / "model.onnx")
 
 
+@pytest.mark.parametrize("ending", [".safetensors", ".jaxexport"])
+def test_files_that_cannot_be(tmp_path, model, ending):
+    (tmp_path / "file").touch()
+    (tmp_path / f"folder{ending}").mkdir()
+    with pytest.raises(WeightFileError, match=r"file/model.*: .*/file cannot be made a folder \(.+\)\."):
+        write(model, tmp_path / "file" / f"model{ending}")
+    with pytest.raises(WeightFileError, match="expected a file to write, found a folder"):
+        write(model, tmp_path / f"folder{ending}")
+
+
 def test_without_pytorch(tmp_path, model, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(WeightFileError, match=r"writing PyTorch files needs PyTorch: `pip install torch`"):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ass_jax import lock
+
 ROOT = Path(__file__).parent.parent
 TOY = "--config=configs/toy.py"
 CUSTOM = "--config=configs/custom.py"
@@ -68,6 +70,8 @@ def answer(arguments, environment):
         ([TOY, "--config.data.source_size=64"], ["expected 2 numbers, such as (64, 128)"]),
         ([TOY, "--config.data.source_size=(64,12.5)"], ["expected 2 numbers, such as (64, 128)"]),
         (["--config=configs/gta5.py:150"], ["'150'", "smoke, 50, 100, 200, 500, 1000, 2975"]),
+        (["--config=configs/toy.py:0"], ["labelled target images of 1 or more", "found 0", "source_only needs none"]),
+        (["--config=configs/gta5.py:-1"], ["labelled target images of 1 or more", "found -1"]),
         (["--config=configs/toy.py:100,oracle"], ["oracle labels all target images", "found 100"]),
         (["--config=configs/toy.py:50,100"], ["one number of labelled images", "50, 100"]),
         ([CUSTOM, "--config.data.custom.names=(1,2)"], ["names=(1, 2)", "any number of entries such as 'ground'"]),
@@ -101,6 +105,42 @@ def test_configuration_file_cannot_define_keys(environment, tmp_path):
     code, _, message, _ = answer([f"--config={file}"], environment)
     assert code == 2
     assert "config.data.labeled_count. Did you mean config.data.labelled_count?" in message
+
+
+BEGIN = "from configs import base\n\ndef get_config(words=''):\n    config = base.default_config()\n    "
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = 1\n", ["mine.py defines no function get_config(words)"]),
+        ("def get_config(words=''):\n    return (\n", ["mine.py, line 2: '(' was never closed"]),
+        ("import nowhere\n", ["mine.py, line 1: ModuleNotFoundError: No module named 'nowhere'"]),
+        ("def get_config():\n    return 3\n", ["mine.py: expected a ConfigDict of get_config, found int"]),
+        (BEGIN + "return config.dta\n", ["mine.py, line 5: AttributeError", "dta"]),
+        (BEGIN + "return int('x')\n", ["mine.py, line 5: ValueError: invalid literal"]),
+        (BEGIN + "config.steps = 'many'\n", ["mine.py, line 5: TypeError", "'steps'"]),
+        (BEGIN + "del config['seed']\n    return config\n", ["mine.py lacks config.seed", "base.default_config()"]),
+        (BEGIN + "del config['data']\n    config.data = 3\n    return config\n", ["mine.py: config.data is a group"]),
+        (
+            BEGIN + "config.data.source_size = (64,)\n    return config\n",
+            ["mine.py sets config.data.source_size", "2 num"],
+        ),
+        (
+            BEGIN + "del config['seed']\n    config.seed = 'x'\n    return config\n",
+            ["mine.py sets config.seed to 'x' of type str; expected int, such as 0"],
+        ),
+    ],
+)
+def test_mistake_in_a_configuration_file_is_told_with_its_place(environment, tmp_path, monkeypatch, text, expected):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    for name in (str(file), os.path.relpath(file, ROOT)):
+        code, output, message, _ = answer([f"--config={name}", f"--workdir={tmp_path}/run"], environment)
+        assert (code, output) == (2, "")
+        assert all(part in message for part in expected), message
+        assert "Traceback" not in message
+        assert "--config." not in message
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort"])
@@ -236,8 +276,7 @@ def evaluate(config, *, class_table, evaluation_batches, workdir):
 stand_in("jax", process_index=lambda: 0, process_count=lambda: 2)
 stand_in("clu")
 sys.modules["clu"].metric_writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: Writer())
-stand_in("ass_jax")
-stand_in("ass_jax.compare", SCORES="eval.json")
+stand_in("ass_jax", __path__=["ass_jax"])  # Its light modules are the real ones.
 stand_in("ass_jax.compilation", keep_programs=lambda workdir: print("programs kept in", workdir.name))
 stand_in("ass_jax.train", train=train, ENDS=(StoppedError,))
 stand_in("ass_jax.distributed", join=lambda settings: None, ended_together=contextlib.nullcontext)
@@ -249,7 +288,7 @@ stand_in(
     "ass_jax.predict",
     find_images=lambda pattern: [pattern, "other"],
     open_predictor=lambda weights, config, class_table: f"{weights.name} {class_table.names[0]}",
-    predict_files=lambda *arguments: print(*arguments) or (["other: unreadable"] if arguments[-1] else []),
+    predict_files=lambda *arguments: print(*arguments) or (["other: unreadable \x1b[31m"] if arguments[-1] else []),
 )
 names = ("training_batches", "evaluation_batches", "held_out_batches", "names_of_step")
 stand_in("data.pipeline", prepare=prepare, labelled_list=labelled_list, **{name: call(name) for name in names})
@@ -259,6 +298,8 @@ main.run()
 
 
 def wire(tmp_path, *arguments):
+    if "--mode=eval" in arguments:
+        (tmp_path / "new/run/checkpoints/8").mkdir(parents=True)
     command = [sys.executable, "-c", WIRING, "--config=configs/toy.py:joint", f"--workdir={tmp_path}/new/run"]
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
 
@@ -316,19 +357,28 @@ def test_a_workdir_that_cannot_be_is_told_plainly(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_second_training_is_refused_before_it_leaves_files(tmp_path):
+    with lock.held(tmp_path / "new/run"):
+        result = wire(tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert f"in use by another training: process {os.getpid()}" in result.stderr
+        assert [file.name for file in (tmp_path / "new/run").iterdir()] == [lock.FILE]
+        # Of several processes only the first one takes the lock.
+        others = ("--config.distributed.coordinator=localhost:1", "--config.distributed.processes=2")
+        assert wire(tmp_path, *others, "--config.distributed.index=1").returncode == 0
+    assert not (tmp_path / "new/run" / lock.FILE).exists()
+
+
 def test_held_out_images_are_wired(tmp_path):
     result = wire(tmp_path, "--config.data.held_out=3")
     assert "held_out_batches ('host', 0) ('hosts', 2)" in result.stdout.splitlines()
 
 
 def test_test_images_leave_the_scores_alone(tmp_path):
-    (tmp_path / "new" / "run").mkdir(parents=True)
-    scores = tmp_path / "new/run/eval.json"
-    scores.write_text("{}")
     data = ("--config.data.target=cityscapes", "--config.data.classes=cityscapes19", "--config.evaluation.split=test")
     result = wire(tmp_path, "--mode=eval", *data)
     assert result.returncode == 0, result.stderr
-    assert scores.read_text() == "{}"
+    assert not (tmp_path / "new/run/eval.json").exists()
     result = wire(tmp_path, *data)
     assert (result.returncode, result.stdout) == (2, "")
     assert "expected --mode=eval" in result.stderr
@@ -338,9 +388,12 @@ def test_interrupt_is_answered_plainly(tmp_path):
     result = wire(tmp_path, "--config.steps=1")
     assert result.returncode == 130
     assert result.stdout.splitlines()[-1] == "writer closed"
-    assert result.stderr.startswith("Interrupted.")
-    assert "Traceback" not in result.stderr
+    assert result.stderr == "Interrupted. The same command begins the training anew.\n"
     assert not (tmp_path / "new/run/eval.json").exists()
+    (tmp_path / "new/run/checkpoints/3").mkdir(parents=True)
+    assert wire(tmp_path, "--config.steps=1").stderr == (
+        "Interrupted. The same command goes on from the last checkpoint.\n"
+    )
 
 
 def test_stopped_run_ends_with_the_code_of_its_signal(tmp_path):
@@ -361,3 +414,23 @@ def test_stopped_run_ends_with_the_code_of_its_signal(tmp_path):
 def test_what_is_missing_is_told_plainly(tmp_path, arguments, message):
     result = wire(tmp_path, *arguments)
     assert (result.returncode, result.stderr) == (2, message)
+
+
+def test_unreadable_images_are_named_without_control_characters(tmp_path):
+    result = wire(tmp_path, "--mode=predict", "--input=\x1b[31mred.png", "--confidence")
+    assert result.returncode == 1
+    assert "other: unreadable \\x1b[31m\n" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize("content", [None, [], ["checkpoints"], ["checkpoints/damaged", "checkpoints/3.orbax-tmp"]])
+def test_evaluation_of_no_run_is_refused_at_once_and_leaves_nothing(environment, tmp_path, content):
+    workdir = tmp_path / "run"
+    for name in () if content is None else ("", *content):
+        (workdir / name).mkdir(parents=True)
+    code, output, message, seconds = answer([TOY, "--mode=eval", f"--workdir={workdir}"], environment)
+    assert (code, output) == (2, "")
+    assert f"{workdir}: expected the working directory of a training run, which has checkpoints/STEP" in message
+    assert "Traceback" not in message
+    assert workdir.exists() == (content is not None)
+    assert seconds < 2

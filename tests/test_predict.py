@@ -224,15 +224,28 @@ def test_results_do_not_replace_images(tmp_path, predictor):
     [
         ([], []),
         (["in/a.jpg", "in/b.png"], ["a", "b"]),
-        (["in/a.jpg", "in/a.png", "in/b.png"], ["a.jpg", "a.png", "b.png"]),
+        (["in/a.jpg", "in/a.png", "in/b.png"], ["a.jpg", "a.png", "b"]),
         (["in/a.jpg", "in/A.png"], ["a.jpg", "A.png"]),
         (["in/left/a.jpg", "in/right/a.jpg"], ["left_a.jpg", "right_a.jpg"]),
         (["in/a.jpg", "in/a_overlay.jpg"], ["a.jpg", "a_overlay.jpg"]),
-        (["in/x/y_a.jpg", "in/x_y/a.jpg", "in/z/a.jpg"], ["000001_y_a.jpg", "000002_a.jpg", "000003_a.jpg"]),
+        (["in/a.jpg", "in/a.png", "in/a.png.jpg"], ["a.jpg", "a.png", "a.png.jpg"]),
+        (["in/x/y_a.jpg", "in/x_y/a.jpg", "in/z/a.jpg"], ["y_a", "x_y_a.jpg", "z_a.jpg"]),
+        (
+            ["in/b.jpg", "in/x/y_a.jpg", "in/x_y/a.jpg", "in/z/a.jpg", "in/z/y_a.jpg"],
+            ["b", "x_y_a.jpg_1", "x_y_a.jpg_2", "z_a.jpg", "z_y_a.jpg"],
+        ),
+        (["in/a.jpg", "in/a.jpg", "in/a.jpg_1.png"], ["a.jpg_2", "a.jpg_3", "a.jpg_1"]),
     ],
 )
 def test_names_of_results_differ(inputs, expected):
     assert output_names([Path(name) for name in inputs]) == expected
+
+
+def test_names_of_results_do_not_depend_on_images_that_do_not_clash():
+    inputs = [Path(folder) / name for folder in ("left", "right") for name in ("a.jpg", "a.png", "b.jpg")]
+    names = dict(zip(inputs, output_names(inputs), strict=True))
+    others = [Path("left/0.jpg"), *inputs, Path("right/z.jpg")]
+    assert dict(zip(others, output_names(others), strict=True)).items() >= names.items()
 
 
 def test_finding_images(tmp_path, monkeypatch):
@@ -273,6 +286,9 @@ def test_weights_that_are_none(tmp_path):
         open_predictor(tmp_path / "absent", configuration(), CLASSES)
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         open_predictor(tmp_path, configuration(), CLASSES)
+    (tmp_path / "weights.onnx").touch()
+    with pytest.raises(WeightFileError, match=r"onnx: unknown kind of weights\. Expected .*\.npz, .*\.jaxexport\."):
+        open_predictor(tmp_path / "weights.onnx", configuration(), CLASSES)
     for content in (b"", b"no program", bytes(1000)):
         (tmp_path / "model.jaxexport").write_bytes(content)
         with pytest.raises(WeightFileError, match=r"model\.jaxexport: not a whole program of ass_jax\.export"):

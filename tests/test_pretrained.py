@@ -259,6 +259,10 @@ def test_own_file(tmp_path):
     assert len(placement.random) == 8
     assert set(placement.skipped.values()) == {"a classifier for 3 classes where 5 are wanted"}
 
+    write_arrays(tmp_path / "own.safetensors", arrays, {"model": '{"pixel_order": "rg'})
+    with pytest.raises(WeightFileError, match=r"settings in .*own\.safetensors: it was cut short, or is no JSON"):
+        open_weights(tmp_path / "own.safetensors")
+
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
 def test_other_floating_point_types_become_float32(tmp_path, narrow, dtype):

@@ -29,6 +29,30 @@ def test_harmless_keys_are_keys():
             assert key.removeprefix("data.") in config.data
 
 
+def test_keys_that_matter_to_scores_are_keys_and_found():
+    config = base.default_config()
+    everything = config.to_dict()
+    for key in resuming.SCORING:
+        *groups, last = key.split(".")
+        group = everything
+        for name in groups:
+            group = group[name]
+        assert last in group
+    changed = toy.get_config()
+    changed.update(variant="joint", seed=5)
+    changed.loss.semantic_weight = 0.5
+    changed.optimizer.learning_rate = 0.5
+    changed.evaluation.update(every=1, flip=True, batch=3)
+    changed.data.target_size = (32, 64)
+    found = resuming.scoring_differences(as_json(kept(toy.get_config(), {"list": "one"})), changed.to_dict())
+    assert resuming.in_lines(found).splitlines() == [
+        "",
+        "  data.target_size: [64, 128] there, [32, 64] here",
+        "  evaluation.flip: false there, true here",
+        '  variant: "ass" there, "joint" here',
+    ]
+
+
 def test_harmless_keys_do_not_count():
     config = toy.get_config()
     there = as_json(kept(config, {"list": "one", "sha256": "0a"}))

@@ -280,7 +280,7 @@ def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, c
 
 def test_run_without_held_out_images_has_nothing_selected(tmp_path):
     with Checkpoints(tmp_path / CHECKPOINTS) as checkpoints:
-        checkpoints.save(1, {"step": np.int32(1)}, {"mIoU": 0.5}, {})
+        checkpoints.save(1, {"step": np.array(1)}, {"mIoU": 0.5}, {})
     config = configuration("joint", **{"evaluation.checkpoint": "selected"})
     with pytest.raises(FileNotFoundError, match=r"held no images out.*--config\.data\.held_out=COUNT"):
         evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)

@@ -129,6 +129,17 @@ def test_other_settings_are_refused_unless_allowed(tmp_path, monkeypatch):
     assert run(configuration(**changed, steps=7), tmp_path)[1] == [6]
 
 
+def test_checkpoint_beyond_the_last_step_is_only_evaluated(tmp_path, capsys):
+    run(configuration(), tmp_path)
+    run(configuration(), tmp_path)
+    assert "Step 6 of 6 is done already; evaluating." in capsys.readouterr().out
+    report, read = run(configuration(steps=4), tmp_path)
+    assert (report["step"], read) == (6, [])
+    told = capsys.readouterr().out
+    assert "The checkpoint is of step 6, beyond config.steps = 4: nothing to train; evaluating." in told
+    assert "done already" not in told
+
+
 def test_damaged_checkpoints_are_done_again_from_the_one_before(tmp_path, caplog, capsys):
     config = configuration(**{"checkpoint.every": 2})
     run(config, tmp_path)

@@ -1,18 +1,22 @@
 """A trained segmenter from a run, from a foreign weight file and from a file that describes itself."""
 
+import copy
 import functools
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from ass_jax import trained as trained_module
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.models import build_networks
 from ass_jax.optimizers import make_optimizer
+from ass_jax.predict import Predictor
 from ass_jax.pretrained import open_weights, settings_metadata
-from ass_jax.state import create_state
+from ass_jax.state import abstract_segmenter, create_state
 from ass_jax.trained import description, open_description, open_foreign, open_run, write_description
 from ass_jax.weight_files import WeightFileError, write_arrays
 from benchmarks import parity_inputs
@@ -78,6 +82,82 @@ def test_folders_that_are_no_run(tmp_path, run):
         open_run(run[0], step=7)
 
 
+def test_run_without_an_average_says_so(tmp_path):
+    config = configuration()
+    write_description(tmp_path, config, CLASSES)
+    variables = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_segmenter(build_networks(config, 3), config)
+    )
+    state = {"params": {"segmenter": variables["params"]}, "batch_stats": variables["batch_stats"]}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(4, state, None, {})
+    open_run(tmp_path)
+    with pytest.raises(ValueError, match=r"^Checkpoint 4 in \S+ has no moving average: average_decay was 0\.$"):
+        open_run(tmp_path, average=True)
+
+
+def broken(text):
+    """Returns texts that are not what `text`, a dictionary in JSON, was, with what is said of them."""
+    return {
+        text[: len(text) // 2]: "cut short, or is no JSON",
+        "": "cut short, or is no JSON",
+        "7": "found 7",
+        "{}": "",
+    }
+
+
+@pytest.mark.parametrize("name", ["config.json", "classes.json"])
+def test_broken_descriptions_are_named(tmp_path, run, name):
+    shutil.copytree(run[0], tmp_path / "run")
+    file = tmp_path / "run" / name
+    text = file.read_text()
+    for content, message in broken(text).items():
+        file.write_text(content)
+        with pytest.raises(ValueError, match=f"run/{name}: .*{message}"):
+            open_run(tmp_path / "run")
+    file.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=f"run/{name}: it cannot be read"):
+        open_run(tmp_path / "run")
+
+
+def test_settings_that_a_configuration_lacks_are_named_if_they_are_needed(tmp_path, run):
+    shutil.copytree(run[0], tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    whole = json.loads(file.read_text())
+    keys = [("data", "target_size")]
+    keys += [(group, key) for group in ("model", "loss", "discriminator", "checkpoint") for key in whole[group]]
+    for group, key in keys:
+        lacking = copy.deepcopy(whole)
+        del lacking[group][key]
+        file.write_text(json.dumps(lacking))
+        if f"{group}.{key}" in trained_module._SETTINGS:
+            with pytest.raises(ValueError, match=rf"config\.json: expected {group}\.{key} of type \w+, found nothing"):
+                open_run(tmp_path / "run")
+    for group, key in keys:
+        if f"{group}.{key}" not in trained_module._SETTINGS:
+            del whole[group][key]
+    file.write_text(json.dumps(whole))
+    labels = Predictor(open_run(tmp_path / "run"))(np.zeros((8, 8, 3), np.uint8))
+    assert labels.shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        {"names": ["a", "b", "c"], "palette": [[0, 0, 0], [1, 1, 1]]},
+        {"names": ["a", "b"], "palette": [[0, 0, 0], [1, 1]]},
+        {"names": ["a", "b"], "palette": [[0, 0, 0], [1, 1, 256]]},
+        {"names": ["a", "b"], "palette": [[0, 0, 0], [1, 1, "x"]]},
+        {"names": ["a", 7], "palette": [[0, 0, 0], [1, 1, 1]]},
+    ],
+)
+def test_class_tables_that_cannot_be(tmp_path, run, classes):
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "run" / "classes.json").write_text(json.dumps(classes))
+    with pytest.raises(ValueError, match=r"classes\.json: expected names of classes, and for each a colour of three"):
+        open_run(tmp_path / "run")
+
+
 def released(path, classes=3):
     """Writes AdaptSegNet's tiny model with two classifiers; returns its arrays."""
     config = configuration()
@@ -122,5 +202,9 @@ def test_description(tmp_path, run):
     write_arrays(tmp_path / "partial.safetensors", partial, metadata)
     with pytest.raises(WeightFileError, match="cannot label images: it lacks params/classifier/dilation6/bias"):
         open_description(open_weights(tmp_path / "partial.safetensors"))
+    for content, message in broken(metadata["configuration"]).items():
+        write_arrays(tmp_path / "broken.safetensors", whole, metadata | {"configuration": content})
+        with pytest.raises(ValueError, match=rf"^configuration in .*/broken\.safetensors: .*{message}"):
+            open_description(open_weights(tmp_path / "broken.safetensors"))
     write_arrays(tmp_path / "plain.safetensors", whole, {})
     assert open_description(open_weights(tmp_path / "plain.safetensors")) is None

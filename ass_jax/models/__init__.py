@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from ass_jax.models.deeplab import build_deeplab
+from ass_jax.losses import DOMAIN_LOSSES
+from ass_jax.models.deeplab import build_deeplab, check_setting
 from ass_jax.models.discriminators import GlobalDiscriminator, SemanticDiscriminator
 
 
@@ -33,12 +34,17 @@ def build_networks(config: ConfigDict, num_classes: int) -> Networks:
       ValueError: a setting is not one of its valid values, which the message lists.
     """
     segmenter = build_deeplab(config.model, num_classes)
+    outputs = semantic_outputs(config.loss.semantic_outputs, num_classes)
+    check_setting("loss.global_kind", config.loss.global_kind, DOMAIN_LOSSES)
+    check_setting("loss.semantic_input", config.loss.semantic_input, ("features", "logits"))
+    for name in ("global_width", "semantic_width"):
+        if config.discriminator[name] < 1:
+            raise ValueError(f"discriminator.{name} is {config.discriminator[name]}; expected 1 or more.")
     dtype = jnp.dtype(config.model.dtype)
     global_discriminator = semantic_discriminator = None
     if config.loss.global_weight > 0:
         global_discriminator = GlobalDiscriminator(config.discriminator.global_width, dtype)
     if config.loss.semantic_weight > 0:
-        outputs = semantic_outputs(config.loss.semantic_outputs, num_classes)
         semantic_discriminator = SemanticDiscriminator(config.discriminator.semantic_width, outputs, dtype)
     return Networks(segmenter, global_discriminator, semantic_discriminator)
 
@@ -57,6 +63,5 @@ def semantic_outputs(kind: str, num_classes: int) -> int:
       ValueError: the kind is unknown.
     """
     counts = {"binary": 1, "per_class": num_classes, "class_domain": 2 * num_classes}
-    if kind not in counts:
-        raise ValueError(f"Unknown loss.semantic_outputs {kind!r}. Valid: {', '.join(counts)}.")
+    check_setting("loss.semantic_outputs", kind, counts)
     return counts[kind]

@@ -75,10 +75,10 @@ def run(*arguments, **options):
 
 
 def test_command_line(config, clean, tmp_path):
-    """Without the heavy libraries, and without a working directory."""
+    """Without TensorFlow and the libraries for training, and without a working directory."""
     folder = tmp_path / "heavy"
     folder.mkdir()
-    for library in ("tensorflow", "tensorflow_datasets", "jax", "flax", "clu", "orbax"):
+    for library in ("tensorflow", "tensorflow_datasets", "clu", "orbax"):
         (folder / f"{library}.py").write_text(f"raise RuntimeError('{library} was imported')\n")
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     trees.write_gta5(tmp_path / "source", 30)  # So many that processes are started.
@@ -98,8 +98,12 @@ def test_command_line(config, clean, tmp_path):
     assert result.returncode == 1
     assert "'gta5' was not found" in result.stdout
     assert "'cityscapes' was not found" in result.stdout
-    for mistake in ("--config.data.source=gta6", "--check_files=0", "--config.data.labelled_list=/none.txt"):
-        assert run(*settings(config), mistake, env=environment).returncode == 2
+    for mistake in ("data.source=gta6", "data.labelled_list=/none.txt", "model.backbone=gta6", "loss.global_kind=gta6"):
+        result = run(*settings(config), f"--config.{mistake}", env=environment)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert mistake.partition("=")[2] in result.stderr
+        assert "Traceback" not in result.stderr
+    assert run(*settings(config), "--check_files=0", env=environment).returncode == 2
     assert run("--config=configs/toy.py", env=environment).returncode == 0
     result = run("--config=configs/toy.py", "--mode=train", "--workdir=none", "--check_files=3", env=environment)
     assert (result.returncode, "--check_files is for --mode=check" in result.stderr) == (2, True)

@@ -76,6 +76,32 @@ def test_damaged_member_of_a_zip_file_is_named(tmp_path):
         files.read_bytes(archive / member)
 
 
+def test_names_in_a_zip_file_lead_nowhere(tmp_path):
+    tree = trees.write_cityscapes(tmp_path / "tree", "train", 2)
+    root = zipped(tmp_path / "tree", tmp_path / "zip")
+    content = tree.image_files[0].read_bytes()
+    name = "aachen_000009_000019_leftImg8bit.png"
+    folders = ("../", "/", "leftImg8bit/train/../../../", "leftImg8bit/train/aachen/../", "leftImg8bit/train//")
+    with zipfile.ZipFile(root / cityscapes.ARCHIVES["leftImg8bit"], "a") as archive:
+        for folder in folders:
+            archive.writestr(folder + name, content)
+        link = zipfile.ZipInfo("leftImg8bit/train/aachen/link_leftImg8bit.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/hostname")
+    before = sorted(tmp_path.rglob("*"))
+    layout = cityscapes.layout()
+    found = layout.find(root, "train")
+    assert {pair.name for pair in found.pairs} == {*tree.names}
+    for pair in found.pairs:
+        read_pair(pair, layout.labels)
+    listed = files.list_files(root / cityscapes.ARCHIVES["leftImg8bit"] / "leftImg8bit/train", deep=True)
+    assert len(listed) > len(tree.names)
+    assert not any(".." in file.parts for file in listed)
+    (link,) = [file for file in listed if file.name.startswith("link")]
+    assert files.read_bytes(link) == b"/etc/hostname"  # Not followed.
+    assert sorted(tmp_path.rglob("*")) == before  # Nothing is unpacked.
+
+
 def test_a_file_that_is_no_zip_file(tmp_path):
     for archive in cityscapes.ARCHIVES.values():
         (tmp_path / archive).write_bytes(b"<html>Log in</html>")

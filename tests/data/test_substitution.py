@@ -81,6 +81,17 @@ def test_bad_records_are_replaced_alike_from_wherever_a_run_starts(config, monke
     assert digests(config, 0, 12) == straight
 
 
+def test_control_characters_of_names_are_escaped(config, monkeypatch, caplog):
+    damage(monkeypatch, BAD)
+    split = open_splits(config, ["source_train"])["source_train"]
+    names = [f"\x1b[31m{index}\n" for index in range(split.count)]
+    monkeypatch.setattr(split, "_index", split._index._replace(names=names))
+    digests(config, 0, 6)
+    assert r"toy_streets/source_train \x1b[31m2\n does not decode" in caplog.text
+    names = pipeline.names_of_step(config, 0)["source"]
+    assert all(name.isprintable() for name in [*names, *split.undecodable[("image", "label")].values()])
+
+
 def test_names_are_those_of_the_images_that_are_read(config, monkeypatch):
     config.seed = 3
     damage(monkeypatch, BAD)
