@@ -134,8 +134,7 @@ def main(arguments: list[str]) -> None:
                 **common,
             )
     if host["host"] == 0 and "mean_iou" in report:
-        scores = json.dumps({"variant": config.variant, **report}, indent=2)
-        (workdir / run_files.SCORES).write_text(scores + "\n")
+        (workdir / run_files.SCORES).write_text(json.dumps(report, indent=2) + "\n")
 
 
 def tell_memory(config: ConfigDict, class_table: labels.ClassTable) -> None:

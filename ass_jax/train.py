@@ -19,6 +19,7 @@ from ass_jax.checkpoint import Checkpoints
 from ass_jax.damage import DamagedError, SaveError
 from ass_jax.distributed import LostError, losses_named, say
 from ass_jax.evaluate import (
+    CHANGED,
     CHECKPOINTS,
     LABELLED,
     STRIP,
@@ -201,7 +202,8 @@ def train(
                     writer.flush()
                     checkpoints.wait()
                     raise signals.StoppedError(number, requests.received)
-        report = selection.described(config.steps, "last") | {"split": "validation"} | report
+        described = selection.described(config.steps, "last") | {"split": "validation", "variant": config.variant}
+        report = described | {CHANGED: []} | report
         report["checkpoints"] = selection.reports(checkpoints)
     writer.flush()
     print_report(config.variant, report)

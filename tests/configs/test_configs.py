@@ -153,8 +153,8 @@ def test_number_beside_smoke_stays_small(words):
         ("smoke,ass_all,50", "ass_all labels all target images: .* found 50"),
         ("50,100", "one number of labelled images .* found 50, 100"),
         ("100,ass,100", "one number of labelled images .* found 100, 100"),
-        ("0", "Unknown word '0'"),
-        ("-1", "Unknown word '-1'"),
+        ("0", "of 1 or more after the file's colon, found 0"),
+        ("-1", "of 1 or more after the file's colon, found -1"),
         ("²", "Unknown word '²'"),
         ("100.0", "Unknown word '100.0'"),
     ],
@@ -168,7 +168,7 @@ def test_numbers_without_lists():
     assert toy.get_config("150").data.labelled_count == 150
     assert custom.get_config("1").data.labelled_count == 1
     with pytest.raises(ValueError, match=r"Valid: .*, smoke, any number of labelled target images"):
-        toy.get_config("0")
+        toy.get_config("many")
     for name in REAL:
         with pytest.raises(ValueError, match=r"Unknown word '150'.* smoke, 50, 100, 200, 500, 1000, 2975"):
             FILES[name].get_config("150")
