@@ -92,8 +92,6 @@ def main(arguments: list[str]) -> None:
     # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Nothing here uses Keras, whose version 3 takes a second to load.
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     # Not at the top: TensorFlow takes seconds, which help and mistakes should not.
     import jax
     from clu import metric_writers

@@ -21,6 +21,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ass_jax import compilation
 from ass_jax.models import build_networks
 from ass_jax.optimizers import make_optimizer
 from ass_jax.sharding import global_batch, make_mesh, replicated
@@ -63,7 +64,8 @@ class Training:
         begun = time.perf_counter()
         step = functools.partial(train_step, networks=self.networks, config=config, optimizer=optimizer)
         step = jax.jit(step, donate_argnums=0, out_shardings=replicated(self.mesh))
-        self.compiled = step.lower(self.state, self.batches[0]).compile()
+        lowered = step.lower(self.state, self.batches[0])
+        self.compiled = lowered.compile(compiler_options=compilation.options_of_steps())
         self.compile_seconds = time.perf_counter() - begun
         self.metrics = None
 
@@ -85,9 +87,8 @@ def initial_state(config: ConfigDict, num_classes: int, mesh: Mesh) -> TrainStat
         config=config,
         num_classes=num_classes,
     )
-    # Compiling that well takes a CPU many times as long as drawing once.
-    hasty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(initialise, out_shardings=replicated(mesh), compiler_options=hasty)()
+    once = compilation.options_of_one_use()
+    return jax.jit(initialise, out_shardings=replicated(mesh), compiler_options=once)()
 
 
 def measure(training: Training, config: ConfigDict, samples: int) -> dict:
