@@ -44,13 +44,17 @@ LAYERS = {
 }
 
 
-def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """Yields the operations of a program, those of the functions that it calls included."""
+def equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
+    """Yields the operations of a program with their scopes, those of the functions that it calls included.
+
+    Within a function with a gradient of its own, operations bear no scope: theirs is that of the call.
+    """
     for equation in jaxpr.eqns:
-        yield equation
+        inner = str(equation.source_info.name_stack) or scope
+        yield inner, equation
         for value in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))):
             if isinstance(value, (Jaxpr, ClosedJaxpr)):
-                yield from equations(getattr(value, "jaxpr", value))
+                yield from equations(getattr(value, "jaxpr", value), inner)
 
 
 @functools.cache
@@ -78,8 +82,8 @@ def trace(variant: str, **loss: float) -> tuple[TrainState, dict, collections.Co
             batch[stream]["label"] = jax.ShapeDtypeStruct(SIZES[stream], np.uint8)
     program, (_, metrics) = jax.make_jaxpr(functools.partial(train_step, **shared), return_shape=True)(state, batch)
     multiplications = collections.Counter(
-        str(equation.source_info.name_stack)
-        for equation in equations(program.jaxpr)
+        scope
+        for scope, equation in equations(program.jaxpr)
         if equation.primitive.name in ("conv_general_dilated", "dot_general")
     )
     return state, metrics, multiplications
