@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-# Input channels from which the products of `_filter_gradient_by_taps` are large enough to pay.
+# Found on CPUs. Input channels from which the products of `_filter_gradient_by_products` are large enough to pay.
 CHANNELS_FOR_TAPS = 128
-# Output features up to which `_filter_gradient_unfolded` pays instead: the classifier's.
+# Output features up to which one product for all taps pays: the classifier's.
 FEATURES_TO_UNFOLD = 32
+# Share of products outside the padding from which it costs less to multiply zeros than to cut the borders off.
+WORTH_PADDING = 0.75
 
 
 class Conv(nn.Module):
@@ -104,7 +106,7 @@ def _multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """Multiplies [B, H, W, channels] and [channels, features].
 
     Left to itself, XLA:CPU transposes the output's gradient for the matrix's, and does all that led to that gradient
-    once more on the way. Here, the input is transposed, and the gradient is finished first.
+    once more on the way; see `_transposed_product`.
     """
     return x @ matrix
 
@@ -116,8 +118,7 @@ def _multiply_forward(x, matrix):
 def _multiply_backward(residuals, gradient):
     x, matrix = residuals
     gradient = lax.optimization_barrier(gradient)
-    rows = x.reshape(-1, x.shape[-1])
-    return gradient @ matrix.T, rows.T @ gradient.reshape(-1, gradient.shape[-1])
+    return gradient @ matrix.T, _transposed_product(_rows(x), _rows(gradient)).astype(x.dtype)
 
 
 _multiply.defvjp(_multiply_forward, _multiply_backward)
@@ -125,12 +126,15 @@ _multiply.defvjp(_multiply_forward, _multiply_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve_with_own_gradient(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """Acts as `_convolve`; on a CPU, the gradient of its kernel is a sum of matrix products."""
-    return _convolve(x, kernel, stride, dilation)
+    """Acts as `_convolve`; on a CPU, the gradient of its kernel is made of matrix products."""
+    if stride > 1 or kernel.shape[-1] > FEATURES_TO_UNFOLD:
+        return _convolve(x, kernel, stride, dilation)
+    plain = functools.partial(_convolve, stride=1, dilation=dilation)
+    return lax.platform_dependent(x, kernel, cpu=functools.partial(_few_features, dilation=dilation), default=plain)
 
 
 def _forward(x, kernel, stride, dilation):
-    return _convolve(x, kernel, stride, dilation), (x, kernel)
+    return _convolve_with_own_gradient(x, kernel, stride, dilation), (x, kernel)
 
 
 def _backward(stride, dilation, residuals, gradient):
@@ -142,10 +146,8 @@ def _backward(stride, dilation, residuals, gradient):
         return transpose(gradient)[0]
 
     def by_products(x, gradient):
-        few = stride == 1 and kernel.shape[-1] <= FEATURES_TO_UNFOLD
-        return (_filter_gradient_unfolded if few else _filter_gradient_by_taps)(
-            x, gradient, kernel.shape, stride, dilation
-        )
+        x, gradient = lax.optimization_barrier((x, gradient))
+        return _filter_gradient_by_products(x, gradient, kernel.shape, stride, dilation)
 
     return x_gradient, lax.platform_dependent(x, gradient, cpu=by_products, default=by_transposition)
 
@@ -153,10 +155,18 @@ def _backward(stride, dilation, residuals, gradient):
 _convolve_with_own_gradient.defvjp(_forward, _backward)
 
 
-def _filter_gradient_by_taps(
+def _few_features(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    """Convolves with a stride of 1 by one matrix product for all taps, whose results are then shifted and added."""
+    features = kernel.shape[-1]
+    products = _rows(x) @ kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
+    shifts = _shifts(products.reshape(*x.shape[:3], -1), kernel.shape, dilation)
+    return sum(shifted[..., tap * features : (tap + 1) * features] for tap, shifted in enumerate(shifts))
+
+
+def _filter_gradient_by_products(
     x: jax.Array, gradient: jax.Array, kernel_shape: tuple[int, ...], stride: int, dilation: int
 ) -> jax.Array:
-    """Computes the gradient of a kernel with one matrix product per tap.
+    """Computes the gradient of a kernel by matrix products, in the way that suits its shape.
 
     Args:
       x: [B, H, W, channels], the input of the convolution.
@@ -169,39 +179,75 @@ def _filter_gradient_by_taps(
       `kernel_shape`, of the type of `x`, accumulated in float32.
     """
     pads = _padding(kernel_shape, dilation)
+    # Share of the products that do not fall on padding, where the outer taps' kernel is dilated past the border.
+    valid = (1 - 2 * pads[0] / 3 / x.shape[1]) * (1 - 2 * pads[1] / 3 / x.shape[2])
+    if stride == 1 and kernel_shape[-1] <= FEATURES_TO_UNFOLD:
+        found = _unfolded(x, gradient, kernel_shape, dilation)
+    elif stride > 1 or valid < WORTH_PADDING:
+        found = _by_overlaps(x, gradient, kernel_shape, stride, dilation)
+    else:
+        found = _by_shifts(x, gradient, kernel_shape, dilation)
+    return found.astype(x.dtype)
+
+
+def _by_overlaps(x, gradient, kernel_shape, stride, dilation):
+    """One product per tap, of the cells that it reads without padding."""
+    pads = _padding(kernel_shape, dilation)
     taps = []
     for row in range(kernel_shape[0]):
         y_input, y_output = _overlap(row * dilation - pads[0], x.shape[1], gradient.shape[1], stride)
         for column in range(kernel_shape[1]):
             x_input, x_output = _overlap(column * dilation - pads[1], x.shape[2], gradient.shape[2], stride)
-            inputs = x[:, y_input, x_input].reshape(-1, x.shape[-1])
-            outputs = gradient[:, y_output, x_output].reshape(-1, gradient.shape[-1])
+            inputs, outputs = _rows(x[:, y_input, x_input]), _rows(gradient[:, y_output, x_output])
             taps.append(jnp.matmul(inputs.T, outputs, preferred_element_type=jnp.float32))
-    return jnp.stack(taps).reshape(kernel_shape).astype(x.dtype)
+    return jnp.stack(taps).reshape(kernel_shape)
 
 
-def _filter_gradient_unfolded(
-    x: jax.Array, gradient: jax.Array, kernel_shape: tuple[int, ...], stride: int, dilation: int
-) -> jax.Array:
-    """Computes what `_filter_gradient_by_taps` does with one product, for few features and a stride of 1.
+def _by_shifts(x, gradient, kernel_shape, dilation):
+    """One product per tap, of the padded input, shifted, and the gradient, which is transposed once for all."""
+    transposed = lax.optimization_barrier(_rows(gradient).T)
+    taps = [
+        jnp.matmul(transposed, _rows(lax.optimization_barrier(shifted)), preferred_element_type=jnp.float32)
+        for shifted in _shifts(x, kernel_shape, dilation)
+    ]
+    return lax.optimization_barrier(jnp.stack(taps)).transpose(0, 2, 1).reshape(kernel_shape)
 
-    The gradient is laid side by side as each tap sees it, which makes a matrix wide enough to multiply fast.
-    """
-    del stride
+
+def _unfolded(x, gradient, kernel_shape, dilation):
+    """One product for all taps, where features are few: the gradient, laid side by side as each tap sees it."""
     rows, columns, channels, features = kernel_shape
+    shifts = _shifts(gradient, kernel_shape, dilation)[::-1]
+    unfolded = lax.optimization_barrier(_rows(jnp.concatenate(shifts, axis=-1)))
+    products = _transposed_product(_rows(x), unfolded)
+    return products.reshape(channels, rows, columns, features).transpose(1, 2, 0, 3)
+
+
+def _transposed_product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Returns `left.T @ right`, float32, by transposing the narrower matrix.
+
+    XLA:CPU transposes what it likes unless barriers part the transposition from the product.
+    """
+    if left.shape[1] <= right.shape[1]:
+        return jnp.matmul(lax.optimization_barrier(left.T), right, preferred_element_type=jnp.float32)
+    product = jnp.matmul(lax.optimization_barrier(right.T), left, preferred_element_type=jnp.float32)
+    return lax.optimization_barrier(product).T
+
+
+def _shifts(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> list[jax.Array]:
+    """Returns the input, zero-padded, as each tap of a kernel of stride 1 sees it, in the order of the taps."""
     pads = _padding(kernel_shape, dilation)
     height, width = x.shape[1:3]
-    padded = jnp.pad(gradient, ((0, 0), (pads[0], pads[0]), (pads[1], pads[1]), (0, 0)))
-    shifted = [
+    padded = jnp.pad(x, ((0, 0), (pads[0], pads[0]), (pads[1], pads[1]), (0, 0)))
+    return [
         padded[:, row * dilation : row * dilation + height, column * dilation : column * dilation + width]
-        for row in reversed(range(rows))
-        for column in reversed(range(columns))
+        for row in range(kernel_shape[0])
+        for column in range(kernel_shape[1])
     ]
-    # Without the barrier, XLA:CPU computes the entries of the wide matrix anew wherever the product reads them.
-    unfolded = lax.optimization_barrier(jnp.concatenate(shifted, axis=-1)).reshape(-1, rows * columns * features)
-    inputs = x.reshape(-1, channels)
-    products = jnp.matmul(inputs.T, unfolded, preferred_element_type=jnp.float32)
-    return products.reshape(channels, rows, columns, features).transpose(1, 2, 0, 3).astype(x.dtype)
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """Returns [B, H, W, channels] as [B * H * W, channels]."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def _overlap(offset: int, cells: int, outputs: int, stride: int) -> tuple[slice, slice]:
