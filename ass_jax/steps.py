@@ -6,7 +6,7 @@ Legend: B batch, H W pixels, h w feature cells, D feature channels, C classes.
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, lax
 from jax.lax import stop_gradient
 from ml_collections import ConfigDict
 
@@ -44,7 +44,7 @@ def train_step(
     config: ConfigDict,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
-    """One step of the min-max game: each image passes the segmenter once, one backward pass trains all networks.
+    """One step of the min-max game: each image passes the segmenter once, and its backward pass trains all networks.
 
     The players' gradients are told apart by stopping them, so that the whole game is one scalar,
     `L(segmenter; stopped discriminators) + L_D(discriminators; stopped maps)`.
@@ -69,23 +69,33 @@ def train_step(
     if config.loss.mixed_weight:
         batch, taught = _with_teacher(state, batch, networks, config)
 
-    def objective(params: dict) -> tuple[Array, tuple[dict, Metrics]]:
+    def objective(params: dict, batch_stats: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
         params = _freeze(params, config)
-        maps, batch_stats = _forward(params["segmenter"], state.batch_stats, batch, networks, config)
-        total, metrics = _segmentation_terms(maps, batch, config)
-        metrics |= taught
+        maps, batch_stats = _forward(params["segmenter"], batch_stats, streams, networks, config)
+        total, metrics = _segmentation_terms(maps, streams, config)
         ramp = _ramp(state.step, config.loss.warmup_steps)
         if networks.global_discriminator is not None:
             fool, learn, found = _global_terms(params["global_discriminator"], maps, networks, config)
             total += ramp * config.loss.global_weight * fool + learn
             metrics |= found
         if networks.semantic_discriminator is not None:
-            fool, learn, found = _semantic_terms(params["semantic_discriminator"], maps, batch, networks, config)
+            fool, learn, found = _semantic_terms(params["semantic_discriminator"], maps, streams, networks, config)
             total += ramp * config.loss.semantic_weight * fool + learn
             metrics |= found
         return total, (batch_stats, metrics)
 
-    (total, (batch_stats, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    batch_stats, sums = state.batch_stats, None
+    for name in STREAMS:
+        if name not in batch:
+            continue
+        examples = batch[name]
+        if sums is not None:
+            # No term joins two streams, so the activations of one can be gone before those of the next are made.
+            examples, batch_stats, sums = lax.optimization_barrier((examples, batch_stats, sums))
+        value_and_gradients = jax.value_and_grad(objective, has_aux=True)
+        (loss, (batch_stats, found)), gradients = value_and_gradients(state.params, batch_stats, {name: examples})
+        sums = _added(sums, {"total": loss, "metrics": found, "gradients": gradients})
+    total, metrics, gradients = sums["total"], sums["metrics"] | taught, sums["gradients"]
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
     params = optax.apply_updates(state.params, updates)
     for network, gradient in gradients.items():
@@ -217,47 +227,55 @@ def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Ar
 
 
 def _global_terms(params: dict, maps: dict, networks: Networks, config: ConfigDict) -> tuple[Array, Array, Metrics]:
-    """The output-space adversary (AdaptSegNet): its terms for the segmenter and for itself, and what to log."""
+    """The output-space adversary (AdaptSegNet): its terms for the segmenter and for itself, and what to log.
+
+    All are sums over the streams at hand.
+    """
     kind = config.loss.global_kind
-    source = jax.nn.softmax(maps["source"]["scores"])
-    target = jax.nn.softmax(maps["unlabelled"]["scores"])
+    threshold = 0.5 if kind == "least_squares" else 0.0
 
     def judge(discriminator: dict, probabilities: Array) -> Array:
         return networks.global_discriminator.apply({"params": discriminator}, probabilities)
 
-    fool = domain_loss(judge(stop_gradient(params), target), SOURCE, kind=kind)
-    on_source, on_target = judge(params, stop_gradient(source)), judge(params, stop_gradient(target))
-    learn = 0.5 * (domain_loss(on_source, SOURCE, kind=kind) + domain_loss(on_target, TARGET, kind=kind))
-    threshold = 0.5 if kind == "least_squares" else 0.0
-    accuracy = 0.5 * (domain_accuracy(on_source - threshold, SOURCE) + domain_accuracy(on_target - threshold, TARGET))
+    fool = learn = accuracy = jnp.zeros(())
+    for stream, domain in (("source", SOURCE), ("unlabelled", TARGET)):
+        if stream not in maps:
+            continue
+        probabilities = jax.nn.softmax(maps[stream]["scores"])
+        logits = judge(params, stop_gradient(probabilities))
+        learn += 0.5 * domain_loss(logits, domain, kind=kind)
+        accuracy += 0.5 * domain_accuracy(logits - threshold, domain)
+        if domain == TARGET:
+            fool += domain_loss(judge(stop_gradient(params), probabilities), SOURCE, kind=kind)
     return fool, learn, _adversary_metrics("global", fool, learn, accuracy)
 
 
 def _semantic_terms(
     params: dict, maps: dict, batch: dict, networks: Networks, config: ConfigDict
 ) -> tuple[Array, Array, Metrics]:
-    """The adversary on class means (ASS): its terms for the segmenter and for itself, and what to log."""
+    """The adversary on class means (ASS): its terms for the segmenter and for itself, and what to log.
+
+    All are sums over the streams at hand.
+    """
     kind, read = config.loss.semantic_outputs, config.loss.semantic_input
-    num_classes = networks.segmenter.num_classes
-    source, in_source = class_means(maps["source"][read], batch["source"]["label"], num_classes)
-    target, in_target = class_means(maps["labelled"][read], batch["labelled"]["label"], num_classes)
+    roles = [("source", "label", SOURCE, 1.0), ("labelled", "label", TARGET, 1.0)]
     if config.loss.mixed_weight and config.loss.semantic_unlabelled:
-        # Paper: labelled images alone; here: also unlabelled ones, where the teacher is sure of the class.
-        sure = class_means(maps["unlabelled"][read], batch["unlabelled"]["pseudo_label"], num_classes)
-        target, in_target = jnp.concatenate([target, sure[0]]), jnp.concatenate([in_target, sure[1]])
+        # Paper: labelled images alone; here: unlabelled ones weigh as much, where the teacher is sure of the class.
+        roles[1:] = [("labelled", "label", TARGET, 0.5), ("unlabelled", "pseudo_label", TARGET, 0.5)]
 
     def judge(discriminator: dict, vectors: Array) -> Array:
         return networks.semantic_discriminator.apply({"params": discriminator}, vectors)
 
-    fool = semantic_loss(judge(stop_gradient(params), target), SOURCE, in_target, kind)
-    on_source, on_target = judge(params, stop_gradient(source)), judge(params, stop_gradient(target))
-    learn = 0.5 * (
-        semantic_loss(on_source, SOURCE, in_source, kind) + semantic_loss(on_target, TARGET, in_target, kind)
-    )
-    accuracy = 0.5 * (
-        domain_accuracy(domain_logits(on_source, kind), SOURCE, in_source)
-        + domain_accuracy(domain_logits(on_target, kind), TARGET, in_target)
-    )
+    fool = learn = accuracy = jnp.zeros(())
+    for stream, key, domain, share in roles:
+        if stream not in maps:
+            continue
+        vectors, present = class_means(maps[stream][read], batch[stream][key], networks.segmenter.num_classes)
+        outputs = judge(params, stop_gradient(vectors))
+        learn += 0.5 * share * semantic_loss(outputs, domain, present, kind)
+        accuracy += 0.5 * share * domain_accuracy(domain_logits(outputs, kind), domain, present)
+        if domain == TARGET:
+            fool += share * semantic_loss(judge(stop_gradient(params), vectors), SOURCE, present, kind)
     return fool, learn, _adversary_metrics("semantic", fool, learn, accuracy)
 
 
@@ -267,6 +285,17 @@ def _adversary_metrics(name: str, fool: Array, learn: Array, accuracy: Array) ->
         f"loss/{name}_discriminator": learn,
         f"accuracy/{name}_discriminator": accuracy,
     }
+
+
+def _added(sums: dict | None, found: dict) -> dict:
+    """Adds dictionaries of arrays, nested, entry by entry; what only one has stays as it is."""
+    if sums is None:
+        return found
+    both = sums | found
+    for name in sums.keys() & found.keys():
+        is_tree = isinstance(found[name], dict)
+        both[name] = _added(sums[name], found[name]) if is_tree else sums[name] + found[name]
+    return both
 
 
 def _ramp(step: Array, warmup_steps: int) -> Array | float:

@@ -117,7 +117,7 @@ def apart(options: argparse.Namespace, measure: str, name: str, cores: str, fold
 def _config(options: argparse.Namespace, full_size: bool = False) -> base.ConfigDict:
     """Returns a configuration that reads only the data set of the options, one pair a batch."""
     domain, own, size = SETS[options.name]
-    config = base.default_config()
+    config = base.get_config("ass")
     folder = Path(options.folder)
     config.data.directory = str(folder / f"prepared_{options.cores}")
     config.data.update({domain: options.name, f"{domain}_root": str(folder / options.name)})
