@@ -84,7 +84,8 @@ def save_plot(rows: dict[str, list[dict]], file: Path) -> None:
         _draw(axes[0, column], points, "milliseconds")
         _draw(axes[1, column], points, "gib")
         axes[1, column].set_xlabel(QUANTITIES[quantity])
-        axes[1, column].set_xticks([row["value"] for row in points], [f"{row['value']:.3g}" for row in points])
+        names = [f"{row['value']:.3g}" for row in points]
+        axes[1, column].set_xticks([row["value"] for row in points], names, rotation=40, ha="right")
     axes[0, 0].set_ylabel("milliseconds of a step")
     axes[1, 0].set_ylabel("GiB on a device")
     figure.savefig(file, dpi=150)
