@@ -292,9 +292,9 @@ def _added(sums: dict | None, found: dict) -> dict:
     if sums is None:
         return found
     both = sums | found
-    for name in sums.keys() & found.keys():
-        is_tree = isinstance(found[name], dict)
-        both[name] = _added(sums[name], found[name]) if is_tree else sums[name] + found[name]
+    for name, value in found.items():  # In an order that is the same in every process: it is the program's.
+        if name in sums:
+            both[name] = _added(sums[name], value) if isinstance(value, dict) else sums[name] + value
     return both
 
 

@@ -35,7 +35,7 @@ def test_need_is_linear_in_the_images_and_the_same_at_any_level(config, monkeypa
     need = memory.calculate(config, 3, SIZES)
     assert 0 < need.fixed < need.per_batch
     monkeypatch.setattr(memory, "_options", compilation.options_of_steps)
-    assert memory._bytes_of_step(config, 3, SIZES, 3) == pytest.approx(need.fixed + 3 * need.per_batch, rel=0.02)
+    assert memory._bytes_of_step(config, 3, SIZES, 3) == pytest.approx(need.fixed + 3 * need.per_batch, rel=0.05)
 
 
 @pytest.fixture
