@@ -173,7 +173,7 @@ def train(
                     batch = global_batch(next(batches), mesh)  # Prepared while the devices work on the step.
                 judge = last or _due(number, config.evaluation.every)
                 # What is scored is kept, or the best would be lost.
-                save = judge or stop or _due(number, config.checkpoint.every)
+                save = judge or stop or _due(number, _between_saves(config.checkpoint.every))
                 if save or _due(number, config.log_every):
                     checkpoints.check()
                     try:
@@ -232,6 +232,15 @@ def _judge(state: TrainState, batches: dict[str, Callable], strip: Strip, scorin
 
 def _due(number: int, every: int) -> bool:
     return every > 0 and number % every == 0
+
+
+def _between_saves(every: int) -> int:
+    """Returns after how many steps a save begins, so that a kill never costs more than `every`.
+
+    Steps go on beside a save, whose checkpoint counts only once it is whole; the next save waits for it. So the last
+    whole checkpoint may be two saves old.
+    """
+    return max(1, every // 2) if every else 0
 
 
 def _variables(state: TrainState) -> dict:

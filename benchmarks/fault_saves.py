@@ -102,7 +102,7 @@ class Watch:
 
 
 def cost_of_saves(setting: Setting) -> Result:
-    """Trains for as many intervals between saves as asked for; compares steps beside a save with the others."""
+    """Trains for as many intervals, of two saves each, as asked for; compares steps beside a save with the others."""
     folder, every = setting.place.folder, toy.get_config().checkpoint.every
     workdir, notes = folder / "saves", folder / "saves.json"
     shutil.rmtree(workdir, ignore_errors=True)

@@ -87,9 +87,7 @@ def rows(picture: Path) -> dict[int, Row]:
     order = (_PIPELINE, "-k", "readers or hosts or late or continues")
     return {
         1: Row("stop at any step, resume", "all identical", fault_rows.stop_and_resume, 5),
-        2: Row(
-            "kill -9 at random moments", "lost work ≤ an interval and the save under way", fault_rows.kill_at_random, 20
-        ),
+        2: Row("kill -9 at random moments", "lost work ≤ an interval", fault_rows.kill_at_random, 20),
         3: Row("killed while an old checkpoint is deleted", "0 crashes", fault_long.kill_while_deleting, 20),
         4: Row("SIGTERM in training", "within 10 s, 0 steps lost", fault_rows.stop_by_signal, 10),
         5: Row("newest checkpoint damaged", "none silently wrong", fault_rows.damage_newest, 60),
@@ -102,7 +100,7 @@ def rows(picture: Path) -> dict[int, Row]:
         12: Row("unknown label ids", "none silently another class", tests(*ids)),
         13: Row("no valid pixel; a class absent", "as the official scores", tests(*absent)),
         14: Row("0, 1 or few labelled images", "no hang", tests(*few)),
-        15: Row("two processes in one directory", "the first finishes", fault_rows.two_processes, 4),
+        15: Row("two processes in one directory", "the first finishes", fault_rows.two_processes, 10),
         16: Row("configuration differs", "refused, with the keys", fault_rows.change_settings),
         17: Row("other numbers of devices; parameters alone", "difference 0", tests(*devices)),
         18: Row("other numbers of readers and hosts; seeking", "hashes equal, within 1 s", tests(*order)),

@@ -153,7 +153,7 @@ def default_config() -> ConfigDict:
     config.log_every = 50  # Steps between lines on the console, in TensorBoard and metrics.jsonl.
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every = 5_000  # Steps; the last step is always saved.
+    config.checkpoint.every = 5_000  # Most steps that a kill costs: saves go on beside steps, and begin twice as often.
     config.checkpoint.keep = 3  # Latest ones kept; the selected and the best one beside them.
     return config
 

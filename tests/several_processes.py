@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SIZE = 400_000  # Numbers in the state: more than the smallest files of a run by far.
 SETTINGS = {
-    "checkpoint.every": 5,
+    "checkpoint.every": 10,
     "evaluation.every": 0,
     "average_decay": 0.0,
     "log_every": 1,

@@ -357,7 +357,7 @@ def test_loop_waits_for_no_device_between_reports(tmp_path, monkeypatch):
         monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
     monkeypatch.setattr(kind, "_value", property(noted("read", kind._value.fget)))
     monkeypatch.setattr(kind, "block_until_ready", noted("read", kind.block_until_ready))
-    settings = {"steps": 6, "log_every": 3, "checkpoint.every": 6, "evaluation.every": 0, "average_decay": 0.0}
+    settings = {"steps": 6, "log_every": 3, "checkpoint.every": 12, "evaluation.every": 0, "average_decay": 0.0}
     run(configuration("joint", **settings), tmp_path)
     first, last = events.index("add"), events.index("save")
     told = [name for name, before in zip(events[first:last], ["", *events[first:last]], strict=False) if name != before]

@@ -70,7 +70,7 @@ def steps_of(workdir):
 
 
 def configuration(**settings):
-    defaults = {"steps": 6, "checkpoint.every": 4, "evaluation.every": 0, "average_decay": 0.0, "log_every": 4}
+    defaults = {"steps": 6, "checkpoint.every": 8, "evaluation.every": 0, "average_decay": 0.0, "log_every": 4}
     return parts.configuration("joint", **(defaults | settings))
 
 
@@ -141,7 +141,7 @@ def test_checkpoint_beyond_the_last_step_is_only_evaluated(tmp_path, capsys):
 
 
 def test_damaged_checkpoints_are_done_again_from_the_one_before(tmp_path, caplog, capsys):
-    config = configuration(**{"checkpoint.every": 2})
+    config = configuration(**{"checkpoint.every": 4})
     run(config, tmp_path)
     for step in (4, 6):
         for path in (tmp_path / CHECKPOINTS / str(step) / "state").rglob("d/*"):
@@ -170,8 +170,23 @@ def test_skipped_steps_are_named_with_their_images(tmp_path, monkeypatch, caplog
     assert "Its images: source street_1, b; labelled c." in caplog.text
 
 
+@pytest.mark.parametrize("every", [1, 2, 3, 7, 10])
+def test_last_whole_checkpoint_is_never_older_than_asked_for(tmp_path, monkeypatch, every):
+    begun = []
+
+    def save(self, step, *others):
+        begun.append(step)
+
+    monkeypatch.setattr(loop.Checkpoints, "save", save)
+    run(configuration(**{"steps": 25, "checkpoint.every": every}), tmp_path)
+    assert begun[-1] == 25
+    for step in range(1, 26):  # At each of them a save may be under way still, and the next one waits for it.
+        whole = ([0, 0] + [number for number in begun if number <= step])[-2]
+        assert step - whole <= every
+
+
 def test_failed_save_ends_the_run_within_an_interval(tmp_path, monkeypatch):
-    config = configuration(**{"checkpoint.every": 1, "steps": 9})
+    config = configuration(**{"checkpoint.every": 2, "steps": 9})
     manager = Checkpoints.__init__.__globals__["ocp"].CheckpointManager
     wait, waited = manager.wait_until_finished, []
 
