@@ -47,7 +47,9 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+            # Added in float32, and so its gradient, a sum over all cells, is summed in float32 too.
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = (y.astype(jnp.float32) + bias).astype(self.dtype)
         return y
 
 
