@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_INSTRUCTIONS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # Of x86, by flag, the widest first.
 _ASK_JAX = "import jax; devices = jax.devices(); print(len(devices), devices[0].device_kind)"
 
 
@@ -47,10 +48,16 @@ def describe_in_words(facts: Mapping) -> str:
 
 
 def _cpu() -> str:
+    """Returns the processor's name and the widest instructions it has, on which its speed depends most."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or "processor of unknown model"
+    facts = {}
+    for line in file.read_text().splitlines() if file.exists() else []:
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    name = facts.get("model name") or platform.processor() or "processor of unknown model"
+    known = facts.get("flags", "").split()
+    widest = next((label for flag, label in _INSTRUCTIONS.items() if flag in known), "")
+    return f"{name} ({widest})" if widest else name
 
 
 def _devices(environment: Mapping[str, str]) -> str:

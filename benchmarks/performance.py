@@ -28,6 +28,7 @@ from benchmarks.parts import FOLDER, ROOT, Part, run_all
 
 _TOY = "--config=configs/toy.py:ass"
 _PAPER = "--config=configs/gta5.py:ass"
+_PLUS = "_plus"  # What makes of either the same with ASS+.
 _HALF = ("--config.data.source_size=(256,512)", "--config.data.target_size=(256,512)")
 _LOW = "--config.model.dtype=bfloat16"
 _QUIET = 0.7  # Load of a machine on which nothing else runs.
@@ -38,6 +39,7 @@ def parts_of_cpu() -> list[Part]:
     """Returns the benchmarks of a machine without an accelerator."""
     return [
         Part("step_toy", "step.py", (_TOY, "--devices=1", "--steps=20"), 60),
+        Part("step_toy_plus", "step.py", (_TOY + _PLUS, "--devices=1", "--steps=20"), 60),
         Part("compare_toy", "compare.py", (_TOY, "--rounds=7", "--patience=400"), 200),
         Part("compare_resnet101", "compare.py", (_PAPER, *_HALF, "--rounds=5", "--patience=400"), 700),
         Part("evaluate_toy", "evaluate.py", (_TOY,), 30),
@@ -55,6 +57,7 @@ def parts_of_accelerator(devices: int) -> list[Part]:
             Part(f"step_paper_{name}", "step.py", (_PAPER, *precision, "--devices=1", "--steps=20"), 120),
             Part(f"compare_paper_{name}", "compare.py", (_PAPER, *precision, "--rounds=7", _GPU_SETTINGS), 500),
         ]
+    found.append(Part("step_paper_plus", "step.py", (_PAPER + _PLUS, _LOW, "--devices=1", "--steps=20"), 120))
     batch = [f"--config.data.batch.{stream}=4" for stream in ("source", "labelled", "unlabelled")]
     return [
         *found,

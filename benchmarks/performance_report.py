@@ -237,7 +237,8 @@ def _machine(facts: dict) -> str:
 def _case(found: dict) -> str:
     """Says what a step works on."""
     streams = ", ".join(f"{count} {name} {high}×{wide}" for name, (count, high, wide) in found["streams"].items())
-    return f"{found['backbone']}, {found['dtype']}, {streams}"
+    variant = found["config"].partition(":")[2]
+    return f"{variant}, {found['backbone']}, {found['dtype']}, {streams}"
 
 
 def _milliseconds(seconds: dict) -> str:

@@ -45,17 +45,25 @@ def global_discriminator_macs(networks: Networks, size: tuple[int, int]) -> int:
     )
 
 
-def training_flop(networks: Networks, batch: Mapping[str, Mapping[str, Any]]) -> float:
+def training_flop(networks: Networks, batch: Mapping[str, Mapping[str, Any]], mixed: bool = False) -> float:
     """Returns the floating-point operations of a training step, two for each multiply-accumulate.
 
     The segmenter passes every image forward and back. So does the global discriminator with the source's maps; with
     the unlabelled ones it passes back twice to the input, for itself and for the segmenter, after one forward pass.
     Resizing, losses, class means and the update are left out, and with them the semantic discriminator.
+
+    Args:
+      networks: of the step.
+      batch: its streams.
+      mixed: whether a teacher labels the unlabelled images, and images mixed from them pass (ASS+). The unlabelled
+        ones themselves then pass only for a discriminator.
     """
+    judged = networks.global_discriminator is not None or networks.semantic_discriminator is not None
     total = 0
     for stream, examples in batch.items():
         count, size = examples["image"].shape[0], tuple(examples["image"].shape[1:3])
-        total += _PASSES * count * segmenter_macs(networks, size)
+        whole = 1 + _PASSES * (1 + judged) if mixed and stream == "unlabelled" else _PASSES
+        total += whole * count * segmenter_macs(networks, size)
         passes = {"source": _PASSES, "unlabelled": _PASSES + 1}.get(stream, 0)
         total += passes * count * global_discriminator_macs(networks, size)
     return 2.0 * total

@@ -15,6 +15,7 @@ STEP = {
     "machine": MACHINE,
     "platform": "cpu",
     "devices": 1,
+    "config": "configs/toy.py:ass",
     "backbone": "resnet_tiny",
     "dtype": "float32",
     "classes": 10,
@@ -81,7 +82,7 @@ def test_report_of_stored_results(tmp_path):
     text = (tmp_path / "performance.md").read_text()
     assert json.loads((tmp_path / "performance.json").read_text()) == RESULTS
     assert (tmp_path / "performance.png").stat().st_size > 0
-    assert "| resnet_tiny, float32, 1 source 64×128, 1 labelled 64×128 | 4.00 | 2.00 (`channels_last`) " in text
+    assert "| ass, resnet_tiny, float32, 1 source 64×128, 1 labelled 64×128 | 4.00 | 2.00 (`channels_last`) " in text
     assert "**1.50** (1.25 to 1.75)" in text
     assert "| 0.2 | 50% | 2.0 and 1.0 | 1.9 and 1.8 |" in text
     assert "`plain` 1250, `compile` failed (exit code 1)" in text
