@@ -33,6 +33,10 @@ _HALF = ("--config.data.source_size=(256,512)", "--config.data.target_size=(256,
 _LOW = "--config.model.dtype=bfloat16"
 _QUIET = 0.7  # Load of a machine on which nothing else runs.
 _GPU_SETTINGS = "--settings=channels_last,channels_last+compile,channels_last+autotune"
+_STARTS = (
+    Part("start_toy", "start.py", (_TOY,), 120),
+    Part("start_resnet101", "start.py", (_TOY, "--config.model.backbone=resnet101"), 240),
+)
 
 
 def parts_of_cpu() -> list[Part]:
@@ -45,6 +49,7 @@ def parts_of_cpu() -> list[Part]:
         Part("evaluate_toy", "evaluate.py", (_TOY,), 30),
         Part("evaluate_resnet101", "evaluate.py", (_PAPER, *_HALF, "--steps=3"), 90),
         Part("input", "input.py", (_TOY, "--seconds=5"), 240),
+        *_STARTS,
         *scaling.parts("cpu", 1),
     ]
 
@@ -69,13 +74,14 @@ def parts_of_accelerator(devices: int) -> list[Part]:
         Part("largest_torch_bfloat16", "largest.py", (_PAPER, _LOW, "--framework=torch"), 700),
         Part("largest_jax_float32", "largest.py", (_PAPER,), 500),
         Part("input", "input.py", (_TOY, "--seconds=5"), 240),
+        *_STARTS,
         *scaling.parts("gpu", devices),
     ]
 
 
 def runnable(parts: Sequence[Part]) -> list[Part]:
     """Leaves out what needs a library that is not there, and says so."""
-    needs = {"compare": "torch", "largest_torch": "torch", "input": "tensorflow"}
+    needs = {"compare": "torch", "largest_torch": "torch", "input": "tensorflow", "start": "tensorflow"}
     missing = {prefix: library for prefix, library in needs.items() if importlib.util.find_spec(library) is None}
     for prefix, library in missing.items():
         print(f"Left out without {library}: {prefix}", file=sys.stderr)

@@ -29,6 +29,7 @@ def markdown(results: dict[str, dict], growth: dict[str, list[dict]]) -> str:
         ("The largest batch", _largest(_of(results, "largest"))),
         ("Evaluation and prediction", _evaluation(_of(results, "evaluate"))),
         ("Input", _input(results.get("input"))),
+        ("Start-up", _start(_of(results, "start"))),
         ("How the cost grows", _growth(growth, results)),
         ("Commands and machines", _commands(results)),
     ]
@@ -186,6 +187,22 @@ def _input(found: dict | None) -> str:
             f"{loading['share']['median']:.1%} of the step, and the step hides {loading['hidden']['median']:.0%} of it."
         )
     return "\n\n".join(texts)
+
+
+def _start(found: Sequence[dict]) -> str:
+    rows = [
+        [
+            f"{result['config']}, {result['backbone']}",
+            *(f"{result[name]['median']:.2g}" for name in ("help", "compiling", "kept")),
+        ]
+        for result in found
+    ]
+    text = (
+        "Seconds from the command to the end of the first training step, imports and the look at the data included: in "
+        "a new working directory, and in one that has its compiled programs."
+    )
+    head = ["training", "`--help`", "new", "goes on"]
+    return f"{text}\n\n{_table(head, rows)}" if rows else ""
 
 
 def _growth(growth: dict[str, list[dict]], results: dict[str, dict]) -> str:

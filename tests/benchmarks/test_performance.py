@@ -71,6 +71,13 @@ RESULTS = {
         ],
         "loading": dict.fromkeys(("constant", "loaded", "alone", "share", "hidden"), SECONDS),
     },
+    "start_toy": {
+        "command": "python benchmarks/start.py",
+        "machine": MACHINE,
+        "config": "configs/toy.py",
+        "backbone": "resnet_tiny",
+    }
+    | {name: SECONDS | {"median": median} for name, median in (("help", 0.2), ("compiling", 31.4), ("kept", 12.0))},
     "scaling/pixels_64x128": STEP,
     "scaling/pixels_128x256": STEP | {"streams": {"source": [1, 128, 256]}},
     "scaling/devices_2": STEP | {"devices": 2},
@@ -90,6 +97,7 @@ def test_report_of_stored_results(tmp_path):
     assert "| ours, float32 | **2** |" in text
     assert "to 64×128, flip True | 4.00 |" in text
     assert "| 2 | 90.0 | 45.0 | 100.0 | 90% |" in text
+    assert "| configs/toy.py, resnet_tiny | 0.2 | 31 | 12 |" in text
     assert "share the cores" in text
     assert text.count("On abacus") == 1
     assert "python benchmarks/compare.py" in text
