@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _IGNORED = 255
-_HEADINGS = ("input", "prediction", "truth")
 _SMALLEST_PANEL = 256  # Pixels; smaller images are enlarged until the longer side has as many.
 _LARGEST_PANEL = 640  # Larger ones are thinned out until it has no more.
 _GAP = 2  # Between panels.
@@ -89,10 +88,24 @@ def prediction_strip(
     inputs = images
     if images.shape[1:3] != (height, width):
         inputs = np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in images])
-    columns = [_fit(column) for column in (inputs, colourise(predictions, palette), colourise(labels, palette))]
-    rows = [_side_by_side(panels) for panels in zip(*columns, strict=True)]
+    columns = {"input": inputs, "prediction": colourise(predictions, palette), "truth": colourise(labels, palette)}
+    return table(columns, palette, names)
+
+
+def table(columns: dict[str, np.ndarray], palette: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+    """Lays out pictures of the same things in columns, with headings and a legend; sizes as in `prediction_strip`.
+
+    Args:
+      columns: by heading, uint8 RGB `[N, H, W, 3]`.
+      palette: uint8 `[C, 3]`.
+      names: of the `C` classes, for the legend; none: no legend.
+
+    Returns:
+      uint8 RGB `[height, width, 3]`.
+    """
+    rows = [_side_by_side(panels) for panels in zip(*map(_fit, columns.values()), strict=True)]
     total = rows[0].shape[1]
-    parts = [_headings(total)]
+    parts = [_headings(list(columns), total)]
     for row in rows:
         parts += [row, np.full((_GAP, total, 3), 255, np.uint8)]
     if names:
@@ -124,11 +137,11 @@ def _side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([first, *(part for panel in others for part in (gap, panel))], axis=1)
 
 
-def _headings(width: int) -> np.ndarray:
+def _headings(words: Sequence[str], width: int) -> np.ndarray:
     """Returns a line of text `[_LINE, width, 3]` with a word above the middle of each column."""
     canvas = Image.new("RGB", (width, _LINE), _WHITE)
-    for column, word in enumerate(_HEADINGS):
-        centre = (column + 0.5) * width / len(_HEADINGS)
+    for column, word in enumerate(words):
+        centre = (column + 0.5) * width / len(words)
         ImageDraw.Draw(canvas).text((centre, _LINE / 2), word, "black", ImageFont.load_default(_TEXT_SIZE), "mm")
     return np.asarray(canvas)
 

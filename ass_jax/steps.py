@@ -67,7 +67,7 @@ def train_step(
     """
     taught = {}
     if config.loss.mixed_weight:
-        batch, taught = _with_teacher(state, batch, networks, config)
+        batch, taught = add_mixed(state, batch, networks, config)
 
     def objective(params: dict, batch_stats: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
         params = _freeze(params, config)
@@ -112,6 +112,30 @@ def train_step(
     updated = TrainState(state.step + 1, params, batch_stats, optimizer_state, average)
     unchanged = state.replace(step=state.step + 1)
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged), metrics
+
+
+def add_mixed(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
+    """Adds the mixed stream, and the teacher's sure labels to the unlabelled one, which goes where no term reads it.
+
+    Args:
+      state: before the step.
+      batch: as for `train_step`.
+      networks: the segmenter is used.
+      config: the whole configuration; static.
+
+    Returns:
+      The streams that pass the segmenter, and `teacher/confident`: the share of pixels whose label counts as sure.
+    """
+    images = batch["unlabelled"]["image"]
+    _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)
+    labels, confident = pseudo_labels(logits, images.shape[1:3], config.mixing.threshold)
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
+    streams = {name: examples for name, examples in batch.items() if name != "unlabelled"} | {"mixed": mixed}
+    semantic = networks.semantic_discriminator is not None and config.loss.semantic_unlabelled
+    if semantic or networks.global_discriminator is not None:
+        streams["unlabelled"] = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
+    return streams, {"teacher/confident": jnp.mean(confident, dtype=jnp.float32)}
 
 
 def evaluation_step(
@@ -194,24 +218,6 @@ def _forward(params: dict, batch_stats: dict, batch: dict, networks: Networks, c
         scores = resize_bilinear(logits, images.shape[1:3])
         maps[stream] = {"features": features, "logits": logits, "scores": scores}
     return maps, batch_stats
-
-
-def _with_teacher(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
-    """Adds the mixed stream, and the teacher's sure labels to the unlabelled one, which goes where no term reads it.
-
-    Returns:
-      The streams that pass the segmenter, and `teacher/confident`: the share of pixels whose label counts as sure.
-    """
-    images = batch["unlabelled"]["image"]
-    _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)
-    labels, confident = pseudo_labels(logits, images.shape[1:3], config.mixing.threshold)
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
-    streams = {name: examples for name, examples in batch.items() if name != "unlabelled"} | {"mixed": mixed}
-    semantic = networks.semantic_discriminator is not None and config.loss.semantic_unlabelled
-    if semantic or networks.global_discriminator is not None:
-        streams["unlabelled"] = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
-    return streams, {"teacher/confident": jnp.mean(confident, dtype=jnp.float32)}
 
 
 def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Array, Metrics]:

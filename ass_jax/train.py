@@ -14,7 +14,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ass_jax import compilation, lock, memory, resuming, selection, signals
+from ass_jax import compilation, lock, memory, mixed_picture, resuming, selection, signals
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.damage import DamagedError, SaveError
 from ass_jax.distributed import LostError, losses_named, say
@@ -148,6 +148,8 @@ def train(
         step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch)
         step = step.compile(compiler_options=compilation.options_of_steps())
         scoring = {"step": make_evaluation_step(networks, config, mesh), "mesh": mesh, "class_table": class_table}
+        shown = {"class_table": class_table, "writer": writer, "workdir": workdir}
+        show_mixed = mixed_picture.make_show(networks, config, mesh, **shown)
         _print_start(config, state, batch, mesh.size, time.monotonic() - begun, labelled)
         _print_memory(memory.program_bytes(step, batch))
 
@@ -195,6 +197,7 @@ def train(
                             stop = True
                         else:
                             _log_scores(number, report, strip, monitor, writer)
+                            show_mixed(number, state, batch)
                             scores = selection.checkpoint_metrics(report)
                     if save:
                         checkpoints.save(number, state, scores, kept)

@@ -62,7 +62,7 @@ def trained(variant):
 
 def with_teacher(state, batch, config):
     networks = make_networks(config)
-    return steps._with_teacher(state, batch, networks, config)
+    return steps.add_mixed(state, batch, networks, config)
 
 
 @functools.cache

@@ -82,7 +82,7 @@ class Writer:
         self.scalars.setdefault(step, {}).update(scalars)
 
     def write_images(self, step, images):
-        self.images[step] = images
+        self.images.setdefault(step, {}).update(images)
 
     def flush(self):
         pass

@@ -7,17 +7,20 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from ass_jax import export
+from ass_jax import export, mixed_picture
 from ass_jax.evaluate import CHECKPOINTS
-from ass_jax.models import deeplab
+from ass_jax.models import build_networks, deeplab
+from ass_jax.pictures import colourise
 from ass_jax.predict import Predictor
 from ass_jax.pretrained import open_weights
+from ass_jax.steps import add_mixed
 from ass_jax.trained import open_description, open_run
 from tests import test_train as plain
 
 # Every label of a teacher that has hardly been trained counts.
-SETTINGS = {"steps": 4, "checkpoint.every": 2, "evaluation.every": 0, "mixing.threshold": 0.0}
+SETTINGS = {"steps": 4, "checkpoint.every": 4, "evaluation.every": 0, "mixing.threshold": 0.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,6 +78,41 @@ def test_what_a_user_finds(straight):
     assert set(report["average"]["mean_iou"]) == {"all", "two"}
     assert writer.scalars[4]["teacher/confident"] == 1
     assert writer.scalars[4]["loss/segmentation_mixed"] > 0
+
+
+def test_mixed_images_are_shown(straight):
+    """Those of the last batch, as a step after the last state would mix them."""
+    workdir, _, writer = straight
+    config, read = configuration(), []
+    state, batch = plain.final_state(config, workdir), next(plain.training_batches(config, 3, read))
+    mix = functools.partial(add_mixed, networks=build_networks(config, 3), config=config)
+    mixed = jax.device_get(jax.jit(mix)(state, batch)[0]["mixed"])
+    with Image.open(workdir / mixed_picture.FILE) as picture:
+        shown = np.asarray(picture)
+    np.testing.assert_array_equal(shown, writer.images[4]["mixed"][0])
+    heading, gap, factor = 20, 2, 4
+    height, width = (factor * length for length in plain.SIZE)
+    expected = [
+        batch["unlabelled"]["image"],
+        np.rint(mixed["image"]),
+        colourise(mixed["label"], plain.CLASSES.palette),
+        np.rint(255 * mixed["weight"])[..., None].repeat(3, axis=-1),
+    ]
+    assert len({panels.tobytes() for panels in expected}) == 4
+    for row in range(2):
+        top = heading + row * (height + gap)
+        for column, panels in enumerate(expected):
+            left = column * (width + gap)
+            panel = shown[top : top + height, left : left + width][::factor, ::factor]
+            np.testing.assert_allclose(panel.astype(float), panels[row], atol=1)  # Compiled in another program.
+
+
+@pytest.mark.parametrize(("variant", "pictures"), [("ass", 4), ("ass_plus", 0)])
+def test_nothing_mixed_or_wanted_is_not_shown(tmp_path, variant, pictures):
+    config = plain.configuration(variant, **{"evaluation.pictures": pictures})
+    show = mixed_picture.make_show(None, config, None, class_table=plain.CLASSES, writer=None, workdir=tmp_path)
+    show(4, None, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_teacher_is_exported_and_labels_images(straight, tmp_path):

@@ -1,0 +1,88 @@
+"""A picture of what ASS+ trains on: unlabelled images before and after mixing, and the labels of the result."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ass_jax import compilation, pictures
+from ass_jax.models import Networks
+from ass_jax.sharding import replicated
+from ass_jax.state import TrainState
+from ass_jax.steps import add_mixed
+
+FILE = "mixed.png"
+
+Show = Callable[[int, TrainState, dict], None]
+
+
+def make_show(
+    networks: Networks, config: ConfigDict, mesh: Mesh, *, class_table: Any, writer: Any, workdir: Path
+) -> Show:
+    """Returns a function that shows the mixed images of a step in `mixed.png` and in TensorBoard.
+
+    Args:
+      networks: the segmenter is used.
+      config: the whole configuration.
+      mesh: of the devices that hold state and batch.
+      class_table: `names` and `palette` `[C, 3]` of the classes.
+      writer: a `clu.metric_writers.MetricWriter`.
+      workdir: where process 0 writes the picture.
+
+    Returns:
+      Called, by every process, with the number of steps done, the state and the batch that the next step would take.
+      It shows the first `config.evaluation.pictures` images; none where nothing is mixed.
+    """
+    count = min(config.evaluation.pictures, config.data.batch.unlabelled)
+    if not config.loss.mixed_weight or not count:
+        return lambda number, state, batch: None
+    once = compilation.options_of_one_use()
+    make = jax.jit(
+        functools.partial(_examples, networks=networks, config=config, count=count),
+        out_shardings=replicated(mesh),
+        compiler_options=once,
+    )
+
+    def show(number: int, state: TrainState, batch: dict) -> None:
+        picture = draw(*map(np.asarray, make(state, batch)), class_table)
+        writer.write_images(number, {"mixed": picture[None]})
+        if jax.process_index() == 0:
+            pictures.save_picture(workdir / FILE, picture)
+
+    return show
+
+
+def draw(unlabelled: np.ndarray, mixed: np.ndarray, labels: np.ndarray, weights: np.ndarray, table: Any) -> np.ndarray:
+    """Lays out mixed images, one a row.
+
+    Args:
+      unlabelled: uint8 `[N, H, W, 3]`.
+      mixed: float `[N, H, W, 3]` of 0..255.
+      labels: of the mixed images, integers `[N, H, W]`, 255 for ignored pixels.
+      weights: of the pixels' losses, float `[N, H, W]` of 0..1; shown in grey, 1 in white.
+      table: `names` and `palette` `[C, 3]` of the classes.
+
+    Returns:
+      uint8 RGB `[height, width, 3]`.
+    """
+    grey = np.rint(255 * weights).astype(np.uint8)
+    columns = {
+        "unlabelled": unlabelled,
+        "mixed": np.rint(mixed).astype(np.uint8),
+        "labels": pictures.colourise(labels, table.palette),
+        "weight": np.repeat(grey[..., None], 3, axis=-1),
+    }
+    return pictures.table(columns, table.palette, table.names)
+
+
+def _examples(
+    state: TrainState, batch: dict, *, networks: Networks, config: ConfigDict, count: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    mixed = add_mixed(state, batch, networks, config)[0]["mixed"]
+    found = batch["unlabelled"]["image"], mixed["image"], mixed["label"], mixed["weight"]
+    return tuple(array[:count] for array in found)
