@@ -23,6 +23,7 @@ HARMLESS = (
     "data.target_root",
     "data.readers",
     "data.prefetch",
+    "data.decoded_memory",
     "data.rejected_limit",
     "data.undecodable_limit",
     "distributed",  # The steps do not depend on who computes them.

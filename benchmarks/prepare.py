@@ -123,6 +123,7 @@ def _config(options: argparse.Namespace, full_size: bool = False) -> base.Config
     config.data.update({domain: options.name, f"{domain}_root": str(folder / options.name)})
     config.data.update({f"{domain}_size": own if full_size else size, "full_size": full_size})
     config.data.update(classes="cityscapes19", labelled_count=-1, readers=int(options.cores))
+    config.data.decoded_memory = 0  # Of so few files: real data sets are read and decoded all the time.
     config.data.batch.update(source=int(domain == "source"), labelled=int(domain == "target"), unlabelled=0)
     config.loss.update(global_weight=0.0, semantic_weight=0.0)
     return config

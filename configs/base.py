@@ -46,6 +46,7 @@ def default_config() -> ConfigDict:
     config.data.target_size = (512, 1024)  # Height, width that target images are resized to.
     config.data.readers = 4  # Threads that decode and augment; the batches do not depend on it.
     config.data.prefetch = 2  # Batches prepared ahead.
+    config.data.decoded_memory = 256  # MiB: a stream whose images take no more when decoded is decoded once.
 
     config.data.batch = ConfigDict()  # Images per step over all devices.
     config.data.batch.source = 1

@@ -95,6 +95,10 @@ class Split:
 
         return decode_train_ids
 
+    def shapes(self, *keys: str) -> list[tuple[int | None, ...]]:
+        """Returns the shape of each of the decoded features `keys`, all uint8; None for sizes that differ."""
+        return [tuple(self._features[key].shape) for key in keys]
+
     def names(self) -> list[str]:
         """Returns the name of every image."""
         return self._index.names

@@ -16,18 +16,23 @@ from data.streams import STREAMS
 
 
 class Order:
-    """The order of one stream's images."""
+    """The order of one stream's images.
+
+    Attributes:
+      keys: features that the stream reads.
+      chosen: indices of the records that it may take, int64 [N].
+    """
 
     def __init__(self, config: ConfigDict, stream: str, split: Split):
         """Makes the order of a stream over the images of a split that it may take."""
-        self.keys = ("image",) if stream == "unlabelled" else ("image", "label")  # Features that are read.
+        self.keys = ("image",) if stream == "unlabelled" else ("image", "label")
         self._split = split
-        self._chosen = choice(config, split).training if stream == "labelled" else np.arange(split.count)
+        self.chosen = choice(config, split).training if stream == "labelled" else np.arange(split.count)
         self._seed = (config.seed, STREAMS.index(stream))
         temperature = config.data.rare_class_temperature if stream != "unlabelled" else 0
         self._sampler = None
         if temperature:
-            counts = split.class_counts()[self._chosen]
+            counts = split.class_counts()[self.chosen]
             self._sampler = rare_classes.RareClassSampler(counts, split.table, temperature, self._seed)
 
     def indices(self, position: tf.Tensor) -> tf.Tensor:
@@ -38,12 +43,12 @@ class Order:
         Raises:
           ValueError: no image of the stream decodes.
         """
-        bad = np.intersect1d(self._chosen, list(self._split.undecodable[self.keys]))
+        bad = np.intersect1d(self.chosen, list(self._split.undecodable[self.keys]))
         if not bad.size:
             return self._plain_indices(position)
-        if bad.size == len(self._chosen):
+        if bad.size == len(self.chosen):
             raise ValueError("None of the stream's images decodes.")
-        count = len(self._chosen)
+        count = len(self.chosen)
 
         def is_bad(shift: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
             del shift
@@ -59,16 +64,16 @@ class Order:
     def _plain_indices(self, position: tf.Tensor) -> tf.Tensor:
         if self._sampler is not None:
             drawn = tf.numpy_function(self._sampler.draw, [position], tf.int64, stateful=False)
-            return tf.gather(self._chosen, tf.ensure_shape(drawn, position.shape))
-        epoch = position // len(self._chosen)
+            return tf.gather(self.chosen, tf.ensure_shape(drawn, position.shape))
+        epoch = position // len(self.chosen)
         seed = tf.repeat(tf.constant([self._seed], tf.int64), tf.size(epoch), axis=0)
         places = tf.raw_ops.RandomIndexShuffle(
-            index=position % len(self._chosen),
+            index=position % len(self.chosen),
             seed=tf.concat([seed, epoch[:, None]], axis=1),
-            max_index=tf.constant(len(self._chosen) - 1, tf.int64),
+            max_index=tf.constant(len(self.chosen) - 1, tf.int64),
             rounds=8,  # With four, two streams take the same image together more often than by chance.
         )
-        return tf.gather(self._chosen, places)
+        return tf.gather(self.chosen, places)
 
 
 def choice(config: ConfigDict, split: Split) -> labelled.Choice:

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data import augment, index, labelled
+from data import augment, decoded, index, labelled
 from data.labels import IGNORED
 from data.opened import UNDECODABLE, Split, open_splits
 from data.order import Order, choice, positions
@@ -226,7 +226,8 @@ def _stream(
     config: ConfigDict, name: str, split: Split, order: Order, images: int, start_step: int, host: int, hosts: int
 ) -> tf.data.Dataset:
     """Returns the endless data set of this host's batches of one stream, with `images` examples each."""
-    decode = split.decoder(*order.keys)
+    held = decoded.hold(split, order.keys, order.chosen, config.data.decoded_memory * decoded.MIB, config.data.readers)
+    fetch, decode = (tf.identity, held) if held else (split.read, split.decoder(*order.keys))
     domain = "source" if name == "source" else "target"
     functions = augment.augmentations(config.augment, config.data[f"{domain}_size"])
     # An augmentation's seed holds one number beside the position: it differs for any other seed and stream.
@@ -234,7 +235,7 @@ def _stream(
 
     def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         position = positions(steps, images, host, hosts)
-        return position, split.read(order.indices(position))
+        return position, fetch(order.indices(position))
 
     def example(position: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         augmented = augment.apply(functions, decode(record), tf.stack([augment_seed, position]))
@@ -251,7 +252,8 @@ def _batches(steps: range, images: int, read: Read, example: Decode, readers: in
     Args:
       steps: the steps.
       images: examples to a step.
-      read: from steps (int64 [S]) to positions (int64 [S * images]) and records (string [S * images]).
+      read: from steps (int64 [S]) to positions (int64 [S * images]) and records (string [S * images]), or whatever
+        `example` takes in their place.
       example: from a position and a record to an example; called in parallel, the order is kept.
       readers: number of such calls at a time.
     """

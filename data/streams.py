@@ -96,6 +96,7 @@ def check(config: ConfigDict) -> None:
         _expect(_is_size(data[name]), f"data.{name}", data[name], "a positive height and width")
     _expect(data.readers >= 1, "data.readers", data.readers, "1 or more threads")
     _expect(data.prefetch >= 1, "data.prefetch", data.prefetch, "1 or more batches")
+    _expect(data.decoded_memory >= 0, "data.decoded_memory", data.decoded_memory, "0 or more MiB")
     temperature = data.rare_class_temperature
     _expect(0 <= temperature < float("inf"), "data.rare_class_temperature", temperature, "0 (off) or more")
     _check_evaluation(config.evaluation)

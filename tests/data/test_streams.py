@@ -87,6 +87,7 @@ def test_nothing_to_train_on_is_refused():
         ("data.target_size", (64, 128, 3)),
         ("data.readers", 0),
         ("data.prefetch", 0),
+        ("data.decoded_memory", -1),
         ("data.held_out", -1),
         ("data.held_out", 100),
         ("data.rare_class_temperature", -0.1),
