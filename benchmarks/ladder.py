@@ -5,11 +5,13 @@
   python benchmarks/ladder.py --report_only
   python benchmarks/ladder.py --config=configs/toy.py:smoke --workdir=runs/trial
   python benchmarks/ladder.py --config.optimizer.learning_rate=0.01 --workdir=runs/trial
+  python benchmarks/ladder.py --config.data.labelled_count=3 --workdir=runs/ladder_3 --output=docs/ladder_3
 
 Finished runs are kept, unfinished ones go on from their last checkpoint: after an interruption, the same
 command again. `--config.KEY=VALUE` changes a setting of every run, except where the variant itself sets it (a
 term that a variant lacks stays off). The report goes to docs/ and its short table into README.md; that of a
-trial (other settings, not all variants) goes to the working directory.
+trial (other settings, not all variants) goes to the working directory, or to --output. Runs whose steps are the same
+program, as those of different seeds mostly are, compile it once.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks beside the program only.
 
+from ass_jax import compilation
 from ass_jax.evaluate import STRIP
 from ass_jax.monitor import format_seconds
 from benchmarks import machine
@@ -79,7 +82,8 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] = (), ro
         print(error, file=sys.stderr)
         return 1
     trial = config != CONFIG or options.variants != list(VARIANTS) or bool(shown)
-    _write(summary, runs, options.workdir if trial else root / "docs", None if trial else root / "README.md")
+    folder = options.output or (options.workdir if trial else root / "docs")
+    _write(summary, runs, folder, None if trial else root / "README.md")
     return 1 if failed else 0
 
 
@@ -93,6 +97,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--variants", default=",".join(VARIANTS), help="default: %(default)s")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="default: %(default)s")
     parser.add_argument("--workdir", type=Path, default=WORKDIR, help="folder of the runs (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="folder of the report")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -129,7 +134,8 @@ def _train(runs: Sequence[Run], command: Sequence[str], jobs: int) -> list[Run]:
     print(f"{len(runs)} runs, {len(runs) - len(left)} finished before.", flush=True)
     if not left:
         return []
-    environment = environment_of_jobs(jobs)
+    programs = {"JAX_COMPILATION_CACHE_DIR": str((left[0].folder.parent / compilation.CACHE).resolve())}
+    environment = programs | environment_of_jobs(jobs)
     facts = machine.describe(environment)
     print(f"{machine.describe_in_words(facts)}; {jobs} at a time. Logs: {left[0].folder.parent}/*/{LOG}", flush=True)
     begun, failed = time.monotonic(), []

@@ -10,10 +10,11 @@ from benchmarks.runs import plan
 
 # Fails for one variant if told so; else writes what a training leaves, with the configuration that lies ready.
 PROGRAM = """
-import json, pathlib, shutil, sys
+import json, os, pathlib, shutil, sys
 given = dict(argument.split("=", 1) for argument in sys.argv[2:])
 variant = given["--config"].split(":")[1]
 print("training", variant)
+print("programs in", os.environ["JAX_COMPILATION_CACHE_DIR"])
 if variant == sys.argv[1]:
     print("a last word")
     sys.exit(3)
@@ -60,6 +61,8 @@ def test_trains_reports_and_skips_what_is_finished(climb, tmp_path, capsys):
     )
     assert (tmp_path / "runs/ladder.png").stat().st_size > 1000
     assert (tmp_path / "runs/predictions.png").read_bytes() == b"ass_seed0"
+    told = {file.read_text().splitlines()[1] for file in (tmp_path / "runs").glob("*/log.txt")}
+    assert told == {f"programs in {tmp_path}/runs/compilation_cache"}  # All share them.
     # Only part of the variants: no report for the documentation.
     assert not (tmp_path / "docs").exists()
 
@@ -89,6 +92,13 @@ def test_whole_ladder_goes_to_the_documentation(climb, tmp_path, capsys, monkeyp
     assert sorted(file.name for file in (tmp_path / "docs").iterdir()) == ["ladder.json", "ladder.md", "ladder.png"]
     assert "`ass_all`" in (tmp_path / "README.md").read_text()
     assert "python benchmarks/ladder.py --seeds=0,1`" in (tmp_path / "docs/ladder.md").read_text()
+
+
+def test_report_goes_where_it_is_wanted(climb, tmp_path):
+    assert climb(FEW, f"--output={tmp_path}/else/where") == 0
+    files = ["ladder.json", "ladder.md", "ladder.png", "predictions.png"]
+    assert sorted(file.name for file in (tmp_path / "else/where").iterdir()) == files
+    assert not (tmp_path / "runs/ladder.md").exists()
 
 
 def test_report_only_trains_nothing(climb, tmp_path, capsys):
