@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -51,8 +52,12 @@ def make_show(
     def show(number: int, state: TrainState, batch: dict) -> None:
         picture = draw(*map(np.asarray, make(state, batch)), class_table)
         writer.write_images(number, {"mixed": picture[None]})
-        if jax.process_index() == 0:
+        if jax.process_index() > 0:
+            return
+        try:
             pictures.save_picture(workdir / FILE, picture)
+        except OSError as error:  # No picture is worth a run; the checkpoint, which comes next, tells of a full disk.
+            logging.warning("%s could not be written: %s", workdir / FILE, error)
 
     return show
 

@@ -15,6 +15,7 @@ from ass_jax.models import build_networks, deeplab
 from ass_jax.pictures import colourise
 from ass_jax.predict import Predictor
 from ass_jax.pretrained import open_weights
+from ass_jax.sharding import make_mesh
 from ass_jax.steps import add_mixed
 from ass_jax.trained import open_description, open_run
 from tests import test_train as plain
@@ -113,6 +114,20 @@ def test_nothing_mixed_or_wanted_is_not_shown(tmp_path, variant, pictures):
     show = mixed_picture.make_show(None, config, None, class_table=plain.CLASSES, writer=None, workdir=tmp_path)
     show(4, None, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_picture_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch, caplog):
+    def fail(path, picture):
+        raise OSError(28, "No space left on device", str(path))
+
+    def make(state, batch):
+        return np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4), int), np.zeros((1, 4, 4))
+
+    monkeypatch.setattr(mixed_picture.pictures, "save_picture", fail)
+    monkeypatch.setattr(mixed_picture.jax, "jit", lambda *_, **others: make)
+    shown = {"class_table": plain.CLASSES, "writer": plain.Writer(), "workdir": tmp_path}
+    mixed_picture.make_show(None, configuration(), make_mesh([2]), **shown)(4, None, {})
+    assert "mixed.png could not be written: [Errno 28] No space left" in caplog.text
 
 
 def test_teacher_is_exported_and_labels_images(straight, tmp_path):
