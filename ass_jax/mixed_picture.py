@@ -50,7 +50,7 @@ def make_show(
     )
 
     def show(number: int, state: TrainState, batch: dict) -> None:
-        picture = draw(*map(np.asarray, make(state, batch)), class_table)
+        picture = draw(*jax.device_get(make(state, batch)), class_table)
         writer.write_images(number, {"mixed": picture[None]})
         if jax.process_index() > 0:
             return
@@ -62,24 +62,24 @@ def make_show(
     return show
 
 
-def draw(unlabelled: np.ndarray, mixed: np.ndarray, labels: np.ndarray, weights: np.ndarray, table: Any) -> np.ndarray:
-    """Lays out mixed images, one a row.
+def draw(unlabelled: dict[str, np.ndarray], mixed: dict[str, np.ndarray], table: Any) -> np.ndarray:
+    """Lays out unlabelled images, what the teacher labels there, and what is mixed from both; one image a row.
 
     Args:
-      unlabelled: uint8 `[N, H, W, 3]`.
-      mixed: float `[N, H, W, 3]` of 0..255.
-      labels: of the mixed images, integers `[N, H, W]`, 255 for ignored pixels.
-      weights: of the pixels' losses, float `[N, H, W]` of 0..1; shown in grey, 1 in white.
+      unlabelled: `image` uint8 `[N, H, W, 3]` and `pseudo_label`, integers `[N, H, W]`, 255 where not sure.
+      mixed: `image` of 0..255, float `[N, H, W, 3]`, `label`, integers `[N, H, W]`, 255 for ignored pixels, and
+        `weight` of the pixels' losses, float `[N, H, W]` of 0..1; shown in grey, 1 in white.
       table: `names` and `palette` `[C, 3]` of the classes.
 
     Returns:
       uint8 RGB `[height, width, 3]`.
     """
-    grey = np.rint(255 * weights).astype(np.uint8)
+    grey = np.rint(255 * mixed["weight"]).astype(np.uint8)
     columns = {
-        "unlabelled": unlabelled,
-        "mixed": np.rint(mixed).astype(np.uint8),
-        "labels": pictures.colourise(labels, table.palette),
+        "unlabelled": unlabelled["image"],
+        "sure labels": pictures.colourise(unlabelled["pseudo_label"], table.palette),
+        "mixed": np.rint(mixed["image"]).astype(np.uint8),
+        "mixed labels": pictures.colourise(mixed["label"], table.palette),
         "weight": np.repeat(grey[..., None], 3, axis=-1),
     }
     return pictures.table(columns, table.palette, table.names)
@@ -87,7 +87,6 @@ def draw(unlabelled: np.ndarray, mixed: np.ndarray, labels: np.ndarray, weights:
 
 def _examples(
     state: TrainState, batch: dict, *, networks: Networks, config: ConfigDict, count: int
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    mixed = add_mixed(state, batch, networks, config)[0]["mixed"]
-    found = batch["unlabelled"]["image"], mixed["image"], mixed["label"], mixed["weight"]
-    return tuple(array[:count] for array in found)
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    streams, _ = add_mixed(state, batch, networks, config)
+    return jax.tree.map(lambda array: array[:count], (streams["unlabelled"], streams["mixed"]))

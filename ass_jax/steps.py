@@ -68,6 +68,9 @@ def train_step(
     taught = {}
     if config.loss.mixed_weight:
         batch, taught = add_mixed(state, batch, networks, config)
+        vectors = networks.semantic_discriminator is not None and config.loss.semantic_unlabelled
+        if networks.global_discriminator is None and not vectors:
+            del batch["unlabelled"]  # No term reads its maps.
 
     def objective(params: dict, batch_stats: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
         params = _freeze(params, config)
@@ -115,7 +118,7 @@ def train_step(
 
 
 def add_mixed(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
-    """Adds the mixed stream, and the teacher's sure labels to the unlabelled one, which goes where no term reads it.
+    """Adds the mixed stream, and the teacher's sure labels to the unlabelled one.
 
     Args:
       state: before the step.
@@ -124,17 +127,16 @@ def add_mixed(state: TrainState, batch: dict, networks: Networks, config: Config
       config: the whole configuration; static.
 
     Returns:
-      The streams that pass the segmenter, and `teacher/confident`: the share of pixels whose label counts as sure.
+      The streams, with "mixed" of `ass_jax.teacher.mixed_examples`, and `pseudo_label` `[B, H, W]`, 255 where not sure,
+      beside the unlabelled images; and `teacher/confident`: the share of pixels whose label counts as sure.
     """
     images = batch["unlabelled"]["image"]
     _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)
     labels, confident = pseudo_labels(logits, images.shape[1:3], config.mixing.threshold)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
-    streams = {name: examples for name, examples in batch.items() if name != "unlabelled"} | {"mixed": mixed}
-    semantic = networks.semantic_discriminator is not None and config.loss.semantic_unlabelled
-    if semantic or networks.global_discriminator is not None:
-        streams["unlabelled"] = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
+    unlabelled = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
+    streams = batch | {"mixed": mixed, "unlabelled": unlabelled}
     return streams, {"teacher/confident": jnp.mean(confident, dtype=jnp.float32)}
 
 

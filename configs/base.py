@@ -134,7 +134,7 @@ def default_config() -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.batch = 1  # Images per evaluation step over all devices.
     config.evaluation.every = 5_000  # Steps; the last step is always evaluated. 0: only the last.
-    config.evaluation.pictures = 4  # Images in the prediction strip.
+    config.evaluation.pictures = 4  # Images in the prediction strip; at most as many mixed ones in theirs.
     config.evaluation.checkpoint = "last"  # That --mode=eval scores: "last", "selected" (data.held_out) or "best".
     config.evaluation.split = "validation"  # Or "test": its images have no labels; --mode=eval only writes predictions.
     config.evaluation.test_size = (1024, 2048)  # Height, width of those predictions: what Cityscapes' server takes.

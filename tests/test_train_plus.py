@@ -87,7 +87,8 @@ def test_mixed_images_are_shown(straight):
     config, read = configuration(), []
     state, batch = plain.final_state(config, workdir), next(plain.training_batches(config, 3, read))
     mix = functools.partial(add_mixed, networks=build_networks(config, 3), config=config)
-    mixed = jax.device_get(jax.jit(mix)(state, batch)[0]["mixed"])
+    streams = jax.device_get(jax.jit(mix)(state, batch)[0])
+    mixed = streams["mixed"]
     with Image.open(workdir / mixed_picture.FILE) as picture:
         shown = np.asarray(picture)
     np.testing.assert_array_equal(shown, writer.images[4]["mixed"][0])
@@ -95,11 +96,12 @@ def test_mixed_images_are_shown(straight):
     height, width = (factor * length for length in plain.SIZE)
     expected = [
         batch["unlabelled"]["image"],
+        colourise(streams["unlabelled"]["pseudo_label"], plain.CLASSES.palette),
         np.rint(mixed["image"]),
         colourise(mixed["label"], plain.CLASSES.palette),
         np.rint(255 * mixed["weight"])[..., None].repeat(3, axis=-1),
     ]
-    assert len({panels.tobytes() for panels in expected}) == 4
+    assert len({panels.tobytes() for panels in expected}) == 5
     for row in range(2):
         top = heading + row * (height + gap)
         for column, panels in enumerate(expected):
@@ -121,7 +123,8 @@ def test_picture_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch, capl
         raise OSError(28, "No space left on device", str(path))
 
     def make(state, batch):
-        return np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4), int), np.zeros((1, 4, 4))
+        image, label = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4), int)
+        return {"image": image, "pseudo_label": label}, {"image": image, "label": label, "weight": label}
 
     monkeypatch.setattr(mixed_picture.pictures, "save_picture", fail)
     monkeypatch.setattr(mixed_picture.jax, "jit", lambda *_, **others: make)
