@@ -39,7 +39,7 @@ def make_show(
       Called, by every process, with the number of steps done, the state and the batch that the next step would take.
       It shows the first `config.evaluation.pictures` images; none where nothing is mixed.
     """
-    count = min(config.evaluation.pictures, config.data.batch.unlabelled)
+    count = config.evaluation.pictures
     if not config.loss.mixed_weight or not count:
         return lambda number, state, batch: None
     once = compilation.options_of_one_use()
