@@ -35,7 +35,7 @@ _QUIET = 0.7  # Load of a machine on which nothing else runs.
 _GPU_SETTINGS = "--settings=channels_last,channels_last+compile,channels_last+autotune"
 _STARTS = (
     Part("start_toy", "start.py", (_TOY,), 120),
-    Part("start_resnet101", "start.py", (_TOY, "--config.model.backbone=resnet101"), 240),
+    Part("start_resnet101", "start.py", (_TOY, "--config.model.backbone=resnet101", "--rounds=1"), 120),
 )
 
 
