@@ -106,8 +106,11 @@ def _training_seconds(workdir: Path) -> float:
     config = json.loads((workdir / "config.json").read_text())
     images = sum(config["data"]["batch"].values())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
-    return sum(config["log_every"] * images / speed for speed in speeds[1:])
+    reports = [(line["step"], line["images_per_second"]) for line in lines if "images_per_second" in line]
+    # A save reports too, so that reports are not evenly spread.
+    return sum(
+        (step - before) * images / speed for (before, _), (step, speed) in zip(reports, reports[1:], strict=False)
+    )
 
 
 def _plot(samples: list[tuple[float, float, int]], picture: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks import fault_rows, faults
+from benchmarks import fault_long, fault_rows, faults
 
 
 @pytest.fixture
@@ -65,3 +65,12 @@ def test_damage_changes_something(tmp_path, kind):
     fault_rows._damage(tmp_path, kind, random.Random(0))
     found = [path.read_bytes() for path in tmp_path.rglob("file")]
     assert found != [b"content"] * 4
+
+
+def test_training_time_is_that_between_reports_however_they_are_spread(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"data": {"batch": {"source": 1, "labelled": 3}}}))
+    reports = [(20, 1.0), (40, 8.0), (50, 4.0), (60, 8.0)]  # Step and images a second; the one at 50 is a save's.
+    lines = [{"step": step, "images_per_second": speed} for step, speed in reports]
+    lines.insert(2, {"step": 40, "validation/mIoU_toy": 0.5})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert fault_long._training_seconds(tmp_path) == 20 * 4 / 8 + 10 * 4 / 4 + 10 * 4 / 8
