@@ -1,5 +1,6 @@
 """Two faults that show in many repetitions: deletions cut short, and a long run that leaks."""
 
+import itertools
 import json
 import os
 import random
@@ -108,9 +109,7 @@ def _training_seconds(workdir: Path) -> float:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     reports = [(line["step"], line["images_per_second"]) for line in lines if "images_per_second" in line]
     # A save reports too, so that reports are not evenly spread.
-    return sum(
-        (step - before) * images / speed for (before, _), (step, speed) in zip(reports, reports[1:], strict=False)
-    )
+    return sum((step - before) * images / speed for (before, _), (step, speed) in itertools.pairwise(reports))
 
 
 def _plot(samples: list[tuple[float, float, int]], picture: Path) -> None:
