@@ -114,9 +114,11 @@ def test_interrupt(config, clean, tmp_path):
     process = subprocess.Popen(
         command(*settings(config)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while "gta5 train:" not in process.stderr.read(11):
-        pass
-    time.sleep(0.2)
+    told = ""
+    while "gta5 train:" not in told:  # At the first sight of it, or all may be read before the signal comes.
+        character = process.stderr.read(1)
+        assert character, told
+        told += character
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
