@@ -112,7 +112,13 @@ def test_command_line(config, clean, tmp_path):
 def test_interrupt(config, clean, tmp_path):
     trees.write_gta5(tmp_path / "source", 400, size=(128, 256))
     process = subprocess.Popen(
-        command(*settings(config)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*settings(config)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that a shell started in the background ignore the signal, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     told = ""
     while "gta5 train:" not in told:  # At the first sight of it, or all may be read before the signal comes.
