@@ -85,7 +85,7 @@ def kill_at_random(setting: Setting) -> Result:
             name = None
     text = (
         f"{len(lost)} of {setting.count} restarted; {whole} of {runs} final states identical; most work lost: "
-        f"{max(lost)} steps (interval {INTERVAL})"
+        f"{max(lost)} steps (checkpoint.every {INTERVAL}; a save begins every {INTERVAL // 2})"
     )
     return text, whole == runs and max(lost) <= INTERVAL
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from data.opened import UNDECODABLE, Split
+from data.opened import RECORDS_PER_READ, UNDECODABLE, Split
 
-_RECORDS_PER_READ = 16
 MIB = 2**20
 
 
@@ -32,7 +31,7 @@ def hold(
     known = all(None not in shape for shape in shapes)
     if not known or len(chosen) * sum(map(math.prod, shapes)) > limit or split.undecodable[keys]:
         return None
-    records = tf.data.Dataset.from_tensor_slices(chosen).batch(_RECORDS_PER_READ).map(split.read).unbatch()
+    records = tf.data.Dataset.from_tensor_slices(chosen).batch(RECORDS_PER_READ).map(split.read).unbatch()
     decoded = records.map(split.decoder(*keys), num_parallel_calls=readers, deterministic=True)
     try:
         examples = decoded.batch(len(chosen)).get_single_element()

@@ -22,6 +22,8 @@ from data.labels import class_table, train_ids
 _OPENED: dict[tuple[str, str, bytes], "Split"] = {}
 # What TensorFlow raises of bytes that it cannot decode; the latter where its message quotes them.
 UNDECODABLE = (tf.errors.OpError, UnicodeDecodeError)
+# Records fetched by one call into Python: more make the calls cheaper and the first batch later.
+RECORDS_PER_READ = 16
 _SHOWN = 200  # Characters of a library's message.
 # Part and settings of the data to keys of the above.
 _KEYS: dict[tuple[str, ...], tuple[str, str, bytes]] = {}

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from data import augment, decoded, index, labelled
 from data.labels import IGNORED
-from data.opened import UNDECODABLE, Split, open_splits
+from data.opened import RECORDS_PER_READ, UNDECODABLE, Split, open_splits
 from data.order import Order, choice, positions
 from data.streams import PARTS, STREAMS, check, host_share, parts, reads_target_labels, streams
 from data.substitution import Stream, check_records, training_steps
@@ -35,9 +35,6 @@ for _kind in ("GPU", "TPU"):
 Batch = dict[str, Any]
 Read = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 Decode = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
-
-# Records fetched by one call into Python: more make the calls cheaper and the first batch later.
-_RECORDS_PER_READ = 16
 
 
 def prepare(config: ConfigDict) -> None:
@@ -258,7 +255,7 @@ def _batches(steps: range, images: int, read: Read, example: Decode, readers: in
       readers: number of such calls at a time.
     """
     plain = tf.autograph.experimental.do_not_convert
-    chunks = tf.data.Dataset.range(steps.start, steps.stop).batch(max(1, _RECORDS_PER_READ // images))
+    chunks = tf.data.Dataset.range(steps.start, steps.stop).batch(max(1, RECORDS_PER_READ // images))
     records = chunks.map(plain(read)).unbatch()
     return records.map(plain(example), num_parallel_calls=readers, deterministic=True).batch(images)
 
