@@ -167,7 +167,7 @@ def test_loss_weighs_the_mixed_images_and_their_pixels():
 @pytest.mark.parametrize("read", ["features", "logits"])
 def test_sure_classes_of_unlabelled_images_join_the_target(read):
     """With as much weight as those of the labelled images, whose own weight is halved."""
-    config = plus_config(**{"loss.semantic_input": read})
+    config = plus_config(**{"loss.semantic_input": read, "loss.semantic_unlabelled": True})
     networks, random = make_networks(config), np.random.default_rng(1)
     shapes = {"source": (2, 4, 12, 6), "labelled": (2, 4, 8, 6), "unlabelled": (3, 6, 8, 6)}
     maps = {stream: {read: random.normal(size=shape).astype(np.float32)} for stream, shape in shapes.items()}
