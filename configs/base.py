@@ -102,7 +102,7 @@ def default_config() -> ConfigDict:
     config.loss.semantic_input = "features"  # Map that is averaged by class: "features" or "logits".
     config.loss.semantic_outputs = "binary"  # "binary", "per_class" or "class_domain".
     config.loss.mixed_weight = 1.0  # Cross-entropy of mixed images, labelled by the average's help: ASS+, ours.
-    config.loss.semantic_unlabelled = False  # In ASS+: unlabelled images, where labels are sure, have class vectors too.
+    config.loss.semantic_unlabelled = False  # In ASS+: unlabelled images, where labels are sure, have class vectors.
     config.loss.warmup_steps = 0  # Both adversarial weights rise linearly from 0 over these; ours.
 
     config.mixing = ConfigDict()  # ASS+: regions of labelled images are pasted onto unlabelled ones.

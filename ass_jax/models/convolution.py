@@ -8,10 +8,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from ass_jax.models import winograd
+
 # Found on CPUs. Input channels from which the products of `_filter_gradient_by_products` are large enough to pay.
 CHANNELS_FOR_TAPS = 128
 # Output features up to which one product for all taps pays: the classifier's.
 FEATURES_TO_UNFOLD = 32
+# Channels, of both sides, and multiplications, as a share of the plain convolution's, for which Winograd's way pays.
+CHANNELS_FOR_WINOGRAD = 256
+MULTIPLICATIONS_FOR_WINOGRAD = 0.6
 # Share of products outside the padding from which it costs less to multiply zeros than to cut the borders off.
 WORTH_PADDING = 0.75
 
@@ -128,11 +133,15 @@ _multiply.defvjp(_multiply_forward, _multiply_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve_with_own_gradient(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """Acts as `_convolve`; on a CPU, the gradient of its kernel is made of matrix products."""
-    if stride > 1 or kernel.shape[-1] > FEATURES_TO_UNFOLD:
-        return _convolve(x, kernel, stride, dilation)
-    plain = functools.partial(_convolve, stride=1, dilation=dilation)
-    return lax.platform_dependent(x, kernel, cpu=functools.partial(_few_features, dilation=dilation), default=plain)
+    """Acts as `_convolve`; on a CPU, it and its gradients are made of matrix products where that is faster."""
+    plain = functools.partial(_convolve, stride=stride, dilation=dilation)
+    if _suits_winograd(x, kernel.shape, stride, dilation):
+        on_cpu = functools.partial(winograd.convolve, dilation=dilation)
+    elif stride == 1 and kernel.shape[-1] <= FEATURES_TO_UNFOLD:
+        on_cpu = functools.partial(_few_features, dilation=dilation)
+    else:
+        return plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
 
 
 def _forward(x, kernel, stride, dilation):
@@ -141,20 +150,38 @@ def _forward(x, kernel, stride, dilation):
 
 def _backward(stride, dilation, residuals, gradient):
     x, kernel = residuals
-    (x_gradient,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation), x)(gradient)
+    by_winograd = _suits_winograd(x, kernel.shape, stride, dilation)
 
-    def by_transposition(x, gradient):
-        transpose = jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, dilation), kernel)
-        return transpose(gradient)[0]
+    def of_input(kernel, gradient):
+        return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation), x)(gradient)[0]
 
-    def by_products(x, gradient):
+    def of_input_by_winograd(kernel, gradient):
+        return winograd.convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
+
+    def of_kernel(x, gradient):
+        return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, dilation), kernel)(gradient)[0]
+
+    def of_kernel_by_products(x, gradient):
         x, gradient = lax.optimization_barrier((x, gradient))
+        if by_winograd:
+            return winograd.filter_gradient(x, gradient, dilation)
         return _filter_gradient_by_products(x, gradient, kernel.shape, stride, dilation)
 
-    return x_gradient, lax.platform_dependent(x, gradient, cpu=by_products, default=by_transposition)
+    if by_winograd:
+        x_gradient = lax.platform_dependent(kernel, gradient, cpu=of_input_by_winograd, default=of_input)
+    else:
+        x_gradient = of_input(kernel, gradient)
+    return x_gradient, lax.platform_dependent(x, gradient, cpu=of_kernel_by_products, default=of_kernel)
 
 
 _convolve_with_own_gradient.defvjp(_forward, _backward)
+
+
+def _suits_winograd(x: jax.Array, kernel_shape: tuple[int, ...], stride: int, dilation: int) -> bool:
+    if stride > 1 or kernel_shape[:2] != (3, 3) or x.dtype != jnp.float32:  # Its sums would lose bits of bfloat16.
+        return False
+    share = winograd.multiplications(*x.shape[1:3], dilation)
+    return min(kernel_shape[2:]) >= CHANNELS_FOR_WINOGRAD and share <= MULTIPLICATIONS_FOR_WINOGRAD
 
 
 def _few_features(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:

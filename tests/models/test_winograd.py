@@ -1,0 +1,100 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ass_jax.models import winograd
+from ass_jax.models.convolution import CHANNELS_FOR_WINOGRAD, MULTIPLICATIONS_FOR_WINOGRAD, convolve
+
+# Images, rows, columns, channels, features, dilation.
+CASES = [
+    (1, 2, 2, 1, 1, 1),
+    (2, 4, 6, 3, 5, 1),
+    (2, 5, 7, 3, 5, 1),  # Tiles reach past the border.
+    (1, 8, 12, 3, 5, 2),
+    (3, 7, 9, 3, 5, 2),
+    (1, 1, 5, 2, 3, 4),
+    (2, 16, 24, 8, 4, 4),
+]
+
+
+def plain(x, kernel, dilation):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        [(dilation, dilation)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def example(images, rows, columns, channels, features):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(images, rows, columns, channels)).astype(np.float32)
+    kernel = generator.normal(size=(3, 3, channels, features)).astype(np.float32) / np.sqrt(9 * channels)
+    gradient = generator.normal(size=(images, rows, columns, features)).astype(np.float32)
+    return x, kernel, gradient
+
+
+@pytest.mark.parametrize(("images", "rows", "columns", "channels", "features", "dilation"), CASES)
+def test_equals_the_plain_convolution(images, rows, columns, channels, features, dilation):
+    x, kernel, gradient = example(images, rows, columns, channels, features)
+    expected, transpose = jax.vjp(functools.partial(plain, dilation=dilation), x, kernel)
+    np.testing.assert_allclose(winograd.convolve(x, kernel, dilation), expected, atol=1e-5)
+    found = winograd.filter_gradient(x, gradient, dilation)
+    np.testing.assert_allclose(found, transpose(gradient)[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "dilation", "share"), [((4, 6), 1, 4 / 9), ((16, 24), 4, 4 / 9), ((5, 7), 1, 4 / 9 * 48 / 35)]
+)
+def test_multiplications(size, dilation, share):
+    assert winograd.multiplications(*size, dilation) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("platform", "change", "convolutions", "products"),
+    [
+        ("cpu", {}, 0, 48),  # Sixteen forward, for the input and for the kernel.
+        ("cuda", {}, 3, 0),
+        ("tpu", {}, 3, 0),
+        ("cpu", {"dtype": jnp.bfloat16}, 2, 9),
+        ("cpu", {"stride": 2}, 2, 9),
+        ("cpu", {"channels": CHANNELS_FOR_WINOGRAD // 2}, 2, 9),
+        ("cpu", {"features": CHANNELS_FOR_WINOGRAD // 2}, 2, 9),
+        ("cpu", {"columns": 5}, 2, 9),  # Of eight columns that are tiled three do not exist.
+    ],
+)
+def test_is_used_on_a_cpu_where_it_pays(platform, change, convolutions, products):
+    setting = {"columns": 16, "channels": CHANNELS_FOR_WINOGRAD, "features": CHANNELS_FOR_WINOGRAD, "stride": 1}
+    setting |= {"dtype": jnp.float32} | change
+    x = jax.ShapeDtypeStruct((1, 8, setting["columns"], setting["channels"]), setting["dtype"])
+    kernel = jax.ShapeDtypeStruct((3, 3, setting["channels"], setting["features"]), setting["dtype"])
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(convolve(x, kernel, setting["stride"], 2)))
+
+    text = jax.jit(jax.grad(loss, (0, 1))).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == convolutions
+    assert text.count("stablehlo.dot_general") == products
+
+
+def test_gradients_of_wide_convolutions_equal_plain():
+    """At the size from which a CPU takes this way; the values' spread is about 1, that of the kernel's gradient 7."""
+    x, kernel, gradient = example(1, 6, 8, CHANNELS_FOR_WINOGRAD, CHANNELS_FOR_WINOGRAD)
+    assert winograd.multiplications(6, 8, 1) <= MULTIPLICATIONS_FOR_WINOGRAD
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(function, x, kernel):
+        value, transpose = jax.vjp(function, x, kernel)
+        return value, *transpose(gradient)
+
+    found = value_and_gradients(convolve, x, kernel)
+    for array, expected in zip(
+        found, value_and_gradients(functools.partial(plain, dilation=1), x, kernel), strict=True
+    ):
+        np.testing.assert_allclose(array, expected, atol=1e-5 * np.std(expected) * 4)
