@@ -45,8 +45,8 @@ def test_equals_the_plain_convolution(images, rows, columns, channels, features,
     x, kernel, gradient = example(images, rows, columns, channels, features)
     expected, transpose = jax.vjp(functools.partial(plain, dilation=dilation), x, kernel)
     np.testing.assert_allclose(winograd.convolve(x, kernel, dilation), expected, atol=1e-5)
-    found = winograd.filter_gradient(x, gradient, dilation)
-    np.testing.assert_allclose(found, transpose(gradient)[1], rtol=1e-5, atol=1e-5)
+    found, expected = winograd.filter_gradient(x, gradient, dilation), transpose(gradient)[1]
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.std(expected))  # A sum over all cells.
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_multiplications(size, dilation, share):
 @pytest.mark.parametrize(
     ("platform", "change", "convolutions", "products"),
     [
-        ("cpu", {}, 0, 48),  # Sixteen forward, for the input and for the kernel.
+        ("cpu", {}, 0, 12),  # Four times four forward, for the input and for the kernel.
         ("cuda", {}, 3, 0),
         ("tpu", {}, 3, 0),
         ("cpu", {"dtype": jnp.bfloat16}, 2, 9),
