@@ -7,10 +7,12 @@ image comes once an epoch, and no stream depends on another one, on the number o
 hosts. Of every step, host h of n takes the h-th of n equal slices of the positions.
 """
 
+import atexit
 import functools
 import os
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 # Both must be set before TensorFlow is imported: it prints while it loads. The notice of its oneDNN kernels,
 # which reading data does not use, escapes the log level.
@@ -260,10 +262,34 @@ def _batches(steps: range, images: int, read: Read, example: Decode, readers: in
     return records.map(plain(example), num_parallel_calls=readers, deterministic=True).batch(images)
 
 
+class _Arrays(Iterator[Batch]):
+    """The batches of a data set as numpy arrays, which can be closed.
+
+    One that reads ahead through Python while Python shuts down hangs it or aborts; so those left are closed before.
+    """
+
+    _open: ClassVar[weakref.WeakSet] = weakref.WeakSet()
+
+    def __init__(self, batches: tf.data.Dataset):
+        self._batches = batches.as_numpy_iterator()
+        self._open.add(self)
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    @classmethod
+    def close_all(cls) -> None:
+        for arrays in list(cls._open):
+            arrays._batches = iter(())
+
+
+atexit.register(_Arrays.close_all)
+
+
 def _iterate(batches: tf.data.Dataset, config: ConfigDict) -> Iterator[Batch]:
     """Returns the batches as numpy arrays, made ahead by `config.data.readers` threads."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = config.data.readers
     options.threading.max_intra_op_parallelism = 1
     options.autotune.enabled = False
-    return batches.prefetch(config.data.prefetch).with_options(options).as_numpy_iterator()
+    return _Arrays(batches.prefetch(config.data.prefetch).with_options(options))
