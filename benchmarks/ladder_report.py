@@ -34,13 +34,15 @@ def markdown(summary: dict) -> str:
             "## Differences, seed by seed",
             "In percentage points of mIoU; positive: the first is better. Runs of one seed share the segmenter's "
             "initial weights, the order of each stream and, where only some target images are labelled, the choice "
-            f"of them, so that some of the chance cancels. {_explain_sign(count)}",
+            f"of them, so that some of the chance cancels. {_explain_sign(count)} The standard error is that of "
+            "the mean difference.",
             _difference_table(summary),
         ]
     parts += [
         "## IoU by class",
         "Means over the seeds, in %.",
         _class_table(summary),
+        *([_class_difference_table(summary)] if summary["differences"] else []),
         "## What acts in each variant",
         "All variants train for as many steps, on as many labelled images a step (source and target together). "
         "Unlabelled images come on top where the global term or the teacher reads them. A discriminator exists only "
@@ -138,7 +140,7 @@ def _score_table(summary: dict) -> str:
     subsets, rows = summary["subsets"], []
     taught = any(row["average"]["count"] for row in summary["variants"].values())
     for name, row in summary["variants"].items():
-        share, seconds = row["share_of_oracle"], row["seconds"]["mean"]
+        share = row["share_of_oracle"]
         rows.append(
             [
                 f"`{name}`",
@@ -146,12 +148,11 @@ def _score_table(summary: dict) -> str:
                 *([_percent(row["average"])] if taught else []),
                 ", ".join(_number(row["by_seed"].get(seed)) for seed in summary["seeds"]),
                 "–" if share is None else f"{100 * share:.0f} %",
-                "–" if seconds is None else f"{seconds / 60:.1f}",
             ]
         )
     means = [f"mIoU {subset}" for subset in subsets] + [f"teacher's mIoU {subsets[0]}"] * taught
     by_seed = f"seed {', '.join(map(str, summary['seeds']))}"
-    return _table(["variant", *means, by_seed, "share of oracle", "minutes a run"], rows)
+    return _table(["variant", *means, by_seed, "share of oracle"], rows)
 
 
 def _difference_table(summary: dict) -> str:
@@ -159,12 +160,14 @@ def _difference_table(summary: dict) -> str:
         [
             f"`{pair['of']}` − `{pair['against']}`",
             _percent(pair, signed=True),
+            "–" if pair["error"] is None else f"{100 * pair['error']:.1f}",
             ", ".join(_number(pair["by_seed"].get(seed), signed=True) for seed in summary["seeds"]),
             f"{pair['positive']} of {pair['count']}",
         ]
         for pair in summary["differences"]
     ]
-    return _table(["difference", "mIoU", f"seed {', '.join(map(str, summary['seeds']))}", "positive"], rows)
+    by_seed = f"seed {', '.join(map(str, summary['seeds']))}"
+    return _table(["difference", "mIoU", "standard error", by_seed, "positive"], rows)
 
 
 def _class_table(summary: dict) -> str:
@@ -174,6 +177,19 @@ def _class_table(summary: dict) -> str:
         for variant, row in summary["variants"].items()
     ]
     return _table(["variant", *names], rows)
+
+
+def _class_difference_table(summary: dict) -> str:
+    pairs = summary["differences"]
+    names = list(dict.fromkeys(name for pair in pairs for name in pair["class_iou"]))
+    rows = [
+        [
+            f"`{pair['of']}` − `{pair['against']}`",
+            *(_number(pair["class_iou"].get(name), signed=True) for name in names),
+        ]
+        for pair in pairs
+    ]
+    return _table(["difference", *names], rows)
 
 
 def _parts_table(summary: dict) -> str:

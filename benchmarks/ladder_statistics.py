@@ -34,7 +34,7 @@ def summarise(runs: Sequence[Run], config_file: str, command: str, overrides: Se
 
     Returns:
       JSON-able. Scores are shares of 1, times are seconds, "deviation" is the sample standard deviation over the
-      seeds; None where there is nothing to compute it from.
+      seeds, "error" the standard error of the mean; None where there is nothing to compute it from.
 
     Raises:
       ValueError: no run has scores.
@@ -62,7 +62,9 @@ def summarise(runs: Sequence[Run], config_file: str, command: str, overrides: Se
         "seeds": list(dict.fromkeys(run.seed for run in runs)),
         "variants": rows,
         "differences": [
-            {"of": first, "against": second} | _difference(rows[first]["by_seed"], rows[second]["by_seed"])
+            {"of": first, "against": second}
+            | _difference(rows[first]["by_seed"], rows[second]["by_seed"])
+            | {"class_iou": _class_differences(first, second, scores)}
             for first, second in PAIRS
             if first in rows and second in rows
         ],
@@ -83,7 +85,6 @@ def _row(own: Sequence[Run], scores: dict, subset: str) -> dict:
         "mean_iou": {subset: _spread([])} | _spread_by_name(reports, "mean_iou"),
         "average": _spread(report.get(AVERAGE, {"mean_iou": {}})["mean_iou"].get(subset) for report in reports),
         "class_iou": _spread_by_name(reports, "class_iou"),
-        "seconds": _spread(run.job().get("seconds") for run in done),
     }
 
 
@@ -115,4 +116,19 @@ def _spread_by_name(reports: Sequence[dict], kind: str) -> dict[str, dict]:
 def _difference(first: dict[int, float], second: dict[int, float]) -> dict:
     """Returns the differences of the seeds that both variants have, and what they amount to."""
     by_seed = {seed: first[seed] - second[seed] for seed in first if seed in second}
-    return {"by_seed": by_seed, "positive": sum(value > 0 for value in by_seed.values())} | _spread(by_seed.values())
+    spread = _spread(by_seed.values())
+    error = None if spread["deviation"] is None else spread["deviation"] / spread["count"] ** 0.5
+    return {"by_seed": by_seed, "positive": sum(value > 0 for value in by_seed.values()), "error": error} | spread
+
+
+def _class_differences(first: str, second: str, scores: dict) -> dict[str, float]:
+    """Returns the mean difference of each class's IoU, over the seeds in which both variants have it."""
+    found = {}
+    for (variant, seed), report in scores.items():
+        other = scores.get((second, seed))
+        if variant != first or not report or not other:
+            continue
+        for name, score in report["class_iou"].items():
+            if score is not None and other["class_iou"].get(name) is not None:
+                found.setdefault(name, []).append(score - other["class_iou"][name])
+    return {name: statistics.fmean(values) for name, values in found.items()}

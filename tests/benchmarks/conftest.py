@@ -9,7 +9,7 @@ import pytest
 def finish():
     """Returns a function that leaves in a run's folder what a finished training leaves there."""
 
-    def finish(run, score, seconds=60.0, average=None, **classes):
+    def finish(run, score, average=None, **classes):
         run.folder.mkdir(parents=True)
         (run.folder / "config.json").write_text(run.config.to_json())
         scores = {
@@ -22,7 +22,7 @@ def finish():
             scores["average"] = {"mean_iou": {"toy": average}}
         (run.folder / "eval.json").write_text(json.dumps(scores))
         facts = {"cpu": "abacus", "cores": 2, "memory_gib": 1, "system": "wood", "python": "3", "devices": "cpu"}
-        job = {"seconds": seconds, "jobs": 2, "cores": 1, "machine": facts | {"packages": {"jax": "1.0"}}}
+        job = {"seconds": 60.0, "jobs": 2, "cores": 1, "machine": facts | {"packages": {"jax": "1.0"}}}
         (run.folder / "job.json").write_text(json.dumps(job))
 
     return finish
