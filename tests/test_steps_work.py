@@ -167,5 +167,9 @@ def test_terms_of_weight_zero_leave_nothing_behind(variant):
     assert multiplications["DeepLab/backbone/stem"] == teacher
     assert (state.average is not None) == teacher
     assert ("teacher/confident" in metrics) == teacher
-    # Class-wise means, of both labelled streams, and of the unlabelled one where the teacher labels it.
-    assert multiplications["jvp(bhwc,bhwd->bcd)"] == (2 + teacher if "SemanticDiscriminator" in judges else 0)
+    # Class-wise means of both labelled streams.
+    assert multiplications["jvp(bhwc,bhwd->bcd)"] == (2 if "SemanticDiscriminator" in judges else 0)
+
+
+def test_unlabelled_images_have_class_means_where_asked_for():
+    assert trace("ass_plus", semantic_unlabelled=True)[2]["jvp(bhwc,bhwd->bcd)"] == 3
