@@ -158,7 +158,7 @@ def _score_table(summary: dict) -> str:
 def _difference_table(summary: dict) -> str:
     rows = [
         [
-            f"`{pair['of']}` − `{pair['against']}`",
+            _name(pair),
             _percent(pair, signed=True),
             "–" if pair["error"] is None else f"{100 * pair['error']:.1f}",
             ", ".join(_number(pair["by_seed"].get(seed), signed=True) for seed in summary["seeds"]),
@@ -179,16 +179,14 @@ def _class_table(summary: dict) -> str:
     return _table(["variant", *names], rows)
 
 
+def _name(pair: dict) -> str:
+    return f"`{pair['of']}` − `{pair['against']}`"
+
+
 def _class_difference_table(summary: dict) -> str:
     pairs = summary["differences"]
     names = list(dict.fromkeys(name for pair in pairs for name in pair["class_iou"]))
-    rows = [
-        [
-            f"`{pair['of']}` − `{pair['against']}`",
-            *(_number(pair["class_iou"].get(name), signed=True) for name in names),
-        ]
-        for pair in pairs
-    ]
+    rows = [[_name(pair), *(_number(pair["class_iou"].get(name), signed=True) for name in names)] for pair in pairs]
     return _table(["difference", *names], rows)
 
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from ass_jax.models import winograd
 from ass_jax.models.convolution import CHANNELS_FOR_WINOGRAD, MULTIPLICATIONS_FOR_WINOGRAD, convolve
+from tests.models.test_convolution import plain
 
 # Images, rows, columns, channels, features, dilation.
 CASES = [
@@ -21,17 +21,6 @@ CASES = [
 ]
 
 
-def plain(x, kernel, dilation):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        [(dilation, dilation)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
 def example(images, rows, columns, channels, features):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(images, rows, columns, channels)).astype(np.float32)
@@ -43,7 +32,7 @@ def example(images, rows, columns, channels, features):
 @pytest.mark.parametrize(("images", "rows", "columns", "channels", "features", "dilation"), CASES)
 def test_equals_the_plain_convolution(images, rows, columns, channels, features, dilation):
     x, kernel, gradient = example(images, rows, columns, channels, features)
-    expected, transpose = jax.vjp(functools.partial(plain, dilation=dilation), x, kernel)
+    expected, transpose = jax.vjp(functools.partial(plain, stride=1, dilation=dilation), x, kernel)
     np.testing.assert_allclose(winograd.convolve(x, kernel, dilation), expected, atol=1e-5)
     found, expected = winograd.filter_gradient(x, gradient, dilation), transpose(gradient)[1]
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.std(expected))  # A sum over all cells.
@@ -95,6 +84,6 @@ def test_gradients_of_wide_convolutions_equal_plain():
 
     found = value_and_gradients(convolve, x, kernel)
     for array, expected in zip(
-        found, value_and_gradients(functools.partial(plain, dilation=1), x, kernel), strict=True
+        found, value_and_gradients(functools.partial(plain, stride=1, dilation=1), x, kernel), strict=True
     ):
         np.testing.assert_allclose(array, expected, atol=1e-5 * np.std(expected) * 4)
