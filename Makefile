@@ -31,7 +31,7 @@ notebook: $(VENV)/installed-tests ## Run the notebook's cells at a small size.
 test: $(VENV)/installed-tests ## Check the style and run the tests.
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(RUN) -m pytest -q -n 2
+	$(RUN) -m pytest -q -n 2 --dist worksteal
 
 clean: ## Remove the environment, the caches and the runs of the demo; other runs stay.
 	rm -rf $(VENV) .pytest_cache .ruff_cache runs/toy runs/toy_source_only

@@ -1,12 +1,19 @@
-"""Gives every test the same four virtual devices and a quiet TensorFlow."""
+"""Gives every test the same four virtual devices, a quiet TensorFlow and a folder of compiled programs."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
-# Before the first import of either library: both read the environment once.
+# Before the first import of either library: both read the environment once. Programs that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# Each worker's own: what several of its tests compile, it compiles once.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled_")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 4)

@@ -1,6 +1,7 @@
 """A second start finds its programs; nothing about the folder that keeps them ends a run."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -40,9 +41,15 @@ print(json.dumps(told))
 """
 
 
+def run(program, workdir):
+    """Runs a program for which no folder has been chosen."""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, "-c", program, str(workdir)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
 def train(workdir):
-    command = [sys.executable, "-c", PROGRAM, str(workdir)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = run(PROGRAM, workdir)
     assert result.returncode == 0, result.stderr
     *output, told = result.stdout.splitlines()
     return "\n".join(output), json.loads(told), result.stderr
@@ -122,7 +129,6 @@ compilation.keep_programs(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))
 print(jax.jit(lambda x: x + 1)(2))
 """
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = run(program, tmp_path)
     assert (result.returncode, result.stdout) == (0, "3\n"), result.stderr
     assert "Error writing persistent compilation cache" in result.stderr
