@@ -27,6 +27,7 @@ from benchmarks.fault_rows import Result, Setting
 from benchmarks.fault_runs import Place
 
 _CHECKPOINTS, _PIPELINE = "tests/test_checkpoint.py", "tests/data/test_pipeline.py"
+_DAMAGED, _LABELS = "tests/data/test_prepared_damaged.py", "tests/data/test_label_files.py"
 
 
 class Row(NamedTuple):
@@ -62,11 +63,12 @@ def rows(picture: Path) -> dict[int, Row]:
     """Returns the faults by number; `picture` is where the long run is drawn."""
     not_finite = ("tests/test_steps.py", "tests/test_train.py", "tests/test_train_faults.py", "-k", "finite or skipped")
     substituted = ("tests/data/test_substitution.py",)
-    sizes = ("tests/data/test_prepared.py", "tests/data/test_label_files.py", "-k", "fault")
-    ids = ("tests/data/test_prepared.py", "tests/data/test_label_files.py", "-k", "raw_id or limit or rejected or ids")
+    sizes = (_DAMAGED, _LABELS, "-k", "fault")
+    ids = ("tests/data/test_prepared.py", _DAMAGED, _LABELS, "-k", "raw_id or limit or rejected or ids")
     absent = ("tests/test_metrics.py", "tests/test_losses.py", "-k", "official or ignored or nothing or left_out")
     few = (
         _PIPELINE,
+        "tests/data/test_pipeline_evaluation.py",
         "tests/data/test_streams.py",
         "tests/data/test_labelled.py",
         "-k",
@@ -77,6 +79,7 @@ def rows(picture: Path) -> dict[int, Row]:
         "tests/test_hostile_input.py",
         "tests/test_prediction_files.py",
         "tests/test_main.py",
+        "tests/test_main_wiring.py",
         "tests/data/test_layouts.py",
         "tests/data/test_check.py",
         "tests/data/test_substitution.py",

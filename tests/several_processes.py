@@ -98,7 +98,7 @@ def _work(index, workdirs, pause, settings):
     import main
     from ass_jax import distributed, train
     from ass_jax.state import TrainState
-    from tests import test_train as parts
+    from tests import small_runs as parts
 
     noise = np.random.default_rng(0).random(SIZE, np.float32)  # Does not compress.
 

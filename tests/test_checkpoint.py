@@ -1,57 +1,19 @@
-"""Checks that a checkpoint gives back what was saved, that the right ones are kept and that failures are told."""
+"""Checks that a checkpoint gives back what was saved and that the right ones are kept."""
 
 import json
 import logging
 import random
-import resource
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ass_jax.checkpoint import Checkpoints
-from ass_jax.state import TrainState
+from tests.small_states import CONFIGURATION, assert_identical, make_state, steps_on_disk
 
 NAN = float("nan")
-CONFIGURATION = {"steps": 6, "data": {"target_size": (64, 128), "source": "toy"}, "seed": None}
-
-
-def make_state(seed: int = 0, width: int = 4, with_average: bool = True) -> TrainState:
-    """Returns a small state with all that a real one has: named tuples, empty optimiser states, a scalar, bfloat16."""
-    draw = np.random.default_rng(seed)
-    segmenter = {
-        "backbone": {"kernel": jnp.asarray(draw.normal(size=(3, width)), jnp.float32)},
-        "classifier": {"bias": jnp.asarray(draw.normal(size=2), jnp.bfloat16)},
-    }
-    discriminator = {"kernel": jnp.asarray(draw.normal(size=5), jnp.float32)}
-    params = {"segmenter": segmenter, "global_discriminator": discriminator}
-    batch_stats = {"backbone": {"mean": jnp.asarray(draw.normal(size=3), jnp.float32)}}
-    optimizer = optax.partition(
-        {"momentum": optax.chain(optax.identity(), optax.sgd(0.1, 0.9)), "adam": optax.adam(1e-3)},
-        {"segmenter": "momentum", "global_discriminator": "adam"},
-    )
-    optimizer_state = jax.tree.map(lambda leaf: leaf + jnp.asarray(seed + 1, leaf.dtype), optimizer.init(params))
-    average = jax.tree.map(lambda leaf: leaf + 1, {"params": segmenter, "batch_stats": batch_stats})
-    return TrainState(jnp.int32(seed), params, batch_stats, optimizer_state, average if with_average else None)
-
-
-def assert_identical(actual, expected):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert left.dtype == right.dtype
-        assert left.shape == right.shape
-        assert np.asarray(left).tobytes() == np.asarray(right).tobytes()
-
-
-def steps_on_disk(directory: Path) -> list[int]:
-    return sorted(int(path.name) for path in directory.iterdir())
 
 
 @pytest.mark.parametrize("with_average", [True, False])
@@ -200,149 +162,6 @@ def test_metrics_are_plain_json(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"step": jnp.int32(1)}, {"mIoU": np.float32(0.5), "loss": NAN, "list": (1, 2)}, {})
         assert checkpoints.metrics() == {"mIoU": 0.5, "loss": None, "list": [1, 2]}
-
-
-def test_missing_checkpoints_say_where_they_were_sought(tmp_path):
-    state = make_state()
-    missing = tmp_path / "absent"
-    with Checkpoints(missing, read_only=True) as checkpoints:
-        assert checkpoints.latest_step() is None
-        assert checkpoints.best_step() is None
-        for call in (lambda: checkpoints.restore(state), checkpoints.configuration, checkpoints.metrics):
-            with pytest.raises(FileNotFoundError, match=f"No checkpoint in {missing}; steps there: none"):
-                call()
-        with pytest.raises(ValueError, match="open for reading only"):
-            checkpoints.save(1, state, None, {})
-    assert not missing.exists()
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(4, state, None, CONFIGURATION)
-        with pytest.raises(FileNotFoundError, match=f"No checkpoint of step 5 in {tmp_path}; steps there: 4"):
-            checkpoints.restore_segmenter(state.segmenter, step=5)
-
-
-def test_state_that_does_not_fit_is_named(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(4, make_state(), None, CONFIGURATION)
-        wider = make_state(width=6)
-        with pytest.raises(ValueError, match=r"Checkpoint 4 in .* leaves that differ: 3\.") as error:
-            checkpoints.restore(wider)
-        assert "params/segmenter/backbone/kernel: expected float32[3, 6], found float32[3, 4]" in str(error.value)
-        with pytest.raises(ValueError, match=r"params/segmenter/backbone/kernel: expected float32\[3, 6\]"):
-            checkpoints.restore_segmenter(wider.segmenter)
-        with pytest.raises(ValueError, match=r"step: expected float32\[\], found int32\[\]"):
-            checkpoints.restore(make_state().replace(step=jnp.float32(0)))
-        with pytest.raises(ValueError, match=r"average/params/classifier/bias: expected none, found bfloat16\[2\]"):
-            checkpoints.restore(make_state(with_average=False))
-        with pytest.raises(
-            ValueError, match=r"\n  average/batch_stats/backbone/mean: expected none(.*\n){5}  and 7 more$"
-        ):
-            checkpoints.restore({"step": jnp.int32(0)})
-
-
-def test_save_rejects_what_it_cannot_keep(tmp_path):
-    state = {"step": jnp.int32(0)}
-    with pytest.raises(ValueError, match="at least 1 latest checkpoint to keep, found 0"):
-        Checkpoints(tmp_path, keep_latest=0)
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(5, state, None, {})
-        for step in (4, 5):
-            with pytest.raises(ValueError, match=f"Cannot save step {step}: .* already has step 5"):
-                checkpoints.save(step, state, None, {})
-        with pytest.raises(TypeError):
-            checkpoints.save(6, state, {"mIoU": {"19": 0.5}}, {})
-        with pytest.raises(TypeError):
-            checkpoints.save(6, state, None, {"path": object()})
-    assert steps_on_disk(tmp_path) == [5]
-
-
-def test_leftovers_of_killed_runs_are_cleared_by_writers_only(tmp_path):
-    state = {"step": jnp.int32(0)}
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, None, {})
-    half, torn = tmp_path / "2.orbax-checkpoint-tmp", tmp_path / "deleted" / "1"
-    (half / "state").mkdir(parents=True)
-    torn.mkdir(parents=True)
-    (torn / "file").touch()
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.latest_step() == 1
-    assert half.exists()
-    assert torn.exists()
-    with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
-        assert checkpoints.latest_step() == 1
-        checkpoints.save(2, state, None, {})
-    assert steps_on_disk(tmp_path) == [2]
-
-
-@pytest.fixture
-def file_size_limit():
-    """Makes large files fail to be written, as on a full disk; works for the super-user too."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-@pytest.mark.parametrize("surfaces_in", ["save", "wait", "restore", "close"])
-def test_failed_background_write_surfaces_and_spoils_nothing(tmp_path, file_size_limit, surfaces_in):
-    state = {"kernel": jax.random.normal(jax.random.key(0), (100_000,))}
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state, None, {})
-    checkpoints.wait()
-    file_size_limit()
-    checkpoints.save(2, state, None, {})
-    call = {
-        "save": lambda: checkpoints.save(3, state, None, {}),
-        "wait": checkpoints.wait,
-        "restore": lambda: checkpoints.restore(state),
-        "close": checkpoints.close,
-    }[surfaces_in]
-    with pytest.raises(Exception, match="File too large"):
-        call()
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert checkpoints.latest_step() == 1
-    checkpoints.close()
-    with Checkpoints(tmp_path) as checkpoints:
-        assert_identical(checkpoints.restore(state), state)
-        checkpoints.save(2, state, None, {})
-    assert steps_on_disk(tmp_path) == [1, 2]
-
-
-def test_error_of_the_body_is_not_hidden_by_a_failed_write(tmp_path, file_size_limit):
-    state = {"kernel": jax.random.normal(jax.random.key(0), (100_000,))}
-
-    def fail():
-        with Checkpoints(tmp_path) as checkpoints:
-            file_size_limit()
-            checkpoints.save(1, state, None, {})
-            raise KeyError("body")
-
-    with pytest.raises(KeyError, match="body") as error:
-        fail()
-    assert "File too large" in error.value.__notes__[0]
-
-
-def test_lost_directory_ends_the_process_at_once(tmp_path):
-    """A thread that still waits for the directory would keep the process alive for minutes."""
-    program = """
-import pathlib, shutil, sys
-import jax.numpy as jnp
-from ass_jax.checkpoint import Checkpoints
-directory = pathlib.Path(sys.argv[1])
-with Checkpoints(directory) as checkpoints:
-    checkpoints.save(1, {"step": jnp.int32(1)}, None, {})
-    checkpoints.wait()
-    shutil.rmtree(directory)
-    directory.touch()
-    checkpoints.save(2, {"step": jnp.int32(2)}, None, {})
-"""
-    root = Path(__file__).parents[1]
-    result = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "run"], cwd=root, capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 1
-    assert "NotADirectoryError" in result.stderr.splitlines()[-1]
 
 
 def test_progress_is_not_logged(tmp_path, caplog):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ass_jax import compilation
 from ass_jax.models import deeplab
-from tests import test_train
+from tests import small_runs
 
 class Listener(logging.Handler):
     def emit(self, record):
@@ -35,8 +35,8 @@ logging.getLogger("jax._src.compiler").addHandler(Listener())
 deeplab.BACKBONES["resnet_tiny"] = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), width=2, stem_width=4)
 workdir = Path(sys.argv[1])
 compilation.keep_programs(workdir)
-config = test_train.configuration(**{"steps": 4, "checkpoint.every": 4, "evaluation.every": 4, "average_decay": 0.0})
-test_train.run(config, workdir)
+config = small_runs.configuration(**{"steps": 4, "checkpoint.every": 4, "evaluation.every": 4, "average_decay": 0.0})
+small_runs.run(config, workdir)
 print(json.dumps(told))
 """
 

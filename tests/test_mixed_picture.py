@@ -12,9 +12,9 @@ from ass_jax import steps
 from ass_jax.mixed_picture import FILE, draw, make_show
 from ass_jax.pictures import colourise
 from ass_jax.sharding import global_batch, make_mesh, replicated
+from tests.small_runs import Writer
 from tests.small_steps import COUNTS, SIZES, assert_trees_equal, jit, make_batch, make_networks
 from tests.test_steps_plus import first_state, plus_config
-from tests.test_train import Writer
 
 TABLE = SimpleNamespace(
     names=("road", "car", "sky", "pole"),

@@ -1,111 +1,21 @@
-"""Weights of every known source land where they belong; files that do not fit say why."""
+"""Weights of every known source land where they belong."""
 
-import functools
 import json
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
 from ml_collections import ConfigDict
 
 from ass_jax import pretrained as module
-from ass_jax.models import build_networks, deeplab, vgg
 from ass_jax.pretrained import describe, flatten, open_weights, place, settings_metadata
-from ass_jax.state import abstract_segmenter
 from ass_jax.weight_files import WeightFileError, read_arrays, write_arrays
 from ass_jax.weight_names import CAFFE_PIXELS, TORCHVISION_PIXELS
-from configs import base
+from tests import foreign_weights
+from tests.foreign_weights import NARROW, STAGES, draw, linear, opened, pyramid, resnet_shapes, segmenter, vgg_shapes
 
-STAGES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-VGG_BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21))
-NARROW = 2  # Channels of the first stage of the narrow networks, instead of 64.
-
-
-def resnet_shapes(stages, width):
-    """Returns names and shapes of a ResNet without its last layer, as torchvision and AdaptSegNet have them."""
-    shapes = {}
-
-    def add(conv, norm, features, channels, size):
-        shapes[f"{conv}.weight"] = (features, channels, size, size)
-        shapes.update({f"{norm}.{leaf}": (features,) for leaf in ("weight", "bias", "running_mean", "running_var")})
-        shapes[f"{norm}.num_batches_tracked"] = ()
-
-    add("conv1", "bn1", width, 3, 7)
-    channels = width
-    for stage, count in enumerate(stages):
-        inner = width * 2**stage
-        for block in range(count):
-            name = f"layer{stage + 1}.{block}"
-            add(f"{name}.conv1", f"{name}.bn1", inner, channels, 1)
-            add(f"{name}.conv2", f"{name}.bn2", inner, inner, 3)
-            add(f"{name}.conv3", f"{name}.bn3", 4 * inner, inner, 1)
-            if block == 0:
-                add(f"{name}.downsample.0", f"{name}.downsample.1", 4 * inner, channels, 1)
-            channels = 4 * inner
-    return shapes
-
-
-def vgg_shapes(width, last_block, head=()):
-    """Returns names and shapes of VGG-16's convolutions."""
-    shapes, channels = {}, 3
-    places = [(place, width * 2**block) for block, found in enumerate(VGG_BLOCKS) for place in found]
-    places += [(place, 8 * width) for place in last_block] + [(place, 16 * width) for place in head]
-    for position, features in places:
-        shapes |= {f"features.{position}.weight": (features, channels, 3, 3), f"features.{position}.bias": (features,)}
-        channels = features
-    return shapes
-
-
-def linear(name, features, channels):
-    return {f"{name}.weight": (features, channels), f"{name}.bias": (features,)}
-
-
-def pyramid(name, classes, channels):
-    branches = [f"{name}.conv2d_list.{branch}" for branch in range(4)]
-    return {f"{branch}.weight": (classes, channels, 3, 3) for branch in branches} | {
-        f"{branch}.bias": (classes,) for branch in branches
-    }
-
-
-def draw(shapes, dtype=np.float32):
-    generator = np.random.default_rng(0)
-    return {
-        name: np.array(5, np.int64) if shape == () else generator.standard_normal(shape).astype(dtype)
-        for name, shape in shapes.items()
-    }
-
-
-@pytest.fixture
-def narrow(monkeypatch):
-    """The true networks with few channels."""
-    for name, stages in STAGES.items():
-        backbone = functools.partial(deeplab._resnet, stage_sizes=stages, width=NARROW, stem_width=NARROW)
-        monkeypatch.setitem(deeplab.BACKBONES, name, backbone)
-    blocks = tuple((count, channels * NARROW // 64, dilation) for count, channels, dilation in vgg.BLOCKS)
-    monkeypatch.setattr(vgg, "BLOCKS", blocks)
-    monkeypatch.setattr(vgg, "HEAD", (16 * NARROW,) * 2)
-
-
-def segmenter(backbone, classes=19, **settings):
-    config = base.get_config()
-    config.data.target_size = (64, 64)
-    config.model.backbone = backbone
-    config.model.update(settings)
-    return abstract_segmenter(build_networks(config, classes), config)
-
-
-def opened(path, arrays):
-    """Writes arrays with foreign names as the ending says and opens the file."""
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-    elif path.suffix == ".safetensors":
-        safetensors.numpy.save_file(arrays, path, metadata={"format": "pt", "model": "resnet"})
-    else:
-        torch = pytest.importorskip("torch", minversion="2.10")
-        torch.save({"state_dict": {name: torch.from_numpy(array) for name, array in arrays.items()}}, path)
-    return open_weights(path)
+narrow = foreign_weights.narrow
 
 
 def assert_placed(variables, placement, arrays, names):
@@ -272,72 +182,6 @@ def test_other_floating_point_types_become_float32(tmp_path, narrow, dtype):
     assert_placed(variables, placement, arrays, pretrained.source.name)
 
 
-def changed(arrays, name, array):
-    return arrays | {name: array}
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pth"])
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (
-            lambda arrays: {name: array for name, array in arrays.items() if not name.startswith("layer3.1.bn2.r")},
-            "lacks 2 of 273 parameters of this model: layer3.1.bn2.running_mean, layer3.1.bn2.running_var. Does",
-        ),
-        (
-            lambda arrays: {name: array for name, array in arrays.items() if name != "layer1.0.conv1.weight"},
-            "lacks 1 of 273 parameters of this model: layer1.0.conv1.weight. Does model.backbone fit the file?",
-        ),
-        (
-            lambda arrays: arrays | {"bn1.bias": np.zeros(NARROW, np.int32)},
-            "expected floating-point numbers in bn1.bias, found int32",
-        ),
-        (
-            lambda arrays: arrays | {"conv1.weight": np.zeros((NARROW, 3, 5, 5), np.float32)},
-            "expected shape (7, 7, 3, 2) for params/backbone/stem/kernel, found (5, 5, 3, 2) in conv1.weight",
-        ),
-        (
-            lambda arrays: arrays | {"conv1.weight": np.zeros((NARROW, 3), np.float32)},
-            "found (2, 3) in conv1.weight",
-        ),
-        (
-            lambda arrays: arrays | {"bn1.weight": np.zeros((NARROW, 1), np.float32)},
-            "expected shape (2,) for params/backbone/stem_norm/scale, found (2, 1) in bn1.weight",
-        ),
-    ],
-)
-def test_files_that_do_not_fit(tmp_path, narrow, suffix, change, expected):
-    arrays = change(draw(resnet_shapes(STAGES["resnet50"], NARROW)))
-    path = tmp_path / f"resnet{suffix}"
-    with pytest.raises(WeightFileError) as error:
-        place(opened(path, arrays), segmenter("resnet50"))
-    assert str(error.value).startswith(str(path))
-    assert expected in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_wrong_backbone_and_unknown_names(tmp_path, narrow):
-    resnet = opened(tmp_path / "resnet.npz", draw(resnet_shapes(STAGES["resnet50"], NARROW)))
-    with pytest.raises(WeightFileError, match=r"lacks 255 of .* layer3\.9\.bn3\.running_mean.* and 250 more\. Does"):
-        place(resnet, segmenter("resnet101"))
-    with pytest.raises(WeightFileError, match=r"\(torchvision ResNet\) lacks 26 of 38 .*params/backbone/block1_conv1"):
-        place(resnet, segmenter("vgg16"))
-    with pytest.raises(WeightFileError, match=r"unknown names, such as w0, w1, w2, w3, w4 and 2 more\. Known are"):
-        opened(tmp_path / "other.npz", {f"w{index}": np.ones(2) for index in range(7)})
-    with pytest.raises(WeightFileError, match="the same names with and without a prefix"):
-        opened(tmp_path / "other.npz", {"bn1.bias": np.ones(2), "module.bn1.bias": np.ones(2)})
-
-
-def test_classifiers_that_do_not_fit_are_refused(tmp_path, narrow):
-    body = resnet_shapes(STAGES["resnet50"], NARROW)
-    shallow = opened(tmp_path / "model.npz", draw(body | pyramid("layer5", 21, 5)))
-    with pytest.raises(WeightFileError, match=r"found \(21,\) in layer5\.conv2d_list\.1\.bias"):
-        place(shallow, segmenter("resnet50"))
-    mixed = body | pyramid("layer5", 19, 32 * NARROW) | {"layer5.conv2d_list.3.bias": (7,)}
-    with pytest.raises(WeightFileError, match=r"found \(7,\) in layer5\.conv2d_list\.3\.bias"):
-        place(opened(tmp_path / "model.npz", draw(mixed)), segmenter("resnet50"))
-
-
 def test_command_line_converts(tmp_path, narrow, capsys):
     arrays = draw(
         resnet_shapes(STAGES["resnet50"], NARROW)
@@ -357,8 +201,3 @@ def test_command_line_converts(tmp_path, narrow, capsys):
     jax.tree.map(np.testing.assert_array_equal, first, second)
     settings = open_weights(output).settings
     assert ConfigDict(settings) == ConfigDict(open_weights(tmp_path / "model.npz").settings)
-
-
-def test_command_line_refuses_in_one_line(tmp_path, capsys):
-    assert module.main([str(tmp_path / "absent.pth")]) == 2
-    assert capsys.readouterr().err == f"{tmp_path}/absent.pth: there is no such file.\n"

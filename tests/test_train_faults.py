@@ -12,7 +12,7 @@ from ass_jax import train as loop
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.damage import DamagedError
 from ass_jax.evaluate import CHECKPOINTS
-from tests import test_train as parts
+from tests import small_runs as parts
 
 small_backbone = parts.small_backbone
 

@@ -18,7 +18,7 @@ from ass_jax.pretrained import open_weights
 from ass_jax.sharding import make_mesh
 from ass_jax.steps import add_mixed
 from ass_jax.trained import open_description, open_run
-from tests import test_train as plain
+from tests import small_runs as plain
 
 # Every label of a teacher that has hardly been trained counts.
 SETTINGS = {"steps": 4, "checkpoint.every": 4, "evaluation.every": 0, "mixing.threshold": 0.0}

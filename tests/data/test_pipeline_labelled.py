@@ -1,12 +1,11 @@
 """What the pipeline reads of the choice of labelled images: lists, the held-out slice, rare classes."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from data import opened, pipeline, rare_classes, toy
+from data import opened, pipeline, rare_classes
 from data.labels import IGNORED
+from tests.data.toy_streams import stored, take
 
 COUNT = 9
 
@@ -18,14 +17,6 @@ def config(toy_config):
     toy_config.data.labelled_count = 6
     toy_config.data.batch.update(source=2, labelled=2, unlabelled=4)
     return toy_config
-
-
-def take(batches, count):
-    return list(itertools.islice(batches, count))
-
-
-def stored(config, split):
-    return list(toy.open_builder(config.data).as_data_source(split))
 
 
 def names_of(config, images):

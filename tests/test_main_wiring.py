@@ -1,0 +1,226 @@
+"""What `main.py` calls in each mode, in which order, and how it ends: with stand-ins for what is heavy."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ass_jax import lock
+
+ROOT = Path(__file__).parent.parent
+# Runs main.py with stand-ins for what is heavy; they write down how they are called.
+WIRING = """
+import contextlib, sys, types
+
+def stand_in(name, **content):
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(content)
+
+class Writer:
+    def close(self):
+        print("writer closed")
+
+def call(name):
+    return lambda *arguments, **keywords: print(name, *arguments[1:], *sorted(keywords.items()))
+
+class StoppedError(Exception):
+    exit_code = 143
+
+def train(
+    config,
+    *,
+    class_table,
+    training_batches,
+    evaluation_batches,
+    labelled,
+    writer,
+    workdir,
+    names_of_step,
+    held_out_batches=None,
+):
+    print("train", config.variant, config.seed, config.is_locked, class_table.names[0], workdir.name, labelled)
+    assert isinstance(writer, Writer)
+    training_batches(7)
+    evaluation_batches()
+    if held_out_batches:
+        held_out_batches()
+    names_of_step(6)
+    if config.steps == 1:
+        raise KeyboardInterrupt
+    if config.steps == 2:
+        raise StoppedError("Stopped")
+    return {"variant": config.variant, "step": 9, "mean_iou": {"toy": 0.5}}
+
+def prepare(config):
+    print("prepare")
+    if config.data.labelled_count == 9:
+        raise ValueError("Missing data")
+
+def build_networks(config, num_classes):
+    if config.model.branches == 9:
+        raise ValueError(f"Unknown model.branches 9 of {num_classes} classes")
+
+def labelled_list(config):
+    if config.data.labelled_count == 7:
+        raise ValueError("Missing image")
+    return None if config.seed == 6 else types.SimpleNamespace(summary=lambda: {"list": "toy"})
+
+def evaluate(config, *, class_table, evaluation_batches, workdir):
+    if config.steps == 1:
+        raise FileNotFoundError("No checkpoint")
+    print("evaluate", config.variant, class_table.names[0], workdir.name)
+    if config.evaluation.split == "test":
+        return {"step": 8, "images": 3}
+    return {"variant": config.variant, "step": 8, "mean_iou": {"toy": 0.25}}
+
+stand_in("jax", process_index=lambda: 0, process_count=lambda: 2)
+stand_in("clu")
+sys.modules["clu"].metric_writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: Writer())
+stand_in("ass_jax", __path__=["ass_jax"])  # Its light modules are the real ones.
+stand_in("ass_jax.compilation", keep_programs=lambda workdir: print("programs kept in", workdir.name))
+stand_in("ass_jax.train", train=train, ENDS=(StoppedError,))
+stand_in("ass_jax.distributed", join=lambda settings: None, ended_together=contextlib.nullcontext)
+stand_in("ass_jax.evaluate", evaluate=evaluate)
+stand_in("ass_jax.models", build_networks=build_networks)
+stand_in("ass_jax.damage", DamagedError=type("DamagedError", (ValueError,), {}))
+stand_in("data.substitution", UndecodableError=type("UndecodableError", (ValueError,), {}))
+stand_in(
+    "ass_jax.predict",
+    find_images=lambda pattern: [pattern, "other"],
+    open_predictor=lambda weights, config, class_table: f"{weights.name} {class_table.names[0]}",
+    predict_files=lambda *arguments: print(*arguments) or (["other: unreadable \x1b[31m"] if arguments[-1] else []),
+)
+names = ("training_batches", "evaluation_batches", "held_out_batches", "names_of_step")
+stand_in("data.pipeline", prepare=prepare, labelled_list=labelled_list, **{name: call(name) for name in names})
+import main
+main.run()
+"""
+
+
+def wire(tmp_path, *arguments):
+    if "--mode=eval" in arguments:
+        (tmp_path / "new/run/checkpoints/8").mkdir(parents=True)
+    command = [sys.executable, "-c", WIRING, "--config=configs/toy.py:joint", f"--workdir={tmp_path}/new/run"]
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_training_is_wired(tmp_path):
+    result = wire(tmp_path, "--config.seed=5")
+    assert result.stdout.splitlines() == [
+        "programs kept in run",
+        "prepare",
+        "train joint 5 True road run {'list': 'toy'}",
+        "training_batches 7 ('host', 0) ('hosts', 2)",
+        "evaluation_batches ('host', 0) ('hosts', 2)",
+        "names_of_step 6",
+        "writer closed",
+    ]
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "new/run/eval.json").read_text())
+    assert report == {"variant": "joint", "step": 9, "mean_iou": {"toy": 0.5}}
+
+
+def test_run_without_labelled_target_images_is_wired(tmp_path):
+    assert "train joint 6 True road run None" in wire(tmp_path, "--config.seed=6").stdout.splitlines()
+
+
+def test_evaluation_is_wired(tmp_path):
+    result = wire(tmp_path, "--mode=eval")
+    assert result.stdout.splitlines() == ["programs kept in run", "prepare", "evaluate joint road run"]
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "new/run/eval.json").read_text())
+    assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}}
+
+
+def test_prediction_is_wired(tmp_path):
+    result = wire(tmp_path, "--mode=predict", "--input=photos/*.jpg")
+    assert result.stdout.splitlines() == [
+        f"run road ['photos/*.jpg', 'other'] {tmp_path}/new/run/predicted False",
+        f"Label maps of 2 images: {tmp_path}/new/run/predicted/",
+    ]
+    assert result.returncode == 0, result.stderr
+
+
+def test_unreadable_images_are_named_and_told_by_the_exit_code(tmp_path):
+    arguments = ("--input=a.png", f"--output={tmp_path}/out", "--confidence", "--weights=w.safetensors")
+    result = wire(tmp_path, "--mode=predict", *arguments)
+    assert f"w.safetensors road ['a.png', 'other'] {tmp_path}/out True\n" in result.stdout
+    assert "other: unreadable" in result.stderr
+    assert result.returncode == 1
+
+
+def test_a_workdir_that_cannot_be_is_told_plainly(tmp_path):
+    (tmp_path / "new").write_text("a file")
+    result = wire(tmp_path)
+    assert result.returncode == 2
+    assert "new" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_second_training_is_refused_before_it_leaves_files(tmp_path):
+    with lock.held(tmp_path / "new/run"):
+        result = wire(tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert f"in use by another training: process {os.getpid()}" in result.stderr
+        assert [file.name for file in (tmp_path / "new/run").iterdir()] == [lock.FILE]
+        # Of several processes only the first one takes the lock.
+        others = ("--config.distributed.coordinator=localhost:1", "--config.distributed.processes=2")
+        assert wire(tmp_path, *others, "--config.distributed.index=1").returncode == 0
+    assert not (tmp_path / "new/run" / lock.FILE).exists()
+
+
+def test_held_out_images_are_wired(tmp_path):
+    result = wire(tmp_path, "--config.data.held_out=3")
+    assert "held_out_batches ('host', 0) ('hosts', 2)" in result.stdout.splitlines()
+
+
+def test_test_images_leave_the_scores_alone(tmp_path):
+    data = ("--config.data.target=cityscapes", "--config.data.classes=cityscapes19", "--config.evaluation.split=test")
+    result = wire(tmp_path, "--mode=eval", *data)
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "new/run/eval.json").exists()
+    result = wire(tmp_path, *data)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "expected --mode=eval" in result.stderr
+
+
+def test_interrupt_is_answered_plainly(tmp_path):
+    result = wire(tmp_path, "--config.steps=1")
+    assert result.returncode == 130
+    assert result.stdout.splitlines()[-1] == "writer closed"
+    assert result.stderr == "Interrupted. The same command begins the training anew.\n"
+    assert not (tmp_path / "new/run/eval.json").exists()
+    (tmp_path / "new/run/checkpoints/3").mkdir(parents=True)
+    assert wire(tmp_path, "--config.steps=1").stderr == (
+        "Interrupted. The same command goes on from the last checkpoint.\n"
+    )
+
+
+def test_stopped_run_ends_with_the_code_of_its_signal(tmp_path):
+    result = wire(tmp_path, "--config.steps=2")
+    assert (result.returncode, result.stderr) == (143, "Stopped\n")
+    assert result.stdout.splitlines()[-1] == "writer closed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.data.labelled_count=9"], "Missing data\n"),
+        (["--config.model.branches=9"], "Unknown model.branches 9 of 10 classes\n"),
+        (["--config.data.labelled_count=7"], "Missing image\n"),
+        (["--mode=eval", "--config.steps=1"], "No checkpoint\n"),
+    ],
+)
+def test_what_is_missing_is_told_plainly(tmp_path, arguments, message):
+    result = wire(tmp_path, *arguments)
+    assert (result.returncode, result.stderr) == (2, message)
+
+
+def test_unreadable_images_are_named_without_control_characters(tmp_path):
+    result = wire(tmp_path, "--mode=predict", "--input=\x1b[31mred.png", "--confidence")
+    assert result.returncode == 1
+    assert "other: unreadable \\x1b[31m\n" in result.stderr
+    assert "\x1b" not in result.stderr
