@@ -34,6 +34,9 @@ class Runner:
         """Builds everything and lets PyTorch use what it has."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu":
+            # As XLA does. Without it, steps on random images take 1.4 times as long from the fourth on, on a processor
+            # of Intel's. Threads take it over from the one that starts them: it has to come first.
+            torch.set_flush_denormal(True)
             torch.set_num_threads(len(machine.usable_cores()))
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True

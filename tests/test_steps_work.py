@@ -68,7 +68,8 @@ def trace(variant: str, **loss: float) -> tuple[TrainState, dict, collections.Co
     config.data.target_size = (32, 64)
     config.loss.update(loss)
     config.discriminator.update(global_width=2, semantic_width=4)
-    segmenter = DeepLab(ResNet((1, 1, 1, 1), width=2, stem_width=4), CLASSES, branches=1)
+    # So narrow that no convolution brings a gradient of its own, with more products than one.
+    segmenter = DeepLab(ResNet((1, 1, 1, 1), width=1, stem_width=4), CLASSES, branches=1)
     shared = {
         "networks": dataclasses.replace(build_networks(config, CLASSES), segmenter=segmenter),
         "config": config,

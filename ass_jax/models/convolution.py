@@ -11,7 +11,7 @@ from jax import lax
 from ass_jax.models import winograd
 
 # Found on CPUs. Input channels from which the products of `_filter_gradient_by_products` are large enough to pay.
-CHANNELS_FOR_TAPS = 128
+CHANNELS_FOR_TAPS = 64
 # Output features up to which one product for all taps pays: the classifier's.
 FEATURES_TO_UNFOLD = 32
 # Channels, of both sides, and multiplications, as a share of the plain convolution's, for which Winograd's way pays.
@@ -156,7 +156,7 @@ def _backward(stride, dilation, residuals, gradient):
         return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation), x)(gradient)[0]
 
     def of_input_by_winograd(kernel, gradient):
-        return winograd.convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
+        return winograd.input_gradient(gradient, kernel, dilation)
 
     def of_kernel(x, gradient):
         return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, dilation), kernel)(gradient)[0]
@@ -228,7 +228,7 @@ def _by_overlaps(x, gradient, kernel_shape, stride, dilation):
         for column in range(kernel_shape[1]):
             x_input, x_output = _overlap(column * dilation - pads[1], x.shape[2], gradient.shape[2], stride)
             inputs, outputs = _rows(x[:, y_input, x_input]), _rows(gradient[:, y_output, x_output])
-            taps.append(jnp.matmul(inputs.T, outputs, preferred_element_type=jnp.float32))
+            taps.append(_transposed_product(*lax.optimization_barrier((inputs, outputs))))
     return jnp.stack(taps).reshape(kernel_shape)
 
 

@@ -109,7 +109,7 @@ class Bottleneck(nn.Module):
         if self.project:
             x = self.conv(EXPANSION * self.width, 1, stride=self.stride, name="shortcut")(x)
             x = self.norm(name="shortcut_norm")(x)
-        return nn.relu(x + y)
+        return _relu_kept(x + y)
 
 
 class Basic(nn.Module):
@@ -141,7 +141,28 @@ class Basic(nn.Module):
         if self.project:
             x = self.conv(self.width, 1, stride=self.stride, name="shortcut")(x)
             x = self.norm(name="shortcut_norm")(x)
-        return nn.relu(x + y)
+        return _relu_kept(x + y)
+
+
+@jax.custom_vjp
+def _relu_kept(x: jax.Array) -> jax.Array:
+    """Acts as `relu`, and keeps its result for the backward pass and for the next block.
+
+    Left to itself, XLA:CPU adds up the results of all blocks before, at each block and once more on the way back.
+    """
+    return lax.optimization_barrier(nn.relu(x))
+
+
+def _relu_forward(x):
+    y = _relu_kept(x)
+    return y, y
+
+
+def _relu_backward(y, gradient):
+    return (jnp.where(y > 0, gradient, 0),)
+
+
+_relu_kept.defvjp(_relu_forward, _relu_backward)
 
 
 def max_pool_ceil(x: jax.Array) -> jax.Array:

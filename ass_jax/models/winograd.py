@@ -9,10 +9,11 @@ Legend: B batch, H W cells, T U tiles of an image of every n-th row and column, 
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 # The transformations of inputs, kernels and outputs along one axis: B', G and A' of the paper's section 4.1.
 _INPUTS = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
@@ -21,6 +22,7 @@ _OUTPUTS = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 Matrix = Sequence[Sequence[float]]
 Grid = list[list[jax.Array]]
+Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def multiplications(height: int, width: int, dilation: int) -> float:
@@ -40,14 +42,25 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     Returns:
       [B, H, W, F].
     """
-    batch, height, width, _ = x.shape
-    rows, columns = _tiles(height, dilation), _tiles(width, dilation)
-    taps = [[kernel[row, column] for column in range(3)] for row in range(3)]
-    products = _products("...nc,...cf->...nf", _transformed_inputs(x, dilation), _transform(_KERNELS, taps))
-    shape = (batch, rows, dilation, columns, dilation, kernel.shape[-1])
-    outputs = _transform(_OUTPUTS, [[product.reshape(shape) for product in row] for row in products])
-    tiled = jnp.stack([jnp.stack(row, axis=4) for row in outputs], axis=2)  # [B, T, 2, n, U, 2, n, F]
-    return tiled.reshape(batch, 2 * rows * dilation, 2 * columns * dilation, -1)[:, :height, :width]
+    return _filtered(jnp.matmul, x, _taps(kernel), dilation)
+
+
+def input_gradient(gradient: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    """Computes the gradient of the input of `convolve`: a convolution with the kernel turned by half a circle.
+
+    Its channels and features change places in the products: swapped before them, the entries of the transformed kernel
+    would be gathered one by one, and the whole take two to three times as long.
+
+    Args:
+      gradient: [B, H, W, F], of the output.
+      kernel: [3, 3, C, F].
+      dilation: of the kernel.
+
+    Returns:
+      [B, H, W, C].
+    """
+    turned = [row[::-1] for row in _taps(kernel)[::-1]]
+    return _filtered(functools.partial(jnp.einsum, "...nf,...cf->...nc"), gradient, turned, dilation)
 
 
 def filter_gradient(x: jax.Array, gradient: jax.Array, dilation: int) -> jax.Array:
@@ -67,14 +80,35 @@ def filter_gradient(x: jax.Array, gradient: jax.Array, dilation: int) -> jax.Arr
     padded = jnp.pad(gradient, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))
     tiled = padded.reshape(-1, rows, 2, dilation, columns, 2, dilation, features)
     outputs = [[tiled[:, :, row, :, :, column].reshape(-1, features) for column in range(2)] for row in range(2)]
-    factors = _transformed_inputs(x, dilation), _transform(_transposed(_OUTPUTS), outputs)
-    products = _products("...nc,...nf->...cf", *factors)
+    products = _products(_sum_over_tiles, _transformed_inputs(x, dilation), _transform(_transposed(_OUTPUTS), outputs))
     return jnp.stack([jnp.stack(row) for row in _transform(_transposed(_KERNELS), products)])
 
 
 def _tiles(cells: int, dilation: int) -> int:
     """Returns how many tiles of two cover every `dilation`-th of the cells."""
     return -(-cells // (2 * dilation))
+
+
+def _taps(kernel: jax.Array) -> Grid:
+    return [[kernel[row, column] for column in range(3)] for row in range(3)]
+
+
+def _filtered(product: Product, x: jax.Array, taps: Grid, dilation: int) -> jax.Array:
+    """Returns [B, H, W, channels]: the tiles that the products make of the transformed inputs and taps, put together.
+
+    Args:
+      product: of some entries of the transformed inputs and of the transformed taps.
+      x: [B, H, W, channels].
+      taps: 3×3 matrices.
+      dilation: of the kernel.
+    """
+    batch, height, width, _ = x.shape
+    rows, columns = _tiles(height, dilation), _tiles(width, dilation)
+    products = _products(product, _transformed_inputs(x, dilation), _transform(_KERNELS, taps))
+    shape = (batch, rows, dilation, columns, dilation, products[0][0].shape[-1])
+    outputs = _transform(_OUTPUTS, [[product.reshape(shape) for product in row] for row in products])
+    tiled = jnp.stack([jnp.stack(row, axis=4) for row in outputs], axis=2)  # [B, T, 2, n, U, 2, n, channels]
+    return tiled.reshape(batch, 2 * rows * dilation, 2 * columns * dilation, -1)[:, :height, :width]
 
 
 def _transformed_inputs(x: jax.Array, dilation: int) -> Grid:
@@ -106,10 +140,19 @@ def _weighted_sum(weights: Sequence[float], arrays: Sequence[jax.Array]) -> jax.
     return functools.reduce(operator.add, terms)
 
 
-def _products(equation: str, left: Grid, right: Grid) -> Grid:
+def _products(product: Product, left: Grid, right: Grid) -> Grid:
     """Multiplies entry by entry, a row at a time: hardly slower than one by one, and far less for XLA to compile."""
-    rows = [jnp.einsum(equation, jnp.stack(a), jnp.stack(b)) for a, b in zip(left, right, strict=True)]
+    rows = [product(jnp.stack(a), jnp.stack(b)) for a, b in zip(left, right, strict=True)]
     return [[row[entry] for entry in range(len(row))] for row in rows]
+
+
+def _sum_over_tiles(inputs: jax.Array, gradients: jax.Array) -> jax.Array:
+    """Returns the products [entries, C, F] of [entries, tiles, C] and [entries, tiles, F].
+
+    Barriers part the transposition from what is before and after it: XLA:CPU's own is slower.
+    """
+    transposed = lax.optimization_barrier(inputs).swapaxes(1, 2)
+    return lax.optimization_barrier(transposed) @ gradients
 
 
 def _transposed(matrix: Matrix) -> Matrix:
