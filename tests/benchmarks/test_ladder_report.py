@@ -86,7 +86,7 @@ def test_teacher_has_a_column_where_there_is_one(tmp_path, request, monkeypatch,
         "| `ass_plus` − `teacher` | +0.0 ± 0.0 | 0.0 | +0.0, +0.0 | 0 of 2 |",
         "| `teacher` | 4 | 2 | 2 | 8 | – | – | 1.0 |",
         "| `ass_plus` | 4 | 2 | 2 | 8 | 0.03 | 0.1 | 1.0 |",
-        "Teacher and mixing: decay of the average 0.99, class regions, threshold 0.8, weights by image, jitter 0.2, "
+        "Teacher and mixing: decay of the average 0.99, cut regions, threshold 0.8, weights by image, jitter 0.2, "
         "blur; labelled images drawn at rare-class temperature 0.01.",
     ):
         assert line in text, text
