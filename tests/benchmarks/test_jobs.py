@@ -6,6 +6,7 @@ import time
 import pytest
 
 from benchmarks import jobs
+from benchmarks.machine import usable_cores
 from benchmarks.runs import plan
 
 
@@ -46,13 +47,26 @@ def test_shares_of_the_cores(cores, count, expected):
     assert jobs._shares(cores, count) == expected
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="The system cannot pin.")
+# In place of a training: tells the cores that it may use.
+CORES = "from benchmarks.machine import usable_cores; print(*usable_cores())"
+
+
+def cores_of(run):
+    return [int(core) for core in (run.folder / "log.txt").read_text().split()]
+
+
 def test_run_is_pinned_to_its_share_and_the_caller_is_not(runs):
-    cores = os.sched_getaffinity(0)
-    list(train(runs[:2], "import os; print(*os.sched_getaffinity(0))"))
-    pinned = [{int(core) for core in (run.folder / "log.txt").read_text().split()} for run in runs[:2]]
-    assert all(len(own) == max(1, len(cores) // 2) for own in pinned)
-    assert os.sched_getaffinity(0) == cores
+    cores = usable_cores()
+    can_pin = hasattr(os, "sched_setaffinity")
+    list(train(runs[:2], CORES))
+    assert all(len(cores_of(run)) == (max(1, len(cores) // 2) if can_pin else len(cores)) for run in runs[:2])
+    assert usable_cores() == cores
+
+
+def test_run_has_all_cores_where_the_system_cannot_pin(runs, monkeypatch):
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    list(train(runs[:2], CORES))
+    assert [cores_of(run) for run in runs[:2]] == [usable_cores()] * 2
 
 
 def test_time_of_attempts_is_added(runs):
