@@ -9,11 +9,11 @@ from flax import linen as nn
 from jax import lax
 
 from ass_jax.models import winograd
+from ass_jax.models.products import transposed_product
+from ass_jax.models.taps import cells, padding, phases, shifts, without_idle_taps
 
 # Found on CPUs. Input channels from which the products of `_filter_gradient_by_products` are large enough to pay.
 CHANNELS_FOR_TAPS = 64
-# Output features up to which one product for all taps pays: the classifier's.
-FEATURES_TO_UNFOLD = 32
 # Channels, of both sides, and multiplications, as a share of the plain convolution's, for which Winograd's way pays.
 CHANNELS_FOR_WINOGRAD = 256
 MULTIPLICATIONS_FOR_WINOGRAD = 0.6
@@ -70,8 +70,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
     Returns:
       [B, H', W', features] of the type of `x`.
     """
-    for axis in (0, 1):
-        kernel = _without_idle_taps(kernel, axis, x.shape[axis + 1], dilation)
+    kernel = without_idle_taps(kernel, x.shape[1:3], dilation)
     if kernel.shape[:2] == (1, 1):
         # XLA:CPU's filter gradient of a matrix product is several times as fast as that of a convolution.
         return _multiply(x[:, ::stride, ::stride], kernel[0, 0])
@@ -80,29 +79,12 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
     return _convolve_with_own_gradient(x, kernel, stride, dilation)
 
 
-def _without_idle_taps(kernel: jax.Array, axis: int, cells: int, dilation: int) -> jax.Array:
-    """Drops the taps of an odd kernel that lie in the padding wherever the kernel stands."""
-    size = kernel.shape[axis]
-    if size % 2 == 0:
-        return kernel
-    centre = size // 2
-    reach = (cells - 1) // dilation
-    if reach >= centre:
-        return kernel
-    return lax.slice_in_dim(kernel, centre - reach, centre + reach + 1, axis=axis)
-
-
-def _padding(kernel_shape: tuple[int, ...], dilation: int) -> tuple[int, int]:
-    """Returns the rows above and below, and the columns left and right, that are added."""
-    return dilation * (kernel_shape[0] - 1) // 2, dilation * (kernel_shape[1] - 1) // 2
-
-
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(pad, pad) for pad in _padding(kernel.shape, dilation)],
+        padding=[(pad, pad) for pad in padding(kernel.shape, dilation)],
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
@@ -113,7 +95,7 @@ def _multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """Multiplies [B, H, W, channels] and [channels, features].
 
     Left to itself, XLA:CPU transposes the output's gradient for the matrix's, and does all that led to that gradient
-    once more on the way; see `_transposed_product`.
+    once more on the way; see `ass_jax.models.products`.
     """
     return x @ matrix
 
@@ -125,7 +107,7 @@ def _multiply_forward(x, matrix):
 def _multiply_backward(residuals, gradient):
     x, matrix = residuals
     gradient = lax.optimization_barrier(gradient)
-    return gradient @ matrix.T, _transposed_product(_rows(x), _rows(gradient)).astype(x.dtype)
+    return gradient @ matrix.T, transposed_product(cells(x), cells(gradient)).astype(x.dtype)
 
 
 _multiply.defvjp(_multiply_forward, _multiply_backward)
@@ -133,15 +115,12 @@ _multiply.defvjp(_multiply_forward, _multiply_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve_with_own_gradient(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """Acts as `_convolve`; on a CPU, it and its gradients are made of matrix products where that is faster."""
+    """Acts as `_convolve`; where that is faster, it and its gradients are computed otherwise, on a CPU and on a GPU."""
     plain = functools.partial(_convolve, stride=stride, dilation=dilation)
-    if _suits_winograd(x, kernel.shape, stride, dilation):
-        on_cpu = functools.partial(winograd.convolve, dilation=dilation)
-    elif stride == 1 and kernel.shape[-1] <= FEATURES_TO_UNFOLD:
-        on_cpu = functools.partial(_few_features, dilation=dilation)
-    else:
+    if not _suits_winograd(x, kernel.shape, stride, dilation):
         return plain(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
+    by_winograd = functools.partial(winograd.convolve, dilation=dilation)
+    return lax.platform_dependent(x, kernel, cpu=by_winograd, default=plain)
 
 
 def _forward(x, kernel, stride, dilation):
@@ -158,8 +137,12 @@ def _backward(stride, dilation, residuals, gradient):
     def of_input_by_winograd(kernel, gradient):
         return winograd.input_gradient(gradient, kernel, dilation)
 
-    def of_kernel(x, gradient):
+    def of_kernel(x, gradient, dilation=dilation):
         return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, dilation), kernel)(gradient)[0]
+
+    def of_kernel_by_phases(x, gradient):
+        # XLA:GPU would take the gradient for a kernel, as large as the image.
+        return of_kernel(phases(x, dilation), phases(gradient, dilation), dilation=1)
 
     def of_kernel_by_products(x, gradient):
         x, gradient = lax.optimization_barrier((x, gradient))
@@ -171,7 +154,9 @@ def _backward(stride, dilation, residuals, gradient):
         x_gradient = lax.platform_dependent(kernel, gradient, cpu=of_input_by_winograd, default=of_input)
     else:
         x_gradient = of_input(kernel, gradient)
-    return x_gradient, lax.platform_dependent(x, gradient, cpu=of_kernel_by_products, default=of_kernel)
+    on_gpu = of_kernel_by_phases if dilation > 1 and stride == 1 else of_kernel
+    kernel_gradient = lax.platform_dependent(x, gradient, cpu=of_kernel_by_products, cuda=on_gpu, default=of_kernel)
+    return x_gradient, kernel_gradient
 
 
 _convolve_with_own_gradient.defvjp(_forward, _backward)
@@ -182,14 +167,6 @@ def _suits_winograd(x: jax.Array, kernel_shape: tuple[int, ...], stride: int, di
         return False
     share = winograd.multiplications(*x.shape[1:3], dilation)
     return min(kernel_shape[2:]) >= CHANNELS_FOR_WINOGRAD and share <= MULTIPLICATIONS_FOR_WINOGRAD
-
-
-def _few_features(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """Convolves with a stride of 1 by one matrix product for all taps, whose results are then shifted and added."""
-    features = kernel.shape[-1]
-    products = _rows(x) @ kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
-    shifts = _shifts(products.reshape(*x.shape[:3], -1), kernel.shape, dilation)
-    return sum(shifted[..., tap * features : (tap + 1) * features] for tap, shifted in enumerate(shifts))
 
 
 def _filter_gradient_by_products(
@@ -207,12 +184,10 @@ def _filter_gradient_by_products(
     Returns:
       `kernel_shape`, of the type of `x`, accumulated in float32.
     """
-    pads = _padding(kernel_shape, dilation)
+    pads = padding(kernel_shape, dilation)
     # Share of the products that do not fall on padding, where the outer taps' kernel is dilated past the border.
     valid = (1 - 2 * pads[0] / 3 / x.shape[1]) * (1 - 2 * pads[1] / 3 / x.shape[2])
-    if stride == 1 and kernel_shape[-1] <= FEATURES_TO_UNFOLD:
-        found = _unfolded(x, gradient, kernel_shape, dilation)
-    elif stride > 1 or valid < WORTH_PADDING:
+    if stride > 1 or valid < WORTH_PADDING:
         found = _by_overlaps(x, gradient, kernel_shape, stride, dilation)
     else:
         found = _by_shifts(x, gradient, kernel_shape, dilation)
@@ -221,62 +196,25 @@ def _filter_gradient_by_products(
 
 def _by_overlaps(x, gradient, kernel_shape, stride, dilation):
     """One product per tap, of the cells that it reads without padding."""
-    pads = _padding(kernel_shape, dilation)
+    pads = padding(kernel_shape, dilation)
     taps = []
     for row in range(kernel_shape[0]):
         y_input, y_output = _overlap(row * dilation - pads[0], x.shape[1], gradient.shape[1], stride)
         for column in range(kernel_shape[1]):
             x_input, x_output = _overlap(column * dilation - pads[1], x.shape[2], gradient.shape[2], stride)
-            inputs, outputs = _rows(x[:, y_input, x_input]), _rows(gradient[:, y_output, x_output])
-            taps.append(_transposed_product(*lax.optimization_barrier((inputs, outputs))))
+            inputs, outputs = cells(x[:, y_input, x_input]), cells(gradient[:, y_output, x_output])
+            taps.append(transposed_product(*lax.optimization_barrier((inputs, outputs))))
     return jnp.stack(taps).reshape(kernel_shape)
 
 
 def _by_shifts(x, gradient, kernel_shape, dilation):
     """One product per tap, of the padded input, shifted, and the gradient, which is transposed once for all."""
-    transposed = lax.optimization_barrier(_rows(gradient).T)
+    transposed = lax.optimization_barrier(cells(gradient).T)
     taps = [
-        jnp.matmul(transposed, _rows(lax.optimization_barrier(shifted)), preferred_element_type=jnp.float32)
-        for shifted in _shifts(x, kernel_shape, dilation)
+        jnp.matmul(transposed, cells(lax.optimization_barrier(shifted)), preferred_element_type=jnp.float32)
+        for shifted in shifts(x, kernel_shape, dilation)
     ]
     return lax.optimization_barrier(jnp.stack(taps)).transpose(0, 2, 1).reshape(kernel_shape)
-
-
-def _unfolded(x, gradient, kernel_shape, dilation):
-    """One product for all taps, where features are few: the gradient, laid side by side as each tap sees it."""
-    rows, columns, channels, features = kernel_shape
-    shifts = _shifts(gradient, kernel_shape, dilation)[::-1]
-    unfolded = lax.optimization_barrier(_rows(jnp.concatenate(shifts, axis=-1)))
-    products = _transposed_product(_rows(x), unfolded)
-    return products.reshape(channels, rows, columns, features).transpose(1, 2, 0, 3)
-
-
-def _transposed_product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Returns `left.T @ right`, float32, by transposing the narrower matrix.
-
-    XLA:CPU transposes what it likes unless barriers part the transposition from the product.
-    """
-    if left.shape[1] <= right.shape[1]:
-        return jnp.matmul(lax.optimization_barrier(left.T), right, preferred_element_type=jnp.float32)
-    product = jnp.matmul(lax.optimization_barrier(right.T), left, preferred_element_type=jnp.float32)
-    return lax.optimization_barrier(product).T
-
-
-def _shifts(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> list[jax.Array]:
-    """Returns the input, zero-padded, as each tap of a kernel of stride 1 sees it, in the order of the taps."""
-    pads = _padding(kernel_shape, dilation)
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (pads[0], pads[0]), (pads[1], pads[1]), (0, 0)))
-    return [
-        padded[:, row * dilation : row * dilation + height, column * dilation : column * dilation + width]
-        for row in range(kernel_shape[0])
-        for column in range(kernel_shape[1])
-    ]
-
-
-def _rows(x: jax.Array) -> jax.Array:
-    """Returns [B, H, W, channels] as [B * H * W, channels]."""
-    return x.reshape(-1, x.shape[-1])
 
 
 def _overlap(offset: int, cells: int, outputs: int, stride: int) -> tuple[slice, slice]:

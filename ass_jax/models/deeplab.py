@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from ass_jax.models.convolution import Conv
+from ass_jax.models.convolution import convolve
+from ass_jax.models.pyramid import MOST_FEATURES, convolve_pyramid
 from ass_jax.models.resnet import ResNet
 from ass_jax.models.vgg import Vgg
 
@@ -62,19 +63,30 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         """Maps features [B, h, w, D] to logits [B, h, w, C] float32."""
-        logits = 0.0
-        for dilation in DILATIONS[: self.branches]:
-            branch = Conv(
-                self.num_classes,
-                3,
-                dilation=dilation,
-                use_bias=True,
-                kernel_init=nn.initializers.normal(0.01),
-                dtype=self.dtype,
-                name=f"dilation{dilation}",
-            )
-            logits += branch(features).astype(jnp.float32)
-        return logits
+        dilations = DILATIONS[: self.branches]
+        shape = (3, 3, features.shape[-1], self.num_classes)
+        kernels, biases = zip(*(_Branch(shape, name=f"dilation{dilation}")() for dilation in dilations), strict=True)
+        features, kernels = features.astype(self.dtype), [kernel.astype(self.dtype) for kernel in kernels]
+        if self.num_classes <= MOST_FEATURES:
+            return convolve_pyramid(features, kernels, dilations) + sum(biases)
+        maps = (convolve(features, kernel, 1, dilation) for kernel, dilation in zip(kernels, dilations, strict=True))
+        return sum(branch.astype(jnp.float32) for branch in maps) + sum(biases)
+
+
+class _Branch(nn.Module):
+    """The parameters of one dilated convolution.
+
+    Attributes:
+      shape: of the kernel.
+    """
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        """Returns the kernel and the bias, float32."""
+        kernel = self.param("kernel", nn.initializers.normal(0.01), self.shape, jnp.float32)
+        return kernel, self.param("bias", nn.initializers.zeros, self.shape[-1:], jnp.float32)
 
 
 def _resnet(model: ConfigDict, **architecture) -> ResNet:

@@ -17,12 +17,14 @@ class BatchNorm(nn.Module):
       use_running_average: normalises by the running statistics instead of those of the batch.
       momentum: share of the running statistics that a batch leaves in place.
       epsilon: added to the variance.
+      relu: whether to rectify the result.
       dtype: of the result; parameters and statistics are float32.
     """
 
     use_running_average: bool
     momentum: float = 0.9
     epsilon: float = 1e-5
+    relu: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -36,8 +38,8 @@ class BatchNorm(nn.Module):
         if self.use_running_average:
             mean, variance = running_mean.value, running_variance.value
             factor = jax.lax.rsqrt(variance + self.epsilon) * scale
-            return _affine(x, mean, factor, offset).astype(self.dtype)
-        y, mean, variance = normalise_batch(x, scale, offset, self.epsilon)
+            return _rectified(_affine(x, mean, factor, offset), self.relu).astype(self.dtype)
+        y, mean, variance = normalise_batch(x, scale, offset, self.epsilon, self.relu)
         if not self.is_initializing():
             count = x.size // x.shape[-1]
             unbiased = variance * (count / max(count - 1, 1))
@@ -46,54 +48,81 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalise_batch(
-    x: jax.Array, scale: jax.Array, offset: jax.Array, epsilon: float
+    x: jax.Array, scale: jax.Array, offset: jax.Array, epsilon: float, relu: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises [B, H, W, channels] by its own mean and biased variance over all but the channels.
 
     The gradient is written out: `a * gradient + b * (x - mean) + c` with four numbers a channel, which takes one pass
-    for two sums and one for the result. No gradient passes through the statistics that are returned.
+    for two sums and one for the result. Where values are rectified is worked out again from x, which is read anyway. No
+    gradient passes through the statistics that are returned.
 
     Args:
       x: any float type; sums and result are float32.
       scale: [channels].
       offset: [channels].
       epsilon: added to the variance.
+      relu: whether to rectify the normalised values.
 
     Returns:
       The normalised values float32, mean and variance [channels].
     """
-    return _normalise_forward(x, scale, offset, epsilon)[0]
+    return _normalise_forward(x, scale, offset, epsilon, relu)[0]
 
 
-def _normalise_forward(x, scale, offset, epsilon):
+def _normalise_forward(x, scale, offset, epsilon, relu):
     values = x.astype(jnp.float32)
-    # Both sums in one pass over the activations.
-    mean = jnp.mean(values, axis=(0, 1, 2))
-    variance = jnp.maximum(jnp.mean(jnp.square(values), axis=(0, 1, 2)) - jnp.square(mean), 0.0)
+    count = x.size // x.shape[-1]
+    total, total_of_squares = _channel_sums(values, jnp.square(values))
+    mean = total / count
+    variance = jnp.maximum(total_of_squares / count - jnp.square(mean), 0.0)
     inverse = jax.lax.rsqrt(variance + epsilon)
-    factor = inverse * scale
-    return (_affine(x, mean, factor, offset), mean, variance), (x, mean, inverse, scale)
+    y = _rectified(_affine(x, mean, inverse * scale, offset), relu)
+    return (y, mean, variance), (x, mean, inverse, scale, offset)
 
 
-def _normalise_backward(epsilon, residuals, gradients):
+def _normalise_backward(epsilon, relu, residuals, gradients):
     del epsilon
-    x, mean, inverse, scale = residuals
+    x, mean, inverse, scale, offset = residuals
     gradient, *_ = gradients
     count = x.size // x.shape[-1]
     distances = x.astype(jnp.float32) - mean
-    offset_gradient = jnp.sum(gradient, axis=(0, 1, 2))
-    scale_gradient = inverse * jnp.sum(gradient * distances, axis=(0, 1, 2))
     on_gradient = inverse * scale
+    arrived = jnp.where(distances * on_gradient > -offset, gradient, 0.0) if relu else gradient
+    offset_gradient, product = _channel_sums(arrived, arrived * distances)
+    scale_gradient = inverse * product
     on_distances = -on_gradient * inverse * scale_gradient / count
     constant = -on_gradient * offset_gradient / count
+    if relu:
+        # Says the same as above, in another form: of one form, XLA would store it for both passes.
+        gradient = jnp.where(_affine(x, mean, on_gradient, offset) > 0, gradient, 0.0)
     on_gradient, on_distances, constant = jax.lax.optimization_barrier((on_gradient, on_distances, constant))
     x_gradient = on_gradient * gradient + on_distances * distances + constant
     return x_gradient.astype(x.dtype), scale_gradient, offset_gradient
 
 
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _channel_sums(left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums two float32 [B, H, W, channels] over all but the channels, in one pass over what both are made of."""
+
+    def apart(left, right):
+        return jnp.sum(left, axis=(0, 1, 2)), jnp.sum(right, axis=(0, 1, 2))
+
+    def together(left, right):
+        # One reduction of pairs: on a GPU, XLA makes of two a pass each where a matrix product comes before them.
+        zeros = (jnp.zeros(()),) * 2
+        return jax.lax.reduce(
+            (left, right), zeros, lambda sums, pair: (sums[0] + pair[0], sums[1] + pair[1]), (0, 1, 2)
+        )
+
+    return jax.lax.platform_dependent(left, right, cuda=together, default=apart)
+
+
+def _rectified(y: jax.Array, relu: bool) -> jax.Array:
+    return jnp.maximum(y, 0.0) if relu else y
 
 
 def _affine(x: jax.Array, mean: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:

@@ -59,7 +59,7 @@ class ResNet(nn.Module):
         kept = nn.remat if self.remat else lambda block: block
         blocks = {"bottleneck": functools.partial(kept(Bottleneck), stride_in=self.stride_in), "basic": kept(Basic)}
         x = conv(self.stem_width, self.stem_kernel, stride=2, name="stem")(images)
-        x = nn.relu(norm(name="stem_norm")(x))
+        x = norm(name="stem_norm", relu=True)(x)
         x = max_pool_ceil(x)
         for stage, (count, (stride, dilation)) in enumerate(zip(self.stage_sizes, STAGES, strict=True)):
             for index in range(count):
@@ -101,9 +101,9 @@ class Bottleneck(nn.Module):
         """Maps [B, H, W, channels] to [B, H', W', EXPANSION * width]."""
         reduce_stride, spatial_stride = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
         y = self.conv(self.width, 1, stride=reduce_stride, name="reduce")(x)
-        y = nn.relu(self.norm(name="reduce_norm")(y))
+        y = self.norm(name="reduce_norm", relu=True)(y)
         y = self.conv(self.width, 3, stride=spatial_stride, dilation=self.dilation, name="spatial")(y)
-        y = nn.relu(self.norm(name="spatial_norm")(y))
+        y = self.norm(name="spatial_norm", relu=True)(y)
         y = self.conv(EXPANSION * self.width, 1, name="expand")(y)
         y = self.norm(name="expand_norm")(y)
         if self.project:
@@ -135,7 +135,7 @@ class Basic(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, channels] to [B, H', W', width]."""
         y = self.conv(self.width, 3, stride=self.stride, dilation=self.dilation, name="first")(x)
-        y = nn.relu(self.norm(name="first_norm")(y))
+        y = self.norm(name="first_norm", relu=True)(y)
         y = self.conv(self.width, 3, dilation=self.dilation, name="second")(y)
         y = self.norm(name="second_norm")(y)
         if self.project:

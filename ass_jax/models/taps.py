@@ -1,0 +1,61 @@
+"""What the taps of a kernel see: maps, zero-padded, shifted and cut."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def padding(kernel_shape: tuple[int, ...], dilation: int) -> tuple[int, int]:
+    """Returns the rows above and below, and the columns left and right, that are added."""
+    return dilation * (kernel_shape[0] - 1) // 2, dilation * (kernel_shape[1] - 1) // 2
+
+
+def without_idle_taps(kernel: jax.Array, size: tuple[int, ...], dilation: int) -> jax.Array:
+    """Drops the taps of an odd kernel that lie in the padding wherever the kernel stands.
+
+    Args:
+      kernel: [rows, columns, channels, features].
+      size: height and width of the map.
+      dilation: of the kernel.
+    """
+    for axis, cells in enumerate(size):
+        centre, reach = kernel.shape[axis] // 2, (cells - 1) // dilation
+        if kernel.shape[axis] % 2 and reach < centre:
+            kernel = lax.slice_in_dim(kernel, centre - reach, centre + reach + 1, axis=axis)
+    return kernel
+
+
+def shifts(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> list[jax.Array]:
+    """Returns the input, zero-padded, as each tap of a kernel of stride 1 sees it, in the order of the taps."""
+    pads = padding(kernel_shape, dilation)
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (pads[0], pads[0]), (pads[1], pads[1]), (0, 0)))
+    return [
+        padded[:, row * dilation : row * dilation + height, column * dilation : column * dilation + width]
+        for row in range(kernel_shape[0])
+        for column in range(kernel_shape[1])
+    ]
+
+
+def phases(x: jax.Array, dilation: int) -> jax.Array:
+    """Parts a map by its rows and columns modulo `dilation`.
+
+    A dilated kernel reads one part's cells as an undilated one does.
+
+    Args:
+      x: [B, H, W, channels].
+      dilation: of the kernel.
+
+    Returns:
+      [B * dilation**2, rows, columns, channels], zeros where `dilation` does not divide the size.
+    """
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -height % dilation), (0, -width % dilation), (0, 0)))
+    rows, columns = -(-height // dilation), -(-width // dilation)
+    x = x.reshape(batch, rows, dilation, columns, dilation, channels)
+    return x.transpose(0, 2, 4, 1, 3, 5).reshape(-1, rows, columns, channels)
+
+
+def cells(x: jax.Array) -> jax.Array:
+    """Returns [B, H, W, channels] as [B * H * W, channels]."""
+    return x.reshape(-1, x.shape[-1])

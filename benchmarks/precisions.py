@@ -1,0 +1,136 @@
+"""Compares the training step with PyTorch's in bfloat16 and in float32 at once: for a GPU that is lent for minutes.
+
+  python benchmarks/precisions.py --config=configs/gta5.py:ass --folder=runs/bench
+
+The same measurement as that of `benchmarks/compare.py`, once for each precision; only the building overlaps. PyTorch
+compiles on the processor's cores while ours tries kernels on the GPU, one precision after the other, and nothing is
+timed before all are ready or `--patience` is over. A setting of PyTorch that is not ready then is left out, and named.
+"""
+
+import concurrent.futures
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks beside the program only.
+
+from benchmarks import command, timing
+from benchmarks.compare import Program, summary
+from benchmarks.machine import describe_in_words
+from benchmarks.parts import FOLDER
+from benchmarks.turns import Player, PlayerError
+
+PRECISIONS = ("bfloat16", "float32")
+SETTINGS = "channels_last,channels_last+compile"
+_TURN = 1.0  # Seconds at least, so that changing over does not count.
+
+Started = dict[str, "concurrent.futures.Future[Player]"]
+
+
+def start(
+    program: Callable[[str], Program], settings: Sequence[str], pool: concurrent.futures.Executor
+) -> dict[str, Started]:
+    """Begins to start all players; returns those of each precision, by "jax" and PyTorch's settings."""
+    started = {name: {key: pool.submit(program(name).peer, key) for key in settings} for name in PRECISIONS}
+    before = None
+    for name in PRECISIONS:
+        before = started[name]["jax"] = pool.submit(_after, before, program, name)
+    return started
+
+
+def _after(before: "concurrent.futures.Future[Player] | None", program: Callable[[str], Program], name: str) -> Player:
+    """Starts ours once that of the precision before is ready: else both would try kernels on the GPU at once."""
+    if before is not None:
+        concurrent.futures.wait([before])
+    return program(name).ours()
+
+
+def take_turns(players: dict[str, Player], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Returns the seconds of a step and the busy cores of each player, one for each round."""
+    steps = {name: timing.steps_per_sample(player.go, _TURN) for name, player in players.items()}
+    seconds, cores = ({name: [] for name in players} for _ in range(2))
+    for _ in range(rounds):
+        for name, player in players.items():
+            seconds[name].append(player.go(steps[name]) / steps[name])
+            cores[name].append(player.cores)
+    return seconds, cores
+
+
+def compare(started: Started, rounds: int) -> dict:
+    """Returns the figures of ours and of PyTorch's fastest setting; see `benchmarks.compare.compare`.
+
+    Raises:
+      PlayerError: ours is not ready, or no setting of PyTorch is.
+    """
+    players, tried = {}, {}
+    for name, future in started.items():
+        try:
+            players[name] = future.result()
+        except PlayerError as error:
+            tried[name] = str(error)
+            print(f"{name}: {error}", file=sys.stderr)
+    if "jax" not in players or len(players) == 1:
+        raise PlayerError("Ours and at least one setting of PyTorch have to be ready.")
+    seconds, cores = take_turns(players, rounds)
+    tried |= {name: timing.spread(times)["median"] for name, times in seconds.items() if name != "jax"}
+    best = min((name for name in players if name != "jax"), key=lambda name: tried[name])
+    sides = {"jax": "jax", "torch": best}
+    facts = {side: players[name].facts | {"cores": timing.spread(cores[name])} for side, name in sides.items()}
+    return summary(facts, {side: seconds[name] for side, name in sides.items()}) | {"tried": tried}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints both ratios, writes `compare_paper_PRECISION.json`, and returns the exit code."""
+    parser = command.parser(__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of results and logs: %(default)s")
+    parser.add_argument("--settings", default=SETTINGS, help="of PyTorch, to choose from: %(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of all: %(default)s")
+    parser.add_argument("--patience", type=float, default=600, help="seconds to build all in: %(default)s")
+    options, config = command.parse(parser, arguments)
+    case = [f"--config={options.config}", f"--classes={options.classes}", *options.overrides]
+    begun, code = time.monotonic(), 0
+
+    def program(name: str) -> Program:
+        left = max(1.0, begun + options.patience - time.monotonic())
+        return Program([*case, f"--config.model.dtype={name}"], options.folder / name, left)
+
+    with contextlib.ExitStack() as stack, concurrent.futures.ThreadPoolExecutor() as pool:
+        started = start(program, options.settings.split(","), pool)
+        futures = [future for found in started.values() for future in found.values()]
+        for future in concurrent.futures.as_completed(futures):
+            if future.exception() is None:
+                stack.enter_context(future.result())
+        print(f"Built after {time.monotonic() - begun:.0f} s.", flush=True)
+        for name in PRECISIONS:
+            try:
+                found = compare(started[name], options.rounds)
+            except PlayerError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                code = 1
+                continue
+            about = {"config": options.config, "overrides": options.overrides, "classes": options.classes}
+            about |= {"backbone": config.model.backbone, "dtype": name}
+            about["command"] = command.described(__file__, arguments)
+            command.write(options.folder / f"compare_paper_{name}.json", about | found)
+            print(told(name, found), flush=True)
+    return code
+
+
+def told(name: str, found: dict) -> str:
+    """Puts the figures of `compare` into a line."""
+    ratio, (ours, peer) = found["ratio"], (found["sides"][side] for side in ("jax", "torch"))
+    return (
+        f"{name}: ours {1000 * ours['seconds']['median']:.1f} ms, PyTorch ({peer['setting']}) "
+        f"{1000 * peer['seconds']['median']:.1f} ms a step; ratio {ratio['median']:.2f} ({ratio['lower']:.2f} to "
+        f"{ratio['upper']:.2f}); {ours['tflop'] / ours['seconds']['median']:.0f} of "
+        f"{ours['limit_tflop_per_second']:.0f} TFLOP/s\n  tried: {found['tried']}\n"
+        f"  {describe_in_words(peer['machine'])}"
+    )
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends the players as well.
+    sys.exit(main())
