@@ -13,7 +13,7 @@ from benchmarks.runs import key_of, load_config
 from data.labels import class_table
 
 CONFIG = "configs/toy.py"
-_PLACES = ("json", "profile", "folder", "data")  # Flags of where things lie; no part of what is measured.
+_PLACES = ("json", "profile", "folder", "data", "text")  # Flags of where things lie; no part of what is measured.
 
 
 def parser(description: str) -> argparse.ArgumentParser:

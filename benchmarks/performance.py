@@ -1,13 +1,13 @@
-"""Measures how fast the project is, on this machine, and writes docs/performance.md: `make bench`.
+"""Measures how fast the project is, on this machine, and writes docs/performance.md or docs/performance_gpu.md.
 
   python benchmarks/performance.py
   python benchmarks/performance.py --only=compare --fresh
   python benchmarks/performance.py --report_only
 
-On a CPU: the small network, and ResNet-101 at 256×512. On a GPU: the paper's sizes in float32 (TF32) and bfloat16, and
-the largest batch. Every benchmark is a process of its own; results are kept in runs/bench/, so that after an
-interruption the same command goes on. The comparison needs PyTorch, the input TensorFlow; without them these are left
-out. Nothing else should run on the machine.
+`make bench` runs it. On a CPU: the small network, and ResNet-101 at 256×512. On a GPU: the paper's sizes in float32
+(TF32) and bfloat16, and the largest batch. Every benchmark is a process of its own; results are kept in runs/bench/, so
+that after an interruption the same command goes on. The comparison needs PyTorch, the input TensorFlow; without them
+these are left out. Nothing else should run on the machine.
 """
 
 import argparse
@@ -32,7 +32,9 @@ _PLUS = "_plus"  # What makes of either the same with ASS+.
 _HALF = ("--config.data.source_size=(256,512)", "--config.data.target_size=(256,512)")
 _LOW = "--config.model.dtype=bfloat16"
 _QUIET = 0.7  # Load of a machine on which nothing else runs.
-_GPU_SETTINGS = "--settings=channels_last,channels_last+compile,channels_last+autotune"
+_GPU_SETTINGS = "--settings=channels_last,channels_last+compile,channels_last+graphs"
+# Reports by kind of machine, in docs/; the README's table holds both.
+_CPU_REPORT, _ACCELERATOR_REPORT = "performance", "performance_gpu"
 _STARTS = (
     Part("start_toy", "start.py", (_TOY,), 120),
     Part("start_resnet101", "start.py", (_TOY, "--config.model.backbone=resnet101", "--rounds=1"), 120),
@@ -56,16 +58,12 @@ def parts_of_cpu() -> list[Part]:
 
 def parts_of_accelerator(devices: int) -> list[Part]:
     """Returns the benchmarks of a machine with so many GPUs or TPUs."""
-    found = []
-    for name, precision in {"float32": (), "bfloat16": (_LOW,)}.items():
-        found += [
-            Part(f"step_paper_{name}", "step.py", (_PAPER, *precision, "--devices=1", "--steps=20"), 120),
-            Part(f"compare_paper_{name}", "compare.py", (_PAPER, *precision, "--rounds=7", _GPU_SETTINGS), 500),
-        ]
-    found.append(Part("step_paper_plus", "step.py", (_PAPER + _PLUS, _LOW, "--devices=1", "--steps=20"), 120))
     batch = [f"--config.data.batch.{stream}=4" for stream in ("source", "labelled", "unlabelled")]
     return [
-        *found,
+        Part("compare_paper", "precisions.py", (_PAPER, "--rounds=7", _GPU_SETTINGS), 500),
+        Part("step_paper_float32", "step.py", (_PAPER, "--devices=1", "--steps=20"), 120),
+        Part("step_paper_bfloat16", "step.py", (_PAPER, _LOW, "--devices=1", "--steps=20"), 120),
+        Part("step_paper_plus", "step.py", (_PAPER + _PLUS, _LOW, "--devices=1", "--steps=20"), 120),
         Part("compare_paper_bfloat16_4", "compare.py", (_PAPER, _LOW, *batch, "--rounds=7", _GPU_SETTINGS), 600),
         Part("compare_toy", "compare.py", (_TOY, "--rounds=7", _GPU_SETTINGS), 300),
         Part("evaluate_paper", "evaluate.py", (_PAPER, _LOW, "--steps=20"), 90),
@@ -122,10 +120,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
             return 130
         failed = [part.name for part in chosen if part.name not in done]
     results = {part.name: found for part in parts if (found := part.result(options.folder)) is not None}
-    write(results, root / "docs")
-    if table := performance_report.short_table(results):
-        refresh_readme(root / "README.md", table, "speed")
-    print(f"Report: {root / 'docs' / 'performance.md'}")
+    name = _ACCELERATOR_REPORT if devices else _CPU_REPORT
+    write(results, root / "docs", name)
+    tables = [performance_report.short_table(found) for found in _reported(root / "docs")]
+    refresh_readme(root / "README.md", "\n\n".join(filter(None, tables)), "speed")
+    print(f"Report: {root / 'docs' / name}.md")
     if failed:
         print(f"{len(failed)} benchmarks failed: {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0
@@ -138,14 +137,20 @@ def _warn_of_others() -> None:
         print(f"WARNING: the machine is busy (load {load:.1f}); these measurements will be wrong.", file=sys.stderr)
 
 
-def write(results: dict[str, dict], folder: Path) -> None:
-    """Writes the report, all numbers as JSON, and the picture."""
+def write(results: dict[str, dict], folder: Path, name: str = _CPU_REPORT) -> None:
+    """Writes the report, all numbers as JSON, and the picture, under one name."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = scaling.growth(results)
-    (folder / "performance.json").write_text(json.dumps(results, indent=2) + "\n")
-    (folder / "performance.md").write_text(performance_report.markdown(results, rows))
+    (folder / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    (folder / f"{name}.md").write_text(performance_report.markdown(results, rows, f"{name}.png"))
     if rows:
-        scaling.save_plot(rows, folder / "performance.png")
+        scaling.save_plot(rows, folder / f"{name}.png")
+
+
+def _reported(folder: Path) -> list[dict[str, dict]]:
+    """Returns the results of both kinds of machine that have a report."""
+    files = (folder / f"{name}.json" for name in (_CPU_REPORT, _ACCELERATOR_REPORT))
+    return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ both frameworks. Memory is the most that a device had in use, or, where it keeps
 arguments, results and temporaries; beside PyTorch on a CPU, it is that of the whole process."""
 
 
-def markdown(results: dict[str, dict], growth: dict[str, list[dict]]) -> str:
-    """Returns the report as a page of Markdown; the plot is expected beside it as `performance.png`.
+def markdown(results: dict[str, dict], growth: dict[str, list[dict]], plot: str = "performance.png") -> str:
+    """Returns the report as a page of Markdown.
 
     Args:
       results: of the benchmarks, by name; any may be missing.
       growth: of `benchmarks.scaling.growth`.
+      plot: file of it, beside the page.
     """
     sections = [
         ("Against PyTorch", _against(_of(results, "compare"))),
@@ -30,7 +31,7 @@ def markdown(results: dict[str, dict], growth: dict[str, list[dict]]) -> str:
         ("Evaluation and prediction", _evaluation(_of(results, "evaluate"))),
         ("Input", _input(results.get("input"))),
         ("Start-up", _start(_of(results, "start"))),
-        ("How the cost grows", _growth(growth, results)),
+        ("How the cost grows", _growth(growth, results, plot)),
         ("Commands and machines", _commands(results)),
     ]
     parts = [
@@ -55,7 +56,8 @@ def short_table(results: dict[str, dict]) -> str:
 
 
 def _of(results: dict[str, dict], prefix: str) -> list[dict]:
-    return [found for name, found in results.items() if name.startswith(f"{prefix}_")]
+    named = [found for name, found in results.items() if name.startswith(f"{prefix}_")]
+    return [case for found in named for case in found.get("precisions", {"": found}).values()]
 
 
 def _against(found: Sequence[dict]) -> str:
@@ -84,7 +86,9 @@ def _against(found: Sequence[dict]) -> str:
         "The same step (networks, streams, losses, optimisers, precision) in both, in turns on one machine, on as many "
         "cores; the ratio is of images/s, ours to PyTorch's, of each round. PyTorch runs with the fastest of the "
         "settings that were tried. Where fewer cores were busy than there are, other programs may have disturbed the "
-        f"figures of a CPU.\n\n{_table(head, rows)}\n\nPyTorch's settings, milliseconds of a step:\n\n{tried}"
+        "figures of a CPU. Beside a GPU, one busy core means that a program hands out work all the time: the processor "
+        f"may then be the limit, and not the GPU.\n\n{_table(head, rows)}\n\nPyTorch's settings, milliseconds of a "
+        f"step:\n\n{tried}"
     )
 
 
@@ -205,7 +209,7 @@ def _start(found: Sequence[dict]) -> str:
     return f"{text}\n\n{_table(head, rows)}" if rows else ""
 
 
-def _growth(growth: dict[str, list[dict]], results: dict[str, dict]) -> str:
+def _growth(growth: dict[str, list[dict]], results: dict[str, dict], plot: str) -> str:
     if not growth:
         return ""
     first = next(found for name, found in results.items() if name.startswith("scaling/"))
@@ -229,7 +233,7 @@ def _growth(growth: dict[str, list[dict]], results: dict[str, dict]) -> str:
     head = ["what grows", "to", "ms of a step", "images/s", "GiB on a device"]
     return (
         f"One quantity at a time, with {first['backbone']} in {first['dtype']}.{note}\n\n"
-        f"![Milliseconds and memory of a step](performance.png)\n\n{_table(head, rows)}"
+        f"![Milliseconds and memory of a step]({plot})\n\n{_table(head, rows)}"
     )
 
 
@@ -237,7 +241,8 @@ def _commands(results: dict[str, dict]) -> str:
     """Lists the commands under each machine that ran them."""
     machines = {}
     for found in results.values():
-        facts = found["machine"] if "machine" in found else found["sides"]["torch"]["machine"]
+        case = next(iter(found["precisions"].values())) if "precisions" in found else found
+        facts = case["machine"] if "machine" in case else case["sides"]["torch"]["machine"]
         machines.setdefault(_machine(facts), []).append(found["command"])
     return "\n\n".join(
         f"On {words}:\n\n```\n" + "\n".join(dict.fromkeys(commands)) + "\n```" for words, commands in machines.items()

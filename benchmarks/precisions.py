@@ -1,6 +1,6 @@
 """Compares the training step with PyTorch's in bfloat16 and in float32 at once: for a GPU that is lent for minutes.
 
-  python benchmarks/precisions.py --config=configs/gta5.py:ass --folder=runs/bench
+  python benchmarks/precisions.py --config=configs/gta5.py:ass --json=runs/bench/compare_paper.json
 
 The same measurement as that of `benchmarks/compare.py`, once for each precision; only the building overlaps. PyTorch
 compiles on the processor's cores while ours tries kernels on the GPU, one precision after the other, and nothing is
@@ -83,19 +83,19 @@ def compare(started: Started, rounds: int) -> dict:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints both ratios, writes `compare_paper_PRECISION.json`, and returns the exit code."""
+    """Prints both ratios, writes the figures of both as JSON, and returns the exit code."""
     parser = command.parser(__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of results and logs: %(default)s")
     parser.add_argument("--settings", default=SETTINGS, help="of PyTorch, to choose from: %(default)s")
     parser.add_argument("--rounds", type=int, default=7, help="turns of all: %(default)s")
     parser.add_argument("--patience", type=float, default=600, help="seconds to build all in: %(default)s")
     options, config = command.parse(parser, arguments)
     case = [f"--config={options.config}", f"--classes={options.classes}", *options.overrides]
-    begun, code = time.monotonic(), 0
+    logs = options.json.with_suffix("") if options.json else FOLDER / "precisions"
+    begun, results = time.monotonic(), {}
 
     def program(name: str) -> Program:
         left = max(1.0, begun + options.patience - time.monotonic())
-        return Program([*case, f"--config.model.dtype={name}"], options.folder / name, left)
+        return Program([*case, f"--config.model.dtype={name}"], logs / name, left)
 
     with contextlib.ExitStack() as stack, concurrent.futures.ThreadPoolExecutor() as pool:
         started = start(program, options.settings.split(","), pool)
@@ -109,14 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found = compare(started[name], options.rounds)
             except PlayerError as error:
                 print(f"{name}: {error}", file=sys.stderr)
-                code = 1
                 continue
-            about = {"config": options.config, "overrides": options.overrides, "classes": options.classes}
-            about |= {"backbone": config.model.backbone, "dtype": name}
-            about["command"] = command.described(__file__, arguments)
-            command.write(options.folder / f"compare_paper_{name}.json", about | found)
+            results[name] = {"backbone": config.model.backbone, "dtype": name} | found
             print(told(name, found), flush=True)
-    return code
+    about = {"config": options.config, "overrides": options.overrides, "classes": options.classes}
+    command.write(options.json, about | {"command": command.described(__file__, arguments), "precisions": results})
+    return 0 if len(results) == len(PRECISIONS) else 1
 
 
 def told(name: str, found: dict) -> str:

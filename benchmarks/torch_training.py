@@ -17,8 +17,10 @@ from benchmarks.torch_networks import GlobalDiscriminator, Segmenter, SemanticDi
 
 SOURCE, TARGET = 0, 1
 # What a setting may name, joined by "+". "passive" is up to who starts the process: OMP_WAIT_POLICY=PASSIVE, so that
-# threads do not burn the time of others while they wait, which pays where a processor is shared.
-TRANSFORMS = ("channels_last", "compile", "autotune", "passive")
+# threads do not burn the time of others while they wait, which pays where a processor is shared. "graphs" hands a GPU
+# whole graphs of kernels, for processors that are too slow to hand out one by one.
+TRANSFORMS = ("channels_last", "compile", "autotune", "graphs", "passive")
+_MODES = {"compile": "default", "autotune": "max-autotune-no-cudagraphs", "graphs": "reduce-overhead"}
 PLAIN = "plain"
 
 Tensors = dict[str, dict[str, torch.Tensor]]
@@ -43,8 +45,7 @@ class Setting:
         if unknown := set(parts) - set(TRANSFORMS):
             raise ValueError(f"Unknown setting {sorted(unknown)}. Valid: {PLAIN}, or of {', '.join(TRANSFORMS)}.")
         layout = torch.channels_last if "channels_last" in parts else torch.contiguous_format
-        mode = "default" if "compile" in parts else None
-        return cls(layout, "max-autotune-no-cudagraphs" if "autotune" in parts else mode)
+        return cls(layout, next((mode for name, mode in _MODES.items() if name in parts), None))
 
 
 class Training:
@@ -77,6 +78,7 @@ class Training:
 
     def step(self, batch: Tensors) -> dict[str, torch.Tensor]:
         """Does one step and returns its losses, on the device, under the names of `train_step`."""
+        torch.compiler.cudagraph_mark_step_begin()  # What graphs of the step before have returned may go.
         self._decay()
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
