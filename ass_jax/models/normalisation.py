@@ -107,18 +107,17 @@ normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 def _channel_sums(left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sums two float32 [B, H, W, channels] over all but the channels, in one pass over what both are made of."""
+    return jax.lax.platform_dependent(left, right, cuda=_in_pairs, default=_apart)
 
-    def apart(left, right):
-        return jnp.sum(left, axis=(0, 1, 2)), jnp.sum(right, axis=(0, 1, 2))
 
-    def together(left, right):
-        # One reduction of pairs: on a GPU, XLA makes of two a pass each where a matrix product comes before them.
-        zeros = (jnp.zeros(()),) * 2
-        return jax.lax.reduce(
-            (left, right), zeros, lambda sums, pair: (sums[0] + pair[0], sums[1] + pair[1]), (0, 1, 2)
-        )
+def _apart(left, right):
+    return jnp.sum(left, axis=(0, 1, 2)), jnp.sum(right, axis=(0, 1, 2))
 
-    return jax.lax.platform_dependent(left, right, cuda=together, default=apart)
+
+def _in_pairs(left, right):
+    """Sums in one reduction: of two, XLA:GPU makes a pass each where a matrix product comes before them."""
+    zeros = jnp.zeros(()), jnp.zeros(())
+    return jax.lax.reduce((left, right), zeros, lambda sums, pair: (sums[0] + pair[0], sums[1] + pair[1]), (0, 1, 2))
 
 
 def _rectified(y: jax.Array, relu: bool) -> jax.Array:

@@ -103,6 +103,27 @@ def test_report_of_stored_results(tmp_path):
     assert "python benchmarks/compare.py" in text
 
 
+def test_precisions_of_one_benchmark_are_cases_of_their_own():
+    case = RESULTS["compare_toy"]
+    low = case | {"sides": case["sides"] | {"jax": case["sides"]["jax"] | {"dtype": "bfloat16"}}}
+    both = {"compare_paper": {"command": "python benchmarks/precisions.py", "precisions": {"a": low, "b": case}}}
+    text = performance_report.markdown(both, {})
+    assert "resnet_tiny, bfloat16" in text
+    assert "resnet_tiny, float32" in text
+    assert text.count("python benchmarks/precisions.py") == 1
+
+
+def test_the_readme_shows_both_kinds_of_machine(noted, tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("<!-- speed -->\nold\n<!-- /speed -->\n")
+    monkeypatch.setattr(performance.machine, "describe", lambda _: MACHINE)
+    performance.write(RESULTS, tmp_path / "docs", "performance_gpu")
+    performance.write(RESULTS, tmp_path / "docs")
+    monkeypatch.setattr(Part, "result", lambda part, _: RESULTS.get(part.name))
+    assert performance.main(["--report_only"], root=tmp_path) == 0
+    assert (tmp_path / "README.md").read_text().count("| training step |") == 2
+    assert (tmp_path / "docs" / "performance_gpu.json").exists()
+
+
 def test_short_table():
     text = performance_report.short_table(RESULTS)
     assert "64×128 | 4.00 | 2.00 | 1.50 |" in text

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from ass_jax.models import normalisation
 from ass_jax.models.normalisation import BatchNorm
 
 
@@ -64,3 +65,40 @@ def test_a_channel_that_is_the_same_everywhere_stays_finite(variables):
 def test_result_is_of_the_compute_type(variables, x):
     found = BatchNorm(use_running_average=True, dtype=jnp.bfloat16).apply(variables, x.astype(jnp.bfloat16))
     assert found.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_rectified_values_and_gradients_are_those_of_relu_after_it(variables, x, running):
+    def loss(apply, params, x):
+        y, _ = apply(variables | {"params": params}, x, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(y))
+
+    plain = BatchNorm(use_running_average=running)
+    ours = BatchNorm(use_running_average=running, relu=True).apply
+
+    def theirs(*arguments, **settings):
+        y, updated = plain.apply(*arguments, **settings)
+        return nn.relu(y), updated
+
+    y, _ = ours(variables, x, mutable=["batch_stats"])
+    assert 0.0 < np.mean(y == 0.0) < 1.0
+    found, expected = (
+        jax.value_and_grad(loss, argnums=(1, 2))(apply, variables["params"], x) for apply in (ours, theirs)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
+def test_a_gpu_sums_values_and_squares_in_one_reduction(variables, x):
+    norm = BatchNorm(use_running_average=False)
+    forward = jax.jit(lambda x: norm.apply(variables, x, mutable=["batch_stats"]))
+    counts = {
+        platform: forward.trace(x).lower(lowering_platforms=(platform,)).as_text().count("stablehlo.reduce(")
+        for platform in ("cpu", "cuda")
+    }
+    assert counts == {"cpu": 2, "cuda": 1}
+
+
+def test_pairs_are_summed_as_each_alone(x):
+    pairs = normalisation._in_pairs(x, jnp.square(x))
+    for found, values in zip(pairs, (x, np.square(x)), strict=True):
+        np.testing.assert_allclose(found, values.sum((0, 1, 2)), rtol=1e-5)
