@@ -19,7 +19,7 @@ demo: $(VENV)/installed ## Train without and with adaptation on generated data, 
 ladder: $(VENV)/installed ## Train every variant on generated data, over several seeds; plot the scores.
 	$(RUN) benchmarks/ladder.py
 
-bench: $(VENV)/installed ## Measure speed and memory, beside PyTorch where it is installed; write docs/performance.md.
+bench: $(VENV)/installed ## Measure speed and memory, beside PyTorch where it is installed; write docs/performance*.md.
 	$(RUN) benchmarks/performance.py
 
 faults: $(VENV)/installed-tests ## Provoke every fault that training survives; measure what happens.

@@ -107,7 +107,7 @@ def _multiply_forward(x, matrix):
 def _multiply_backward(residuals, gradient):
     x, matrix = residuals
     gradient = lax.optimization_barrier(gradient)
-    return gradient @ matrix.T, transposed_product(cells(x), cells(gradient)).astype(x.dtype)
+    return gradient @ matrix.T, transposed_product(x, gradient).astype(x.dtype)
 
 
 _multiply.defvjp(_multiply_forward, _multiply_backward)
@@ -202,8 +202,8 @@ def _by_overlaps(x, gradient, kernel_shape, stride, dilation):
         y_input, y_output = _overlap(row * dilation - pads[0], x.shape[1], gradient.shape[1], stride)
         for column in range(kernel_shape[1]):
             x_input, x_output = _overlap(column * dilation - pads[1], x.shape[2], gradient.shape[2], stride)
-            inputs, outputs = cells(x[:, y_input, x_input]), cells(gradient[:, y_output, x_output])
-            taps.append(transposed_product(*lax.optimization_barrier((inputs, outputs))))
+            seen = x[:, y_input, x_input], gradient[:, y_output, x_output]
+            taps.append(transposed_product(*lax.optimization_barrier(seen)))
     return jnp.stack(taps).reshape(kernel_shape)
 
 

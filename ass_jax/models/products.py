@@ -4,27 +4,33 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ass_jax.models.taps import cells
+
 # Entries of a result, on a GPU, below which the sum is parted: there is too little to do at a time.
 _ENTRIES = 2**21
 _MOST_PARTS = 64
 
 
 def transposed_product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Returns `left.T @ right`, [channels, features] float32.
+    """Sums the products of channels and features over all cells.
 
     Args:
-      left: [cells, channels].
-      right: [cells, features], of the same type.
+      left: [B, H, W, channels].
+      right: [B, H, W, features], of the same type.
+
+    Returns:
+      [channels, features] float32.
     """
     return lax.platform_dependent(left, right, cpu=_narrower_first, cuda=_in_parts, default=_plain)
 
 
 def _plain(left, right):
-    return jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
+    return jnp.matmul(cells(left).T, cells(right), preferred_element_type=jnp.float32)
 
 
 def _narrower_first(left, right):
     """Transposes the narrower matrix; XLA:CPU transposes what it likes unless barriers part this from the product."""
+    left, right = cells(left), cells(right)
     if left.shape[1] <= right.shape[1]:
         return jnp.matmul(lax.optimization_barrier(left.T), right, preferred_element_type=jnp.float32)
     product = jnp.matmul(lax.optimization_barrier(right.T), left, preferred_element_type=jnp.float32)
@@ -34,10 +40,11 @@ def _narrower_first(left, right):
 def _in_parts(left, right):
     """Adds up products of equally many cells, which a GPU computes side by side.
 
-    XLA:GPU parts long sums by itself, but by powers of two, and copies both matrices where these do not divide.
+    XLA:GPU parts long sums by itself, but by powers of two, and copies both matrices where these do not divide. No part
+    reaches over two images, which may lie on different devices.
     """
-    count = len(left)
-    wanted = min(_MOST_PARTS, _ENTRIES // (left.shape[1] * right.shape[1]))
-    parts = next((parts for parts in range(max(1, wanted), 8 * wanted) if count % parts == 0), 1)
-    left, right = (matrix.reshape(parts, count // parts, matrix.shape[1]) for matrix in (left, right))
+    batch, count = len(left), left.shape[1] * left.shape[2]
+    wanted = max(1, min(_MOST_PARTS, _ENTRIES // (left.shape[-1] * right.shape[-1])) // batch)
+    parts = next((parts for parts in range(wanted, 8 * wanted) if count % parts == 0), 1)
+    left, right = (maps.reshape(batch * parts, count // parts, maps.shape[-1]) for maps in (left, right))
     return jnp.einsum("pnc,pnf->pcf", left, right, preferred_element_type=jnp.float32).sum(axis=0)
