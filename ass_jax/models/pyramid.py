@@ -57,8 +57,9 @@ def _backward(branches, residuals, gradient):
     gradient = gradient.astype(x.dtype)
     # What each cell's products have been added to: the taps, seen from the other side.
     seen = [shifted for shape, dilation in branches for shifted in shifts(gradient, shape, dilation)[::-1]]
-    seen = lax.optimization_barrier(jnp.concatenate(seen, axis=-1))
-    return seen @ matrix.T, transposed_product(x, seen).astype(matrix.dtype)
+    seen = lax.optimization_barrier(cells(jnp.concatenate(seen, axis=-1)))
+    of_matrix = transposed_product(x, seen.reshape(*x.shape[:3], -1))
+    return (seen @ matrix.T).reshape(x.shape), of_matrix.astype(matrix.dtype)
 
 
 _sum_of_taps.defvjp(_forward, _backward)
