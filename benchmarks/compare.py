@@ -65,14 +65,20 @@ def compare(program: Program, settings: Sequence[str], rounds: int) -> dict:
     with contextlib.ExitStack() as stack:
         peer, tried = fastest(program, settings, stack)
         players = {"jax": stack.enter_context(program.ours()), "torch": peer}
-        steps = {name: timing.steps_per_sample(player.go, _TURN) for name, player in players.items()}
-        seconds, cores = ({name: [] for name in players} for _ in range(2))
-        for _ in range(rounds):
-            for name, player in players.items():
-                seconds[name].append(player.go(steps[name]) / steps[name])
-                cores[name].append(player.cores)
+        seconds, cores = take_turns(players, rounds)
         facts = {name: player.facts | {"cores": timing.spread(cores[name])} for name, player in players.items()}
         return summary(facts, seconds) | {"tried": tried}
+
+
+def take_turns(players: Mapping[str, Player], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Returns the seconds of a step and the busy cores of each player, one for each round."""
+    steps = {name: timing.steps_per_sample(player.go, _TURN) for name, player in players.items()}
+    seconds, cores = ({name: [] for name in players} for _ in range(2))
+    for _ in range(rounds):
+        for name, player in players.items():
+            seconds[name].append(player.go(steps[name]) / steps[name])
+            cores[name].append(player.cores)
+    return seconds, cores
 
 
 def fastest(

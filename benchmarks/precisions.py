@@ -18,14 +18,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks beside the program only.
 
 from benchmarks import command, timing
-from benchmarks.compare import Program, summary
+from benchmarks.compare import Program, summary, take_turns
 from benchmarks.machine import describe_in_words
 from benchmarks.parts import FOLDER
 from benchmarks.turns import Player, PlayerError
 
 PRECISIONS = ("bfloat16", "float32")
 SETTINGS = "channels_last,channels_last+compile"
-_TURN = 1.0  # Seconds at least, so that changing over does not count.
 
 Started = dict[str, "concurrent.futures.Future[Player]"]
 
@@ -46,17 +45,6 @@ def _after(before: "concurrent.futures.Future[Player] | None", program: Callable
     if before is not None:
         concurrent.futures.wait([before])
     return program(name).ours()
-
-
-def take_turns(players: dict[str, Player], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Returns the seconds of a step and the busy cores of each player, one for each round."""
-    steps = {name: timing.steps_per_sample(player.go, _TURN) for name, player in players.items()}
-    seconds, cores = ({name: [] for name in players} for _ in range(2))
-    for _ in range(rounds):
-        for name, player in players.items():
-            seconds[name].append(player.go(steps[name]) / steps[name])
-            cores[name].append(player.cores)
-    return seconds, cores
 
 
 def compare(started: Started, rounds: int) -> dict:
