@@ -30,41 +30,46 @@ _TRIES = 2  # Turns of each setting of PyTorch; the faster one counts.
 class Program:
     """One side's program: starts players with the case's arguments."""
 
-    def __init__(self, arguments: Sequence[str], logs: Path, patience: float):
+    def __init__(self, arguments: Sequence[str], logs: Path):
         """Keeps what every player of a case shares.
 
         Args:
           arguments: of both programs: the configuration and its changes.
           logs: folder.
-          patience: seconds until a player has to be ready.
         """
-        self._arguments, self._logs, self._patience = arguments, logs, patience
+        self._arguments, self._logs = arguments, logs
         # Both frameworks hold memory at the same time: neither may take all.
         self._environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
     def ours(self) -> Player:
-        """Starts our step; raises PlayerError."""
+        """Starts our step."""
         return self._start("step.py", "jax", ["--devices=1"], {})
 
     def peer(self, setting: str) -> Player:
-        """Starts PyTorch's step; raises PlayerError."""
+        """Starts PyTorch's step."""
         waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if "passive" in setting else {}
         return self._start("torch_step.py", f"torch_{setting}", [f"--setting={setting}"], waiting)
 
     def _start(self, program: str, name: str, more: Sequence[str], variables: Mapping[str, str]) -> Player:
         line = [sys.executable, str(ROOT / "benchmarks" / program), "--serve", *more, *self._arguments]
-        return Player(line, self._logs / f"{name}.log", self._environment | variables, self._patience)
+        return Player(line, self._logs / f"{name}.log", self._environment | variables)
 
 
-def compare(program: Program, settings: Sequence[str], rounds: int) -> dict:
+def compare(program: Program, settings: Sequence[str], rounds: int, patience: float) -> dict:
     """Returns the figures of both sides and the ratio of their images/s, ours to PyTorch's.
+
+    Args:
+      program: starts players.
+      settings: of PyTorch, to choose from.
+      rounds: turns of both.
+      patience: seconds until a player has to be ready.
 
     Raises:
       PlayerError: ours does not run, or PyTorch's with none of the settings.
     """
     with contextlib.ExitStack() as stack:
-        peer, tried = fastest(program, settings, stack)
-        players = {"jax": stack.enter_context(program.ours()), "torch": peer}
+        peer, tried = fastest(program, settings, patience, stack)
+        players = {"jax": stack.enter_context(program.ours()).ready(patience), "torch": peer}
         seconds, cores = take_turns(players, rounds)
         facts = {name: player.facts | {"cores": timing.spread(cores[name])} for name, player in players.items()}
         return summary(facts, seconds) | {"tried": tried}
@@ -82,13 +87,14 @@ def take_turns(players: Mapping[str, Player], rounds: int) -> tuple[dict[str, li
 
 
 def fastest(
-    program: Program, settings: Sequence[str], stack: contextlib.ExitStack
+    program: Program, settings: Sequence[str], patience: float, stack: contextlib.ExitStack
 ) -> tuple[Player, dict[str, float | str]]:
     """Returns a player of PyTorch's fastest setting, and of each setting the seconds of a step or what went wrong.
 
     Args:
       program: starts players.
       settings: of PyTorch.
+      patience: seconds until a player has to be ready.
       stack: closes the player at the end; those of the other settings are closed at once.
 
     Raises:
@@ -97,7 +103,7 @@ def fastest(
     best, least, tried = None, float("inf"), {}
     for setting in settings:
         try:
-            player = stack.enter_context(program.peer(setting))
+            player = stack.enter_context(program.peer(setting)).ready(patience)
             steps = timing.steps_per_sample(player.go)
             tried[setting] = min(player.go(steps) / steps for _ in range(_TRIES))
         except PlayerError as error:
@@ -141,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     case = [f"--config={options.config}", f"--classes={options.classes}", *options.overrides]
     logs = options.json.with_suffix("") if options.json else FOLDER / "compare"
     try:
-        found = compare(Program(case, logs, options.patience), options.settings.split(","), options.rounds)
+        found = compare(Program(case, logs), options.settings.split(","), options.rounds, options.patience)
     except PlayerError as error:
         print(error, file=sys.stderr)
         return 1

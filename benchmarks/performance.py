@@ -122,8 +122,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     results = {part.name: found for part in parts if (found := part.result(options.folder)) is not None}
     name = _ACCELERATOR_REPORT if devices else _CPU_REPORT
     write(results, root / "docs", name)
-    tables = [performance_report.short_table(found) for found in _reported(root / "docs")]
-    refresh_readme(root / "README.md", "\n\n".join(filter(None, tables)), "speed")
+    if performance_report.short_table(results):
+        tables = [performance_report.short_table(found) for found in _reported(root / "docs")]
+        refresh_readme(root / "README.md", "\n\n".join(filter(None, tables)), "speed")
     print(f"Report: {root / 'docs' / name}.md")
     if failed:
         print(f"{len(failed)} benchmarks failed: {', '.join(failed)}.", file=sys.stderr)

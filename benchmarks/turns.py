@@ -41,18 +41,21 @@ class Player:
       cores: that the last turn kept busy on average: on a CPU, few of those there are where other programs compute.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], patience: float):
-        """Starts the process and waits until it is ready, at most `patience` seconds.
-
-        Raises:
-          PlayerError: it ended before, or was ended.
-        """
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]):
+        """Starts the process and does not wait for it."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._log, self.cores = log, 0.0
+        self._log, self.facts, self.cores = log, {}, 0.0
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=environment, text=True
             )
+
+    def ready(self, patience: float) -> "Player":
+        """Waits until the process is ready, at most `patience` seconds, and returns this player.
+
+        Raises:
+          PlayerError: it ended before, or was ended.
+        """
         timer = threading.Timer(patience, self._process.kill)
         timer.start()
         try:
@@ -62,6 +65,7 @@ class Player:
             raise
         finally:
             timer.cancel()
+        return self
 
     def go(self, steps: int) -> float:
         """Does so many steps and returns the seconds.

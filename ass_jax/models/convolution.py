@@ -154,7 +154,8 @@ def _backward(stride, dilation, residuals, gradient):
         x_gradient = lax.platform_dependent(kernel, gradient, cpu=of_input_by_winograd, default=of_input)
     else:
         x_gradient = of_input(kernel, gradient)
-    on_gpu = of_kernel_by_phases if dilation > 1 and stride == 1 else of_kernel
+    parts = dilation > 1 and stride == 1 and all(side % 2 for side in kernel.shape[:2])
+    on_gpu = of_kernel_by_phases if parts else of_kernel
     kernel_gradient = lax.platform_dependent(x, gradient, cpu=of_kernel_by_products, cuda=on_gpu, default=of_kernel)
     return x_gradient, kernel_gradient
 

@@ -121,7 +121,7 @@ def _in_pairs(left, right):
 
 
 def _rectified(y: jax.Array, relu: bool) -> jax.Array:
-    return jnp.maximum(y, 0.0) if relu else y
+    return nn.relu(y) if relu else y
 
 
 def _affine(x: jax.Array, mean: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """Both precisions are compared, whatever is ready in time."""
 
 import json
-import time
 
 import pytest
 
@@ -18,42 +17,46 @@ class Player:
 
     cores = 1.0
 
-    def __init__(self, name):
+    def __init__(self, dtype, name, events, failing):
+        self._dtype, self._name, self._events, self._failing = dtype, name, events, failing
         self.facts = FACTS | {"setting": name, "machine": MACHINE | {"packages": {"torch": "1"}}}
-        self._seconds = SPEEDS[name]
+        self.tell("starts")
+
+    def tell(self, what):
+        self._events.append(f"{self._dtype} {self._name} {what}")
+        if self._events[-1] in self._failing:
+            raise PlayerError("it took too long to be ready")
+
+    def ready(self, patience):
+        assert 0 < patience <= 600
+        self.tell("ready")
+        return self
 
     def go(self, steps):
-        return steps * self._seconds
+        self.tell("goes")
+        return steps * SPEEDS[self._name]
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        pass
+        self.tell("ends")
 
 
 @pytest.fixture
 def started(monkeypatch):
-    """Replaces the programs; returns a list of what was started and ready, in order, and of names that fail."""
+    """Replaces the programs; returns a list of what the players did, in order, and of what fails."""
     events, failing = [], set()
 
     class Program:
-        def __init__(self, arguments, logs, patience):
-            self._dtype, self._patience = logs.name, patience
+        def __init__(self, arguments, logs):
+            self._dtype = logs.name
 
         def ours(self):
-            return self._player("jax")
+            return Player(self._dtype, "jax", events, failing)
 
         def peer(self, setting):
-            return self._player(setting)
-
-        def _player(self, name):
-            events.append(f"{self._dtype} {name} starts")
-            if f"{self._dtype} {name}" in failing:
-                raise PlayerError("it took too long to be ready")
-            time.sleep(0.05 if name == "jax" else 0.0)
-            events.append(f"{self._dtype} {name} ready")
-            return Player(name)
+            return Player(self._dtype, setting, events, failing)
 
     monkeypatch.setattr(precisions, "Program", Program)
     return events, failing
@@ -62,7 +65,11 @@ def started(monkeypatch):
 def run(tmp_path):
     file = tmp_path / "result.json"
     code = precisions.main(["--config=configs/toy.py:ass", "--settings=plain,compile", f"--json={file}"])
-    return code, json.loads(file.read_text())["precisions"]
+    return code, json.loads(file.read_text())["precisions"] if file.exists() else None
+
+
+def players_that(events, what):
+    return {event.removesuffix(f" {what}") for event in events if event.endswith(f" {what}")}
 
 
 def test_the_fastest_setting_is_the_peer_of_each_precision(started, tmp_path):
@@ -75,18 +82,31 @@ def test_the_fastest_setting_is_the_peer_of_each_precision(started, tmp_path):
         assert case["tried"] == {"plain": 2.0, "compile": 1.0}
 
 
-def test_ours_of_one_precision_waits_for_that_of_the_other(started, tmp_path):
+def test_pytorch_builds_while_ours_follow_each_other(started, tmp_path):
     events, _ = started
     run(tmp_path)
-    assert events.index("bfloat16 jax ready") < events.index("float32 jax starts")
     assert events.index("float32 plain starts") < events.index("bfloat16 jax ready")
+    assert events.index("bfloat16 jax ready") < events.index("float32 jax starts")
+    assert events.index("float32 jax ready") < events.index("bfloat16 plain goes")
 
 
-def test_what_is_not_ready_is_left_out_and_named(started, tmp_path):
-    _, failing = started
-    failing |= {"bfloat16 compile", "float32 jax"}
+@pytest.mark.parametrize("what", ["ready", "goes"])
+def test_a_setting_that_fails_is_left_out_and_named(started, tmp_path, what):
+    events, failing = started
+    failing.add(f"bfloat16 compile {what}")
     code, found = run(tmp_path)
-    assert code == 1
-    assert list(found) == ["bfloat16"]
+    assert code == 0
     assert found["bfloat16"]["sides"]["torch"]["setting"] == "plain"
     assert "too long" in found["bfloat16"]["tried"]["compile"]
+    assert found["float32"]["sides"]["torch"]["setting"] == "compile"
+    assert players_that(events, "ends") == players_that(events, "starts")
+
+
+def test_without_ours_nothing_is_written_that_would_count_as_done(started, tmp_path, capsys):
+    events, failing = started
+    failing.add("float32 jax ready")
+    assert run(tmp_path) == (1, None)
+    told = capsys.readouterr()
+    assert "bfloat16: ours 500.0 ms" in told.out
+    assert "float32, jax: it took too long" in told.err
+    assert players_that(events, "ends") == players_that(events, "starts")

@@ -19,8 +19,8 @@ def start(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     def start(program, patience=60.0):
-        players.append(Player([sys.executable, "-c", program], tmp_path / "player.log", environment, patience))
-        return players[-1]
+        players.append(Player([sys.executable, "-c", program], tmp_path / "player.log", environment))
+        return players[-1].ready(patience)
 
     yield start
     for player in players:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ass_jax.models.convolution import CHANNELS_FOR_TAPS, Conv, convolve
+from ass_jax.models.convolution import CHANNELS_FOR_TAPS, Conv, _convolve, convolve
+from ass_jax.models.taps import phases
 
 # Rows, columns, channels, features, kernel, stride, dilation.
 CASES = [
@@ -27,6 +28,7 @@ CASES = [
     (5, 9, CHANNELS_FOR_TAPS, 33, 3, 1, 6),
     (5, 7, CHANNELS_FOR_TAPS, 2, 4, 2, 1),
     (2, 3, CHANNELS_FOR_TAPS, 2, 4, 2, 1),
+    (9, 8, CHANNELS_FOR_TAPS, 2, 4, 1, 2),
 ]
 
 
@@ -107,6 +109,21 @@ def test_on_a_gpu_no_convolution_takes_a_gradient_as_large_as_the_image_for_its_
         for platform in ("cuda", "tpu")
     }
     assert strides == {"cuda": 0, "tpu": 1}  # XLA:GPU knows a filter gradient only where the stride is 1.
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (1, 3), (5, 3)])
+@pytest.mark.parametrize("dilation", [2, 5])
+def test_the_filter_gradient_in_phases_is_that_in_the_whole(rows, columns, dilation):
+    x = np.random.default_rng(1).normal(size=(3, 21, 16, 5)).astype(np.float32)
+    shape = (rows, columns, 5, 4)
+
+    def gradient(x, dilation, y):
+        way = functools.partial(_convolve, x, stride=1, dilation=dilation)
+        return jax.linear_transpose(lambda kernel: way(kernel), jnp.zeros(shape))(y)[0]
+
+    y = np.random.default_rng(2).normal(size=(3, 21, 16, 4)).astype(np.float32)
+    found = gradient(phases(x, dilation), 1, phases(y, dilation))
+    np.testing.assert_allclose(found, gradient(x, dilation, y), atol=1e-4)
 
 
 def test_module_adds_bias_and_computes_in_its_type(random_variables):
