@@ -118,11 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def told(name: str, found: dict) -> str:
     """Puts the figures of `compare` into a few lines."""
     ratio, (ours, peer) = found["ratio"], (found["sides"][side] for side in ("jax", "torch"))
+    medians = [f"{name} {1000 * time:.1f}" for name, time in found["tried"].items() if isinstance(time, float)]
     return (
         f"{name}: ours {1000 * ours['seconds']['median']:.1f} ms, PyTorch ({peer['setting']}) "
         f"{1000 * peer['seconds']['median']:.1f} ms a step; ratio {ratio['median']:.2f} ({ratio['lower']:.2f} to "
         f"{ratio['upper']:.2f}); {ours['tflop'] / ours['seconds']['median']:.3g} of "
-        f"{ours['limit_tflop_per_second']:.3g} TFLOP/s\n  tried: {found['tried']}\n"
+        f"{ours['limit_tflop_per_second']:.3g} TFLOP/s\n  PyTorch's settings, ms: {', '.join(medians)}\n"
         f"  {describe_in_words(peer['machine'])}"
     )
 
