@@ -38,7 +38,7 @@ RESNET_LAYERS = {"stem"} | {
     f"stage{stage}_block1/{name}" for stage in range(1, 5) for name in ("reduce", "spatial", "expand", "shortcut")
 }
 LAYERS = {
-    "DeepLab": {f"backbone/{layer}" for layer in RESNET_LAYERS} | {"classifier/dilation6"},
+    "DeepLab": {f"backbone/{layer}" for layer in RESNET_LAYERS} | {"classifier"},
     "GlobalDiscriminator": {"conv1", "conv2", "conv3", "conv4", "logits"},
     "SemanticDiscriminator": {"hidden1", "hidden2", "logits"},
 }
@@ -47,12 +47,14 @@ LAYERS = {
 def equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
     """Yields the operations of a program with their scopes, those of the functions that it calls included.
 
-    Within a function with a gradient of its own, operations bear no scope: theirs is that of the call.
+    Within a function with a gradient of its own, operations bear no scope: theirs is that of the call. Of the ways in
+    which different platforms do the same, it takes one.
     """
     for equation in jaxpr.eqns:
         inner = str(equation.source_info.name_stack) or scope
         yield inner, equation
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))):
+        parts = equation.params["branches"][:1] if equation.primitive.name == "cond" else equation.params
+        for value in jax.tree.leaves(parts, is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))):
             if isinstance(value, (Jaxpr, ClosedJaxpr)):
                 yield from equations(getattr(value, "jaxpr", value), inner)
 
