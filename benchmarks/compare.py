@@ -8,6 +8,7 @@ Each is a process of its own, that builds, warms up and waits for its turn. PyTo
 `--settings`; the fastest one is compared. On a CPU both use all cores. Needs PyTorch beside the requirements.
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -16,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks beside the program only.
+
+from ml_collections import ConfigDict
 
 from benchmarks import command, timing
 from benchmarks.machine import describe_in_words
@@ -137,14 +140,31 @@ def summary(facts: Mapping[str, dict], seconds: Mapping[str, Sequence[float]]) -
     return {"images_per_step": images, "ratio": timing.spread(ratios), "sides": sides}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the ratio, writes all figures as JSON, and returns the exit code."""
-    parser = command.parser(__doc__)
-    parser.add_argument("--settings", default=SETTINGS, help="of PyTorch, to choose from: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of both: %(default)s")
+def parse(
+    description: str, settings: str, rounds: int, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, ConfigDict, list[str]]:
+    """Parses the command line of a comparison.
+
+    Args:
+      description: of the program.
+      settings: default of `--settings`.
+      rounds: default of `--rounds`.
+      arguments: default: those of this process.
+
+    Returns:
+      The options, the configuration, and the arguments of both sides' programs.
+    """
+    parser = command.parser(description)
+    parser.add_argument("--settings", default=settings, help="of PyTorch, to choose from: %(default)s")
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of all: %(default)s")
     parser.add_argument("--patience", type=float, default=600, help="seconds to build in: %(default)s")
     options, config = command.parse(parser, arguments)
-    case = [f"--config={options.config}", f"--classes={options.classes}", *options.overrides]
+    return options, config, [f"--config={options.config}", f"--classes={options.classes}", *options.overrides]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the ratio, writes all figures as JSON, and returns the exit code."""
+    options, config, case = parse(__doc__, SETTINGS, 5, arguments)
     logs = options.json.with_suffix("") if options.json else FOLDER / "compare"
     try:
         found = compare(Program(case, logs), options.settings.split(","), options.rounds, options.patience)

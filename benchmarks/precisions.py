@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks beside the program only.
 
 from benchmarks import command, timing
-from benchmarks.compare import Program, summary, take_turns
+from benchmarks.compare import Program, parse, summary, take_turns
 from benchmarks.machine import describe_in_words
 from benchmarks.parts import FOLDER
 from benchmarks.turns import Player, PlayerError
@@ -88,12 +88,7 @@ def compare(players: Players, failed: Failures, rounds: int) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints both ratios, writes the figures as JSON if there are both, and returns the exit code."""
-    parser = command.parser(__doc__)
-    parser.add_argument("--settings", default=SETTINGS, help="of PyTorch, to choose from: %(default)s")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of all: %(default)s")
-    parser.add_argument("--patience", type=float, default=600, help="seconds to build all in: %(default)s")
-    options, config = command.parse(parser, arguments)
-    case = [f"--config={options.config}", f"--classes={options.classes}", *options.overrides]
+    options, config, case = parse(__doc__, SETTINGS, 7, arguments)
     logs = options.json.with_suffix("") if options.json else FOLDER / "precisions"
     programs = {name: Program([*case, f"--config.model.dtype={name}"], logs / name) for name in PRECISIONS}
     begun, results = time.monotonic(), {}

@@ -154,8 +154,8 @@ def _backward(stride, dilation, residuals, gradient):
         x_gradient = lax.platform_dependent(kernel, gradient, cpu=of_input_by_winograd, default=of_input)
     else:
         x_gradient = of_input(kernel, gradient)
-    parts = dilation > 1 and stride == 1 and all(side % 2 for side in kernel.shape[:2])
-    on_gpu = of_kernel_by_phases if parts else of_kernel
+    has_phases = dilation > 1 and stride == 1 and all(side % 2 for side in kernel.shape[:2])
+    on_gpu = of_kernel_by_phases if has_phases else of_kernel
     kernel_gradient = lax.platform_dependent(x, gradient, cpu=of_kernel_by_products, cuda=on_gpu, default=of_kernel)
     return x_gradient, kernel_gradient
 
@@ -218,12 +218,12 @@ def _by_shifts(x, gradient, kernel_shape, dilation):
     return lax.optimization_barrier(jnp.stack(taps)).transpose(0, 2, 1).reshape(kernel_shape)
 
 
-def _overlap(offset: int, cells: int, outputs: int, stride: int) -> tuple[slice, slice]:
+def _overlap(offset: int, inputs: int, outputs: int, stride: int) -> tuple[slice, slice]:
     """Returns the input cells that a tap reads without padding, and the outputs that it adds them to.
 
     Output i reads input i * stride + offset.
     """
     first = max(0, -(offset // stride))
-    end = max(first, min(outputs, (cells - 1 - offset) // stride + 1))
+    end = max(first, min(outputs, (inputs - 1 - offset) // stride + 1))
     start = first * stride + offset
     return slice(start, start + (end - first) * stride, stride), slice(first, end)

@@ -27,11 +27,12 @@ def convolve_pyramid(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequ
     Returns:
       [B, H, W, features] float32, summed in float32 whatever the type of `x`.
     """
-    pairs = list(zip(kernels, dilations, strict=True))
-    kernels = [without_idle_taps(kernel, x.shape[1:3], dilation) for kernel, dilation in pairs]
-    branches = tuple((kernel.shape, dilation) for kernel, dilation in zip(kernels, dilations, strict=True))
-    matrices = [kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], -1) for kernel in kernels]
-    return _sum_of_taps(x, jnp.concatenate(matrices, axis=1), branches)
+    branches, matrices = [], []
+    for kernel, dilation in zip(kernels, dilations, strict=True):
+        kernel = without_idle_taps(kernel, x.shape[1:3], dilation)
+        branches.append((kernel.shape, dilation))
+        matrices.append(kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], -1))
+    return _sum_of_taps(x, jnp.concatenate(matrices, axis=1), tuple(branches))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

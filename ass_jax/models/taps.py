@@ -17,16 +17,28 @@ def without_idle_taps(kernel: jax.Array, size: tuple[int, ...], dilation: int) -
       kernel: [rows, columns, channels, features].
       size: height and width of the map.
       dilation: of the kernel.
+
+    Returns:
+      [rows, columns, channels, features], of fewer rows or columns where some are idle.
     """
-    for axis, cells in enumerate(size):
-        centre, reach = kernel.shape[axis] // 2, (cells - 1) // dilation
+    for axis, length in enumerate(size):
+        centre, reach = kernel.shape[axis] // 2, (length - 1) // dilation
         if kernel.shape[axis] % 2 and reach < centre:
             kernel = lax.slice_in_dim(kernel, centre - reach, centre + reach + 1, axis=axis)
     return kernel
 
 
 def shifts(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> list[jax.Array]:
-    """Returns the input, zero-padded, as each tap of a kernel of stride 1 sees it, in the order of the taps."""
+    """Returns the input, zero-padded, as each tap of a kernel of stride 1 sees it.
+
+    Args:
+      x: [B, H, W, channels].
+      kernel_shape: (rows, columns, ...).
+      dilation: of the kernel.
+
+    Returns:
+      rows * columns times [B, H, W, channels], in the order of the taps.
+    """
     pads = padding(kernel_shape, dilation)
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (pads[0], pads[0]), (pads[1], pads[1]), (0, 0)))
