@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from ass_jax.models import build_networks
 from ass_jax.models.deeplab import DeepLab
@@ -35,7 +36,7 @@ VARIANTS = {
     ),
 }
 RESNET_LAYERS = {"stem"} | {
-    f"stage{stage}_block1/{name}" for stage in range(1, 5) for name in ("reduce", "spatial", "expand", "shortcut")
+    f"stage{stage}_block1/{name}" for stage in range(1, 5) for name in ("reduce", "spatial", "expand_norm", "shortcut")
 }
 LAYERS = {
     "DeepLab": {f"backbone/{layer}" for layer in RESNET_LAYERS} | {"classifier"},
@@ -48,13 +49,15 @@ def equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
     """Yields the operations of a program with their scopes, those of the functions that it calls included.
 
     Within a function with a gradient of its own, operations bear no scope: theirs is that of the call. Of the ways in
-    which different platforms do the same, it takes one.
+    which different platforms do the same, it takes one, in the scope of the choice.
     """
     for equation in jaxpr.eqns:
         inner = str(equation.source_info.name_stack) or scope
         yield inner, equation
-        parts = equation.params["branches"][:1] if equation.primitive.name == "cond" else equation.params
-        for value in jax.tree.leaves(parts, is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))):
+        if equation.primitive.name == "cond":
+            yield from ((inner, chosen) for _, chosen in equations(equation.params["branches"][0].jaxpr))
+            continue
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))):
             if isinstance(value, (Jaxpr, ClosedJaxpr)):
                 yield from equations(getattr(value, "jaxpr", value), inner)
 
@@ -84,9 +87,10 @@ def trace(variant: str, **loss: float) -> tuple[TrainState, dict, collections.Co
         if stream != "unlabelled":
             batch[stream]["label"] = jax.ShapeDtypeStruct(SIZES[stream], np.uint8)
     program, (_, metrics) = jax.make_jaxpr(functools.partial(train_step, **shared), return_shape=True)(state, batch)
+    asked, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
     multiplications = collections.Counter(
         scope
-        for scope, equation in equations(program.jaxpr)
+        for scope, equation in equations(asked)
         if equation.primitive.name in ("conv_general_dilated", "dot_general")
     )
     return state, metrics, multiplications
@@ -100,13 +104,16 @@ def passes(trained: int, teacher: bool) -> dict[str, int]:
     """Returns how often each layer of the segmenter multiplies.
 
     For images that are trained on once forward, and backward once for its input and once for its kernel; for the
-    teacher, which has no gradient, forward alone.
+    teacher, which has no gradient, forward alone. Products that are normalised take two more forward, for covariance and
+    variance, and three backward, for what goes back through them.
     """
     expected = {}
     for layer in LAYERS["DeepLab"]:
-        expected[f"jvp(DeepLab)/{layer}"] = trained
+        normalised = layer.endswith("expand_norm")
+        expected[f"jvp(DeepLab)/{layer}"] = trained * (3 if normalised else 1)
         # Nobody asks for the gradient of the images.
-        expected[f"transpose(jvp(DeepLab))/{layer}"] = trained * (1 if layer == "backbone/stem" else 2)
+        backward = 1 if layer == "backbone/stem" else 5 if normalised else 2
+        expected[f"transpose(jvp(DeepLab))/{layer}"] = trained * backward
         if teacher:
             expected[f"DeepLab/{layer}"] = 1
     return expected

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from ass_jax.models import winograd
-from ass_jax.models.products import transposed_product
+from ass_jax.models import strided, winograd
+from ass_jax.models.products import multiply, transposed_product
 from ass_jax.models.taps import cells, padding, phases, shifts, without_idle_taps
 
 # Found on CPUs. Input channels from which the products of `_filter_gradient_by_products` are large enough to pay.
@@ -17,6 +17,8 @@ CHANNELS_FOR_TAPS = 64
 # Channels, of both sides, and multiplications, as a share of the plain convolution's, for which Winograd's way pays.
 CHANNELS_FOR_WINOGRAD = 256
 MULTIPLICATIONS_FOR_WINOGRAD = 0.6
+# Input channels up to which it pays to compute a strided convolution's gradient for the input without stride.
+CHANNELS_FOR_UNSTRIDING = 128
 # Share of products outside the padding from which it costs less to multiply zeros than to cut the borders off.
 WORTH_PADDING = 0.75
 
@@ -58,6 +60,23 @@ class Conv(nn.Module):
         return y
 
 
+class Matrix(nn.Module):
+    """The kernel of a 1x1 convolution alone, for who multiplies by it.
+
+    Attributes:
+      features: output channels.
+      kernel_init: initialiser of the kernel.
+    """
+
+    features: int
+    kernel_init: Callable[..., jax.Array]
+
+    @nn.compact
+    def __call__(self, channels: int) -> jax.Array:
+        """Returns [channels, features] float32; kept as `Conv` keeps it, [1, 1, channels, features]."""
+        return self.param("kernel", self.kernel_init, (1, 1, channels, self.features), jnp.float32)[0, 0]
+
+
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
     """Convolves with symmetric zero padding of dilation * (size - 1) // 2.
 
@@ -73,8 +92,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
     kernel = without_idle_taps(kernel, x.shape[1:3], dilation)
     if kernel.shape[:2] == (1, 1):
         # XLA:CPU's filter gradient of a matrix product is several times as fast as that of a convolution.
-        return _multiply(x[:, ::stride, ::stride], kernel[0, 0])
-    if x.shape[-1] < CHANNELS_FOR_TAPS:
+        return multiply(x[:, ::stride, ::stride], kernel[0, 0])
+    if x.shape[-1] < CHANNELS_FOR_TAPS and stride == 1:
         return _convolve(x, kernel, stride, dilation)
     return _convolve_with_own_gradient(x, kernel, stride, dilation)
 
@@ -88,29 +107,6 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> ja
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-
-
-@jax.custom_vjp
-def _multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Multiplies [B, H, W, channels] and [channels, features].
-
-    Left to itself, XLA:CPU transposes the output's gradient for the matrix's, and does all that led to that gradient
-    once more on the way; see `ass_jax.models.products`.
-    """
-    return x @ matrix
-
-
-def _multiply_forward(x, matrix):
-    return x @ matrix, (x, matrix)
-
-
-def _multiply_backward(residuals, gradient):
-    x, matrix = residuals
-    gradient = lax.optimization_barrier(gradient)
-    return gradient @ matrix.T, transposed_product(x, gradient).astype(x.dtype)
-
-
-_multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -137,6 +133,9 @@ def _backward(stride, dilation, residuals, gradient):
     def of_input_by_winograd(kernel, gradient):
         return winograd.input_gradient(gradient, kernel, dilation)
 
+    def of_input_unstrided(kernel, gradient):
+        return strided.input_gradient(gradient, kernel, stride, x.shape[1:3])
+
     def of_kernel(x, gradient, dilation=dilation):
         return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, dilation), kernel)(gradient)[0]
 
@@ -150,13 +149,16 @@ def _backward(stride, dilation, residuals, gradient):
             return winograd.filter_gradient(x, gradient, dilation)
         return _filter_gradient_by_products(x, gradient, kernel.shape, stride, dilation)
 
+    on_cpu = of_input
     if by_winograd:
-        x_gradient = lax.platform_dependent(kernel, gradient, cpu=of_input_by_winograd, default=of_input)
-    else:
-        x_gradient = of_input(kernel, gradient)
+        on_cpu = of_input_by_winograd
+    elif stride > 1 and dilation == 1 and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING:
+        on_cpu = of_input_unstrided
+    x_gradient = lax.platform_dependent(kernel, gradient, cpu=on_cpu, default=of_input)
     has_phases = dilation > 1 and stride == 1 and all(side % 2 for side in kernel.shape[:2])
     on_gpu = of_kernel_by_phases if has_phases else of_kernel
-    kernel_gradient = lax.platform_dependent(x, gradient, cpu=of_kernel_by_products, cuda=on_gpu, default=of_kernel)
+    on_cpu = of_kernel_by_products if x.shape[-1] >= CHANNELS_FOR_TAPS else of_kernel
+    kernel_gradient = lax.platform_dependent(x, gradient, cpu=on_cpu, cuda=on_gpu, default=of_kernel)
     return x_gradient, kernel_gradient
 
 

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ass_jax.models.moments import moments
+from ass_jax.models.products import multiply, transposed_product
+
 
 class BatchNorm(nn.Module):
     """Batch normalisation (arXiv 1502.03167) as PyTorch computes it.
@@ -28,24 +31,97 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises [B, H, W, channels] over all but the channels; on several devices, over the whole batch."""
-        shape = (x.shape[-1],)
+    def __call__(self, x: jax.Array, matrix: jax.Array | None = None) -> jax.Array:
+        """Normalises `x`, or `x @ matrix`, over all but the channels; on several devices, over the whole batch.
+
+        Args:
+          x: [B, H, W, inputs].
+          matrix: [inputs, channels] float32, the kernel of a 1x1 convolution that has not been done yet.
+
+        Returns:
+          [B, H, W, channels] in the compute type; without a matrix, there are as many channels as inputs.
+        """
+        shape = (x.shape[-1] if matrix is None else matrix.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
         offset = self.param("bias", nn.initializers.zeros, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape)
         if self.use_running_average:
             mean, variance = running_mean.value, running_variance.value
-            factor = jax.lax.rsqrt(variance + self.epsilon) * scale
-            return _rectified(_affine(x, mean, factor, offset), self.relu).astype(self.dtype)
-        y, mean, variance = normalise_batch(x, scale, offset, self.epsilon, self.relu)
+            y = _normalised(x, matrix, mean, scale * jax.lax.rsqrt(variance + self.epsilon), offset)
+            return _rectified(y, self.relu).astype(self.dtype)
+        if matrix is None:
+            y, mean, variance = normalise_batch(x, scale, offset, self.epsilon, self.relu)
+        else:
+            y, mean, variance = normalise_product(x, matrix, scale, offset, self.epsilon)
+            y = _rectified(y, self.relu)
         if not self.is_initializing():
             count = x.size // x.shape[-1]
             unbiased = variance * (count / max(count - 1, 1))
             running_mean.value += (1.0 - self.momentum) * (mean - running_mean.value)
             running_variance.value += (1.0 - self.momentum) * (unbiased - running_variance.value)
         return y.astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def normalise_product(
+    x: jax.Array, matrix: jax.Array, scale: jax.Array, offset: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises `x @ matrix` by its own mean and biased variance over all but the channels.
+
+    Both follow from mean and covariance of x, and what the gradient needs from one product with it. So the product is
+    written once, normalised, and neither it nor its own gradient is ever read. Pays where channels are many more than
+    inputs. No gradient passes through the statistics that are returned.
+
+    Args:
+      x: [B, H, W, inputs], any float type; sums are float32.
+      matrix: [inputs, channels] float32.
+      scale: [channels].
+      offset: [channels].
+      epsilon: added to the variance.
+
+    Returns:
+      The normalised values [B, H, W, channels] float32, mean and variance [channels].
+    """
+    return _product_forward(x, matrix, scale, offset, epsilon)[0]
+
+
+def _product_forward(x, matrix, scale, offset, epsilon):
+    mean_of_x, covariance = moments(x)
+    with_covariance = jnp.matmul(covariance, matrix, precision="high")
+    mean, variance = _channel_sums(mean_of_x[:, None] * matrix, matrix * with_covariance)
+    variance = jnp.maximum(variance, 0.0)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    factor = inverse * scale
+    scaled = (matrix * factor).astype(x.dtype)
+    y = x @ scaled + (offset - mean * factor)
+    return (y, mean, variance), (x, matrix, scaled, mean_of_x, with_covariance, mean, inverse, factor)
+
+
+def _product_backward(epsilon, residuals, gradients):
+    del epsilon
+    x, matrix, scaled, mean_of_x, with_covariance, mean, inverse, factor = residuals
+    gradient, *_ = gradients
+    count = x.size // x.shape[-1]
+    offset_gradient = jnp.sum(gradient, axis=(0, 1, 2))
+    gradient = jax.lax.optimization_barrier(gradient.astype(x.dtype))
+    product = transposed_product(x, gradient)
+    scale_gradient = inverse * (jnp.sum(matrix * product, axis=0) - mean * offset_gradient)
+    from_covariance = inverse * scale_gradient
+    matrix_gradient = factor * (product - mean_of_x[:, None] * offset_gradient - with_covariance * from_covariance)
+    on_x = jnp.matmul((matrix * (-factor * from_covariance / count)).astype(x.dtype), matrix.T.astype(x.dtype))
+    constant = jnp.matmul(matrix, factor * (from_covariance * mean - offset_gradient) / count, precision="highest")
+    x_gradient = gradient @ scaled.T + x @ on_x + constant
+    return x_gradient.astype(x.dtype), matrix_gradient, scale_gradient, offset_gradient
+
+
+normalise_product.defvjp(_product_forward, _product_backward)
+
+
+def _normalised(x, matrix, mean, factor, offset):
+    if matrix is None:
+        return _affine(x, mean, factor, offset)
+    return multiply(x, (matrix * factor).astype(x.dtype)) + (offset - mean * factor)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -106,18 +182,19 @@ normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 
 def _channel_sums(left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums two float32 [B, H, W, channels] over all but the channels, in one pass over what both are made of."""
+    """Sums two float32 [..., channels] over all but the channels, in one pass over what both are made of."""
     return jax.lax.platform_dependent(left, right, cuda=_in_pairs, default=_apart)
 
 
 def _apart(left, right):
-    return jnp.sum(left, axis=(0, 1, 2)), jnp.sum(right, axis=(0, 1, 2))
+    axes = tuple(range(left.ndim - 1))
+    return jnp.sum(left, axis=axes), jnp.sum(right, axis=axes)
 
 
 def _in_pairs(left, right):
     """Sums in one reduction: of two, XLA:GPU makes a pass each where a matrix product comes before them."""
-    zeros = jnp.zeros(()), jnp.zeros(())
-    return jax.lax.reduce((left, right), zeros, lambda sums, pair: (sums[0] + pair[0], sums[1] + pair[1]), (0, 1, 2))
+    zeros, axes = (jnp.zeros(()), jnp.zeros(())), tuple(range(left.ndim - 1))
+    return jax.lax.reduce((left, right), zeros, lambda sums, pair: (sums[0] + pair[0], sums[1] + pair[1]), axes)
 
 
 def _rectified(y: jax.Array, relu: bool) -> jax.Array:

@@ -11,6 +11,29 @@ _ENTRIES = 2**21
 _MOST_PARTS = 64
 
 
+@jax.custom_vjp
+def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiplies [B, H, W, channels] and [channels, features].
+
+    Left to itself, XLA:CPU transposes the output's gradient for the matrix's, and does all that led to that gradient
+    once more on the way.
+    """
+    return x @ matrix
+
+
+def _multiply_forward(x, matrix):
+    return x @ matrix, (x, matrix)
+
+
+def _multiply_backward(residuals, gradient):
+    x, matrix = residuals
+    gradient = lax.optimization_barrier(gradient)
+    return gradient @ matrix.T, transposed_product(x, gradient).astype(x.dtype)
+
+
+multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
 def transposed_product(left: jax.Array, right: jax.Array) -> jax.Array:
     """Sums the products of channels and features over all cells.
 

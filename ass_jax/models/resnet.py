@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from ass_jax.models.convolution import Conv
+from ass_jax.models.convolution import Conv, Matrix
 from ass_jax.models.normalisation import BatchNorm
 
 EXPANSION = 4  # Output channels of a bottleneck block over those of its 3x3 convolution.
@@ -48,16 +48,17 @@ class ResNet(nn.Module):
 
         D is 32 * width with bottleneck blocks and 8 * width with basic ones.
         """
-        conv = functools.partial(
-            Conv, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), dtype=self.dtype
-        )
+        kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        conv = functools.partial(Conv, kernel_init=kernel_init, dtype=self.dtype)
+        matrix = functools.partial(Matrix, kernel_init=kernel_init)
         norm = functools.partial(
             BatchNorm,
             use_running_average=not train or self.batch_norm == "frozen",
             dtype=self.dtype,
         )
         kept = nn.remat if self.remat else lambda block: block
-        blocks = {"bottleneck": functools.partial(kept(Bottleneck), stride_in=self.stride_in), "basic": kept(Basic)}
+        bottleneck = functools.partial(kept(Bottleneck), matrix=matrix, stride_in=self.stride_in)
+        blocks = {"bottleneck": bottleneck, "basic": kept(Basic)}
         x = conv(self.stem_width, self.stem_kernel, stride=2, name="stem")(images)
         x = norm(name="stem_norm", relu=True)(x)
         x = max_pool_ceil(x)
@@ -84,6 +85,7 @@ class Bottleneck(nn.Module):
       dilation: of the 3x3 convolution.
       project: whether the shortcut is a strided 1x1 convolution instead of the identity.
       conv: constructor of convolutions.
+      matrix: constructor of the kernels of 1x1 convolutions that are left to a normalisation.
       norm: constructor of normalisations.
       stride_in: convolution that strides, "1x1" (the first) or "3x3".
     """
@@ -93,6 +95,7 @@ class Bottleneck(nn.Module):
     dilation: int
     project: bool
     conv: Callable[..., nn.Module]
+    matrix: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     stride_in: str
 
@@ -104,8 +107,7 @@ class Bottleneck(nn.Module):
         y = self.norm(name="reduce_norm", relu=True)(y)
         y = self.conv(self.width, 3, stride=spatial_stride, dilation=self.dilation, name="spatial")(y)
         y = self.norm(name="spatial_norm", relu=True)(y)
-        y = self.conv(EXPANSION * self.width, 1, name="expand")(y)
-        y = self.norm(name="expand_norm")(y)
+        y = self.norm(name="expand_norm")(y, self.matrix(EXPANSION * self.width, name="expand")(y.shape[-1]))
         if self.project:
             x = self.conv(EXPANSION * self.width, 1, stride=self.stride, name="shortcut")(x)
             x = self.norm(name="shortcut_norm")(x)

@@ -1,7 +1,7 @@
-"""3×3 convolutions by minimal filtering F(2×2, 3×3): 16 multiplications where there were 36 (arXiv 1509.09308).
+"""3×3 convolutions by minimal filtering F(3×3, 3×3): 25 multiplications where there were 81 (arXiv 1509.09308).
 
-Each tile of 2×2 outputs reads 4×4 inputs. Transformed, `V = B' d B`, these meet a transformed kernel, `U = G g G'`, and
-the tile is `A' (U * V) A`; over all tiles and channels, the 16 entry-wise products are 16 matrix products. A kernel
+Each tile of 3×3 outputs reads 5×5 inputs. Transformed, `V = B' d B`, these meet a transformed kernel, `U = G g G'`, and
+the tile is `A' (U * V) A`; over all tiles and channels, the 25 entry-wise products are 25 matrix products. A kernel
 dilated by n sees n × n images of every n-th row and column, each of which is tiled by itself.
 
 Legend: B batch, H W cells, T U tiles of an image of every n-th row and column, C channels, F features, n dilation.
@@ -15,10 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# The transformations of inputs, kernels and outputs along one axis: B', G and A' of the paper's section 4.1.
-_INPUTS = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_KERNELS = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-_OUTPUTS = ((1, 1, 1, 0), (0, 1, -1, -1))
+TILE = 3  # Rows and columns of a tile's outputs.
+# The transformations of inputs, kernels and outputs along one axis, B', G and A' of the paper's section 4.1, for the
+# points 0, 1, -1, 2 and infinity. Tiles of 2×2 need half as many multiplications again; those of 4×4 hardly fewer where
+# maps of every n-th row and column are small, and longer sums to transform them.
+_INPUTS = ((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1, 0), (0, 2, -1, -2, 1))
+_KERNELS = ((1 / 2, 0, 0), (-1 / 2, -1 / 2, -1 / 2), (-1 / 6, 1 / 6, -1 / 6), (1 / 6, 1 / 3, 2 / 3), (0, 0, 1))
+_OUTPUTS = ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1))
 
 Matrix = Sequence[Sequence[float]]
 Grid = list[list[jax.Array]]
@@ -26,9 +29,9 @@ Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def multiplications(height: int, width: int, dilation: int) -> float:
-    """Returns how many multiplications it takes for each of the plain convolution; 4/9 where no tile is cut off."""
-    cells = 4 * _tiles(height, dilation) * _tiles(width, dilation) * dilation**2
-    return 4 / 9 * cells / (height * width)
+    """Returns how many multiplications it takes for each of the plain convolution; 25/81 where no tile is cut off."""
+    cells = TILE**2 * _tiles(height, dilation) * _tiles(width, dilation) * dilation**2
+    return 25 / 81 * cells / (height * width)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
@@ -76,17 +79,17 @@ def filter_gradient(x: jax.Array, gradient: jax.Array, dilation: int) -> jax.Arr
     """
     _, height, width, features = gradient.shape
     rows, columns = _tiles(height, dilation), _tiles(width, dilation)
-    beyond = (2 * rows * dilation - height, 2 * columns * dilation - width)
+    beyond = (TILE * rows * dilation - height, TILE * columns * dilation - width)
     padded = jnp.pad(gradient, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))
-    tiled = padded.reshape(-1, rows, 2, dilation, columns, 2, dilation, features)
-    outputs = [[tiled[:, :, row, :, :, column].reshape(-1, features) for column in range(2)] for row in range(2)]
+    tiled = padded.reshape(-1, rows, TILE, dilation, columns, TILE, dilation, features)
+    outputs = [[tiled[:, :, row, :, :, column].reshape(-1, features) for column in range(TILE)] for row in range(TILE)]
     products = _products(_sum_over_tiles, _transformed_inputs(x, dilation), _transform(_transposed(_OUTPUTS), outputs))
     return jnp.stack([jnp.stack(row) for row in _transform(_transposed(_KERNELS), products)])
 
 
 def _tiles(cells: int, dilation: int) -> int:
-    """Returns how many tiles of two cover every `dilation`-th of the cells."""
-    return -(-cells // (2 * dilation))
+    """Returns how many tiles cover every `dilation`-th of the cells."""
+    return -(-cells // (TILE * dilation))
 
 
 def _taps(kernel: jax.Array) -> Grid:
@@ -107,24 +110,22 @@ def _filtered(product: Product, x: jax.Array, taps: Grid, dilation: int) -> jax.
     products = _products(product, _transformed_inputs(x, dilation), _transform(_KERNELS, taps))
     shape = (batch, rows, dilation, columns, dilation, products[0][0].shape[-1])
     outputs = _transform(_OUTPUTS, [[product.reshape(shape) for product in row] for row in products])
-    tiled = jnp.stack([jnp.stack(row, axis=4) for row in outputs], axis=2)  # [B, T, 2, n, U, 2, n, channels]
-    return tiled.reshape(batch, 2 * rows * dilation, 2 * columns * dilation, -1)[:, :height, :width]
+    tiled = jnp.stack([jnp.stack(row, axis=4) for row in outputs], axis=2)  # [B, T, 3, n, U, 3, n, channels]
+    return tiled.reshape(batch, TILE * rows * dilation, TILE * columns * dilation, -1)[:, :height, :width]
 
 
 def _transformed_inputs(x: jax.Array, dilation: int) -> Grid:
-    """Returns the 4×4 entries of all transformed input tiles, each [B * T * n * U * n, C]."""
+    """Returns the 5×5 entries of all transformed input tiles, each [B * T * n * U * n, C]."""
     _, height, width, channels = x.shape
     rows, columns = _tiles(height, dilation), _tiles(width, dilation)
-    beyond = (dilation * (2 * rows + 1) - height, dilation * (2 * columns + 1) - width)
+    beyond = (dilation * (TILE * (rows + 1) - 1) - height, dilation * (TILE * (columns + 1) - 1) - width)
     padded = jnp.pad(x, ((0, 0), (dilation, beyond[0]), (dilation, beyond[1]), (0, 0)))
-    halves = padded.reshape(-1, rows + 1, 2, dilation, columns + 1, 2, dilation, channels)
-    # A tile reads its own two rows and the first two of the next tile; so with columns.
+    parts = padded.reshape(-1, rows + 1, TILE, dilation, columns + 1, TILE, dilation, channels)
+    # A tile reads its own three rows and the first two of the next tile; so with columns.
+    seen = [(entry % TILE, entry // TILE) for entry in range(TILE + 2)]
     entries = [
-        [
-            halves[:, row // 2 : row // 2 + rows, row % 2, :, column // 2 : column // 2 + columns, column % 2]
-            for column in range(4)
-        ]
-        for row in range(4)
+        [parts[:, down : down + rows, row, :, right : right + columns, column] for column, right in seen]
+        for row, down in seen
     ]
     return [[entry.reshape(-1, channels) for entry in row] for row in _transform(_INPUTS, entries)]
 

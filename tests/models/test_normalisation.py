@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,60 @@ def test_rectified_values_and_gradients_are_those_of_relu_after_it(variables, x,
         jax.value_and_grad(loss, argnums=(1, 2))(apply, variables["params"], x) for apply in (ours, theirs)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
+@pytest.fixture
+def matrix():
+    return np.random.default_rng(2).normal(size=(2, 3)).astype(np.float32)
+
+
+def applied(norm, variables, x, matrix):
+    """Returns the result, and what becomes of the running statistics."""
+    return norm.apply(variables, x, matrix, mutable=["batch_stats"])
+
+
+def first_multiplied(norm, variables, x, matrix):
+    return norm.apply(variables, x @ matrix.astype(x.dtype), mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_product_is_normalised_as_if_it_had_been_multiplied_before(variables, x, matrix, running, relu):
+    norm = BatchNorm(use_running_average=running, relu=relu)
+
+    def loss(way, params, x, matrix):
+        y, updated = way(norm, variables | {"params": params}, x, matrix)
+        return jnp.sum(jnp.sin(y)), (y, updated)
+
+    found, expected = (
+        jax.value_and_grad(loss, argnums=(1, 2, 3), has_aux=True)(way, variables["params"], x[..., :2], matrix)
+        for way in (applied, first_multiplied)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), found, expected)
+
+
+def test_a_product_of_bfloat16_keeps_its_precision(variables, x, matrix):
+    norm = BatchNorm(use_running_average=False, dtype=jnp.bfloat16)
+    precise, _ = first_multiplied(BatchNorm(use_running_average=False), variables, x[..., :2], matrix)
+    rounded = jnp.array(x[..., :2], jnp.bfloat16)
+    found, plain = (way(norm, variables, rounded, matrix)[0] for way in (applied, first_multiplied))
+    assert found.dtype == jnp.bfloat16
+    errors = [np.sqrt(np.mean(np.square(y.astype(np.float32) - precise))) for y in (found, plain)]
+    assert errors[0] < 1.5 * errors[1] < 0.01
+
+
+def test_a_channel_of_a_product_that_is_the_same_everywhere_stays_finite(variables, matrix):
+    x = np.full((1, 2, 2, 2), 1000.1, np.float32)
+    found, updated = applied(BatchNorm(use_running_average=False), variables, x, matrix)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, updated)))
+
+
+def test_a_product_is_not_read_for_its_statistics(variables, x, matrix):
+    """Nothing but the affine map takes up the product, of which there is one forward."""
+    norm = BatchNorm(use_running_average=False)
+    text = str(jax.make_jaxpr(lambda x: applied(norm, variables, x, matrix)[0])(x[..., :2]))
+    product = re.search(r"(\w+):f32\[2,3,5,3\] = dot_general", text)[1]
+    assert len(re.findall(rf"\b{product}\b", text)) == 2  # Where it is made, and where the offset is added.
 
 
 def test_a_gpu_sums_values_and_squares_in_one_reduction(variables, x):

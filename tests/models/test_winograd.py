@@ -41,7 +41,7 @@ def test_equals_the_plain_convolution(images, rows, columns, channels, features,
 
 
 @pytest.mark.parametrize(
-    ("size", "dilation", "share"), [((4, 6), 1, 4 / 9), ((16, 24), 4, 4 / 9), ((5, 7), 1, 4 / 9 * 48 / 35)]
+    ("size", "dilation", "share"), [((6, 9), 1, 25 / 81), ((12, 24), 4, 25 / 81), ((5, 7), 1, 25 / 81 * 54 / 35)]
 )
 def test_multiplications(size, dilation, share):
     assert winograd.multiplications(*size, dilation) == pytest.approx(share)
@@ -50,14 +50,14 @@ def test_multiplications(size, dilation, share):
 @pytest.mark.parametrize(
     ("platform", "change", "convolutions", "products"),
     [
-        ("cpu", {}, 0, 12),  # Four times four forward, for the input and for the kernel.
+        ("cpu", {}, 0, 15),  # Five times five forward, for the input and for the kernel.
         ("cuda", {}, 3, 0),
         ("tpu", {}, 3, 0),
         ("cpu", {"dtype": jnp.bfloat16}, 2, 9),
         ("cpu", {"stride": 2}, 2, 9),
         ("cpu", {"channels": CHANNELS_FOR_WINOGRAD // 2}, 2, 9),
         ("cpu", {"features": CHANNELS_FOR_WINOGRAD // 2}, 2, 9),
-        ("cpu", {"columns": 5}, 2, 9),  # Of eight columns that are tiled three do not exist.
+        ("cpu", {"columns": 4}, 2, 9),  # Of six columns that are tiled two do not exist.
     ],
 )
 def test_is_used_on_a_cpu_where_it_pays(platform, change, convolutions, products):
