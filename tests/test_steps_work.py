@@ -104,8 +104,8 @@ def passes(trained: int, teacher: bool) -> dict[str, int]:
     """Returns how often each layer of the segmenter multiplies.
 
     For images that are trained on once forward, and backward once for its input and once for its kernel; for the
-    teacher, which has no gradient, forward alone. Products that are normalised take two more forward, for covariance and
-    variance, and three backward, for what goes back through them.
+    teacher, which has no gradient, forward alone. Products that are normalised take two more forward, for covariance
+    and variance, and three backward, for what goes back through them.
     """
     expected = {}
     for layer in LAYERS["DeepLab"]:

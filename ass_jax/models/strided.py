@@ -31,7 +31,7 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, stride: int, size: tu
     pad, taps = padding(kernel.shape, dilation=1)[0], -(-side // stride)
     beyond = (0, stride * taps - side)
     kernel = jnp.pad(kernel, (beyond, beyond, (0, 0), (0, 0)))
-    # Tap q * stride + p of row i + stride * m is that of output m + (i + pad - p) / stride - q. Output by output, q falls.
+    # Row i + stride * m meets output m + (i + pad - p) / stride - q at tap q * stride + p. As outputs rise, q falls.
     kernel = kernel.reshape(taps, stride, taps, stride, channels, features)[::-1, :, ::-1]
     kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(taps, taps, features, -1)
     rows, columns = (-(-length // stride) for length in size)

@@ -9,7 +9,9 @@ from ass_jax.models import moments
 @pytest.fixture
 def x():
     generator = np.random.default_rng(0)
-    return generator.normal(2.0, 1.0, (2, 5, 7, 4)).astype(np.float32) @ generator.normal(size=(4, 4)).astype(np.float32)
+    return generator.normal(2.0, 1.0, (2, 5, 7, 4)).astype(np.float32) @ generator.normal(size=(4, 4)).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
