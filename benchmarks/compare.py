@@ -79,11 +79,17 @@ def compare(program: Program, settings: Sequence[str], rounds: int, patience: fl
 
 
 def take_turns(players: Mapping[str, Player], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Returns the seconds of a step and the busy cores of each player, one for each round."""
+    """Returns the seconds of a step and the busy cores of each player, one for each round.
+
+    Each turn begins with a step that does not count, as in training steps follow each other: while others had their
+    turns, caches have been filled by them, and a virtual machine may have handed on what a program had given back of
+    its memory.
+    """
     steps = {name: timing.steps_per_sample(player.go, _TURN) for name, player in players.items()}
     seconds, cores = ({name: [] for name in players} for _ in range(2))
     for _ in range(rounds):
         for name, player in players.items():
+            player.go(1)
             seconds[name].append(player.go(steps[name]) / steps[name])
             cores[name].append(player.cores)
     return seconds, cores
