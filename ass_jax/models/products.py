@@ -1,4 +1,4 @@
-"""The matrix product by which gradients of kernels are summed over cells, as each platform does it fast."""
+"""Matrix products of maps, whose gradients for the matrix are summed over cells as each platform does it fast."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,17 @@ _MOST_PARTS = 64
 
 @jax.custom_vjp
 def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Multiplies [B, H, W, channels] and [channels, features].
+    """Multiplies the channels of each cell by a matrix.
 
     Left to itself, XLA:CPU transposes the output's gradient for the matrix's, and does all that led to that gradient
     once more on the way.
+
+    Args:
+      x: [B, H, W, channels].
+      matrix: [channels, features], of the same type.
+
+    Returns:
+      [B, H, W, features] of the type of `x`.
     """
     return x @ matrix
 
