@@ -149,16 +149,16 @@ def _backward(stride, dilation, residuals, gradient):
             return winograd.filter_gradient(x, gradient, dilation)
         return _filter_gradient_by_products(x, gradient, kernel.shape, stride, dilation)
 
-    on_cpu = of_input
+    input_on_cpu = of_input
     if by_winograd:
-        on_cpu = of_input_by_winograd
+        input_on_cpu = of_input_by_winograd
     elif stride > 1 and dilation == 1 and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING:
-        on_cpu = of_input_unstrided
-    x_gradient = lax.platform_dependent(kernel, gradient, cpu=on_cpu, default=of_input)
+        input_on_cpu = of_input_unstrided
+    x_gradient = lax.platform_dependent(kernel, gradient, cpu=input_on_cpu, default=of_input)
     has_phases = dilation > 1 and stride == 1 and all(side % 2 for side in kernel.shape[:2])
-    on_gpu = of_kernel_by_phases if has_phases else of_kernel
-    on_cpu = of_kernel_by_products if x.shape[-1] >= CHANNELS_FOR_TAPS else of_kernel
-    kernel_gradient = lax.platform_dependent(x, gradient, cpu=on_cpu, cuda=on_gpu, default=of_kernel)
+    kernel_on_gpu = of_kernel_by_phases if has_phases else of_kernel
+    kernel_on_cpu = of_kernel_by_products if x.shape[-1] >= CHANNELS_FOR_TAPS else of_kernel
+    kernel_gradient = lax.platform_dependent(x, gradient, cpu=kernel_on_cpu, cuda=kernel_on_gpu, default=of_kernel)
     return x_gradient, kernel_gradient
 
 

@@ -89,8 +89,8 @@ def filter_gradient(x: jax.Array, gradient: jax.Array, dilation: int) -> jax.Arr
     outputs = _combined(_transposed(_OUTPUTS), [tiled[:, :, :, :, :, column] for column in range(_TILE)])
     pairs = zip(_transformed_inputs(x, dilation), outputs, strict=True)
     products = [_sum_over_tiles(inputs, output.reshape(len(inputs), -1, features)) for inputs, output in pairs]
-    columns = _combined(_transposed(_KERNELS), products)
-    return jnp.stack([jnp.stack(_combined(_transposed(_KERNELS), column)) for column in columns], axis=1)
+    by_column = _combined(_transposed(_KERNELS), products)
+    return jnp.stack([jnp.stack(_combined(_transposed(_KERNELS), column)) for column in by_column], axis=1)
 
 
 def _tiles(cells: int, dilation: int) -> int:

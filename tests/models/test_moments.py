@@ -9,9 +9,8 @@ from ass_jax.models import moments
 @pytest.fixture
 def x():
     generator = np.random.default_rng(0)
-    return generator.normal(2.0, 1.0, (2, 5, 7, 4)).astype(np.float32) @ generator.normal(size=(4, 4)).astype(
-        np.float32
-    )
+    values, mixing = generator.normal(2.0, 1.0, (2, 5, 7, 4)), generator.normal(size=(4, 4))
+    return (values @ mixing).astype(np.float32)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -29,11 +28,11 @@ def test_both_ways_agree(x):
     np.testing.assert_allclose(moments._of_values(x, mean), moments._of_distances(x, mean), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("platform", "subtractions"), [("cpu", 1), ("cuda", 1), ("tpu", 1)])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_accelerators_subtract_the_mean_of_float32_before_they_multiply(x, platform, subtractions, dtype):
+def test_accelerators_subtract_the_mean_of_float32_before_they_multiply(x, platform, dtype):
     lowered = jax.jit(moments.moments).trace(jnp.array(x, dtype)).lower(lowering_platforms=(platform,)).as_text()
     before = platform != "cpu" and dtype == jnp.float32
     lines = [line for line in lowered.splitlines() if "stablehlo.subtract" in line]
-    assert len(lines) == subtractions
+    assert len(lines) == 1
     assert ("2x5x7x4" in lines[0]) == before

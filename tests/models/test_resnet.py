@@ -234,7 +234,8 @@ def test_rematerialised_blocks_change_memory_alone(random_variables, block):
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * scale), gradients, again
     )
     # Taken up once: twice would move them further.
+    # A product's mean is a sum of its inputs', which may nearly cancel.
     jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6), updated, updated_again
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7), updated, updated_again
     )
     assert memory[1] < 0.8 * memory[0]
