@@ -5,7 +5,8 @@
     --config.data.target_size="(256,512)"
 
 Each is a process of its own, that builds, warms up and waits for its turn. PyTorch is tried with every setting of
-`--settings`; the fastest one is compared. On a CPU both use all cores. Needs PyTorch beside the requirements.
+`--settings`; those that come near the fastest one take their turns beside ours, and the fastest of these is compared.
+On a CPU both use all cores. Needs PyTorch beside the requirements.
 """
 
 import argparse
@@ -27,7 +28,10 @@ from benchmarks.turns import Player, PlayerError
 
 SETTINGS = "plain,channels_last,channels_last+passive,channels_last+compile"
 _TURN = 1.0  # Seconds at least, so that changing over does not count.
-_TRIES = 2  # Turns of each setting of PyTorch; the faster one counts.
+_TRIES = 2  # Turns of each setting of PyTorch alone; the faster one counts.
+# Seconds, as a share of the fastest setting's, up to which another one takes turns too, where the order may differ.
+_NEAR = 1.15
+OURS = "jax"  # Beside the names of PyTorch's settings.
 
 
 class Program:
@@ -64,18 +68,33 @@ def compare(program: Program, settings: Sequence[str], rounds: int, patience: fl
     Args:
       program: starts players.
       settings: of PyTorch, to choose from.
-      rounds: turns of both.
+      rounds: turns of all.
       patience: seconds until a player has to be ready.
 
     Raises:
       PlayerError: ours does not run, or PyTorch's with none of the settings.
     """
     with contextlib.ExitStack() as stack:
-        peer, tried = fastest(program, settings, patience, stack)
-        players = {"jax": stack.enter_context(program.ours()).ready(patience), "torch": peer}
-        seconds, cores = take_turns(players, rounds)
-        facts = {name: player.facts | {"cores": timing.spread(cores[name])} for name, player in players.items()}
-        return summary(facts, seconds) | {"tried": tried}
+        peers, tried = near_the_fastest(program, settings, patience, stack)
+        found = in_turns({OURS: stack.enter_context(program.ours()).ready(patience)} | peers, rounds)
+    return found | {"tried": tried | found["tried"]}
+
+
+def in_turns(players: Mapping[str, Player], rounds: int) -> dict:
+    """Returns the figures of ours and of PyTorch's fastest setting, the ratio, and the seconds of all settings.
+
+    Args:
+      players: `OURS` and one or several settings of PyTorch.
+      rounds: turns of all.
+
+    Raises:
+      PlayerError: one ended in its turn.
+    """
+    seconds, cores = take_turns(players, rounds)
+    medians = {name: timing.spread(times)["median"] for name, times in seconds.items() if name != OURS}
+    sides = {"jax": OURS, "torch": min(medians, key=medians.get)}
+    facts = {side: players[name].facts | {"cores": timing.spread(cores[name])} for side, name in sides.items()}
+    return summary(facts, {side: seconds[name] for side, name in sides.items()}) | {"tried": medians}
 
 
 def take_turns(players: Mapping[str, Player], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
@@ -95,21 +114,25 @@ def take_turns(players: Mapping[str, Player], rounds: int) -> tuple[dict[str, li
     return seconds, cores
 
 
-def fastest(
+def near_the_fastest(
     program: Program, settings: Sequence[str], patience: float, stack: contextlib.ExitStack
-) -> tuple[Player, dict[str, float | str]]:
-    """Returns a player of PyTorch's fastest setting, and of each setting the seconds of a step or what went wrong.
+) -> tuple[dict[str, Player], dict[str, float | str]]:
+    """Tries PyTorch's settings one after the other.
 
     Args:
       program: starts players.
       settings: of PyTorch.
       patience: seconds until a player has to be ready.
-      stack: closes the player at the end; those of the other settings are closed at once.
+      stack: closes the players at the end; those of slower settings are closed at once.
+
+    Returns:
+      The players of the fastest setting and of those near it, and of each setting the seconds of a step or what went
+      wrong.
 
     Raises:
       PlayerError: none of them runs.
     """
-    best, least, tried = None, float("inf"), {}
+    near, tried = {}, {}
     for setting in settings:
         try:
             player = stack.enter_context(program.peer(setting)).ready(patience)
@@ -120,14 +143,13 @@ def fastest(
             print(f"PyTorch, {setting}: {error}", file=sys.stderr)
             continue
         print(f"PyTorch, {setting}: {1000 * tried[setting]:.1f} ms a step", flush=True)
-        slower = player
-        if tried[setting] < least:
-            best, least, slower = player, tried[setting], best
-        if slower is not None:
-            slower.close()
-    if best is None:
+        near[setting] = player
+        least = min(tried[name] for name in near)
+        for name in [name for name in near if tried[name] > _NEAR * least]:
+            near.pop(name).close()
+    if not near:
         raise PlayerError("PyTorch runs with none of its settings.")
-    return best, tried
+    return near, tried
 
 
 def summary(facts: Mapping[str, dict], seconds: Mapping[str, Sequence[float]]) -> dict:

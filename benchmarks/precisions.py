@@ -16,15 +16,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks beside the program only.
 
-from benchmarks import command, timing
-from benchmarks.compare import Program, parse, summary, take_turns
+from benchmarks import command
+from benchmarks.compare import OURS, Program, in_turns, parse
 from benchmarks.machine import describe_in_words
 from benchmarks.parts import FOLDER
 from benchmarks.turns import Player, PlayerError
 
 PRECISIONS = ("bfloat16", "float32")
 SETTINGS = "channels_last,channels_last+compile"
-OURS = "jax"  # Beside the names of PyTorch's settings.
 _WARM_UP = 3  # Steps, one by one: graphs of kernels are recorded in the second and replayed from the third on.
 
 Players = dict[str, Player]
@@ -71,19 +70,15 @@ def build(
 
 
 def compare(players: Players, failed: Failures, rounds: int) -> dict:
-    """Returns the figures of ours and of PyTorch's fastest setting; see `benchmarks.compare.compare`.
+    """Returns the figures of ours and of PyTorch's fastest setting; see `benchmarks.compare.in_turns`.
 
     Raises:
       PlayerError: ours is not ready, or no setting of PyTorch is, or one ended in its turn.
     """
     if OURS not in players or len(players) == 1:
         raise PlayerError("Ours and at least one setting of PyTorch have to be ready.")
-    seconds, cores = take_turns(players, rounds)
-    medians = {name: timing.spread(times)["median"] for name, times in seconds.items() if name != OURS}
-    best = min(medians, key=medians.get)
-    sides = {"jax": OURS, "torch": best}
-    facts = {side: players[name].facts | {"cores": timing.spread(cores[name])} for side, name in sides.items()}
-    return summary(facts, {side: seconds[name] for side, name in sides.items()}) | {"tried": medians | failed}
+    found = in_turns(players, rounds)
+    return found | {"tried": found["tried"] | failed}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
