@@ -125,13 +125,16 @@ def _forward(x, kernel, stride, dilation):
 
 def _backward(stride, dilation, residuals, gradient):
     x, kernel = residuals
-    by_winograd = _suits_winograd(x, kernel.shape, stride, dilation)
+    if not _suits_winograd(x, kernel.shape, stride, dilation):
+        return _gradients(x, kernel, gradient, stride, dilation)
+    by_winograd = functools.partial(winograd.gradients, dilation=dilation)
+    plain = functools.partial(_gradients, stride=stride, dilation=dilation)
+    return lax.platform_dependent(x, kernel, gradient, cpu=by_winograd, default=plain)
 
+
+def _gradients(x, kernel, gradient, stride, dilation):
     def of_input(kernel, gradient):
         return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation), x)(gradient)[0]
-
-    def of_input_by_winograd(kernel, gradient):
-        return winograd.input_gradient(gradient, kernel, dilation)
 
     def of_input_unstrided(kernel, gradient):
         return strided.input_gradient(gradient, kernel, stride, x.shape[1:3])
@@ -145,15 +148,10 @@ def _backward(stride, dilation, residuals, gradient):
 
     def of_kernel_by_products(x, gradient):
         x, gradient = lax.optimization_barrier((x, gradient))
-        if by_winograd:
-            return winograd.filter_gradient(x, gradient, dilation)
         return _filter_gradient_by_products(x, gradient, kernel.shape, stride, dilation)
 
-    input_on_cpu = of_input
-    if by_winograd:
-        input_on_cpu = of_input_by_winograd
-    elif stride > 1 and dilation == 1 and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING:
-        input_on_cpu = of_input_unstrided
+    unstrided = stride > 1 and dilation == 1 and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING
+    input_on_cpu = of_input_unstrided if unstrided else of_input
     x_gradient = lax.platform_dependent(kernel, gradient, cpu=input_on_cpu, default=of_input)
     has_phases = dilation > 1 and stride == 1 and all(side % 2 for side in kernel.shape[:2])
     kernel_on_gpu = of_kernel_by_phases if has_phases else of_kernel

@@ -10,6 +10,7 @@ from jax import lax
 
 from ass_jax.models.convolution import Conv, Matrix
 from ass_jax.models.normalisation import BatchNorm
+from ass_jax.models.pooling import max_pool_ceil
 
 EXPANSION = 4  # Output channels of a bottleneck block over those of its 3x3 convolution.
 STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation of each stage.
@@ -165,17 +166,3 @@ def _relu_backward(y, gradient):
 
 
 _relu_kept.defvjp(_relu_forward, _relu_backward)
-
-
-def max_pool_ceil(x: jax.Array) -> jax.Array:
-    """Max-pools with kernel 3, stride 2 and padding 1, rounding the size up as the reference does.
-
-    Args:
-      x: [B, H, W, channels].
-
-    Returns:
-      [B, H // 2 + 1, W // 2 + 1, channels]; padding never wins.
-    """
-    # The second row at the end is for the last window of an even size; an odd one does not reach it.
-    padding = ((0, 0), (1, 2), (1, 2), (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

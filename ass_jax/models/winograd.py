@@ -49,48 +49,28 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     return _outputs([inputs @ taps for inputs, taps in pairs], x.shape[:3], dilation)
 
 
-def input_gradient(gradient: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """Computes the gradient of the input of `convolve`: a convolution with the kernel turned by half a circle.
+def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: int) -> tuple[jax.Array, jax.Array]:
+    """Computes the gradients of both arguments of `convolve`, each as the transpose of what that did with it.
 
-    Its channels and features change places in the products: swapped before them, the entries of the transformed kernel
-    would be gathered one by one, and the whole take two to three times as long.
-
-    Args:
-      gradient: [B, H, W, F], of the output.
-      kernel: [3, 3, C, F].
-      dilation: of the kernel.
-
-    Returns:
-      [B, H, W, C].
-    """
-    pairs = zip(_transformed_inputs(gradient, dilation), _transformed_kernel(kernel[::-1, ::-1]), strict=True)
-    products = [jnp.einsum("rnf,rcf->rnc", inputs, taps) for inputs, taps in pairs]
-    return _outputs(products, gradient.shape[:3], dilation)
-
-
-def filter_gradient(x: jax.Array, gradient: jax.Array, dilation: int) -> jax.Array:
-    """Computes the gradient of the kernel of `convolve`: `G' (V * A g A') G`, summed over all tiles.
+    The input's is `B (U * A g A') B'`, added up where tiles overlap; the kernel's `G' (V * A g A') G`, summed over all
+    tiles. They share the transformed gradient, and the input's takes the transformed kernel from `convolve`; a
+    convolution with the turned kernel, which is the same in the end, could do neither.
 
     Args:
       x: [B, H, W, C], the input.
+      kernel: [3, 3, C, F].
       gradient: [B, H, W, F], of the output.
       dilation: of the kernel.
 
     Returns:
-      [3, 3, C, F].
+      [B, H, W, C] and [3, 3, C, F].
     """
-    _, height, width, features = gradient.shape
-    rows, columns = _tiles(height, dilation), _tiles(width, dilation)
-    beyond = (_TILE * rows * dilation - height, _TILE * columns * dilation - width)
-    padded = jnp.pad(gradient, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))
-    tiled = _tiled(padded, 1, rows, dilation)
-    tiled = _stacked(_transposed(_OUTPUTS), [tiled[:, :, row] for row in range(_TILE)])
-    tiled = _tiled(tiled, 4, columns, dilation)
-    outputs = _combined(_transposed(_OUTPUTS), [tiled[:, :, :, :, :, column] for column in range(_TILE)])
-    pairs = zip(_transformed_inputs(x, dilation), outputs, strict=True)
-    products = [_sum_over_tiles(inputs, output.reshape(len(inputs), -1, features)) for inputs, output in pairs]
-    by_column = _combined(_transposed(_KERNELS), products)
-    return jnp.stack([jnp.stack(_combined(_transposed(_KERNELS), column)) for column in by_column], axis=1)
+    x, gradient = lax.optimization_barrier((x, gradient))
+    outputs = lax.optimization_barrier(_transformed_gradient(gradient, dilation))
+    inputs = lax.optimization_barrier(_transformed_inputs(x, dilation))
+    on_inputs = [jnp.einsum("rnf,rcf->rnc", *pair) for pair in zip(outputs, _transformed_kernel(kernel), strict=True)]
+    on_kernel = [jnp.einsum("rnc,rnf->rcf", *pair) for pair in zip(inputs, outputs, strict=True)]
+    return _inputs(on_inputs, x.shape[:3], dilation), _kernel(on_kernel)
 
 
 def _tiles(cells: int, dilation: int) -> int:
@@ -118,6 +98,20 @@ def _transformed_inputs(x: jax.Array, dilation: int) -> list[jax.Array]:
     return [column.reshape(len(_INPUTS), -1, channels) for column in _combined(_INPUTS, entries)]
 
 
+def _transformed_gradient(gradient: jax.Array, dilation: int) -> list[jax.Array]:
+    """Returns the five columns of all transformed tiles of outputs, each [5, B * T * n * U * n, F]."""
+    _, height, width, features = gradient.shape
+    rows, columns = _tiles(height, dilation), _tiles(width, dilation)
+    beyond = (_TILE * rows * dilation - height, _TILE * columns * dilation - width)
+    padded = jnp.pad(gradient, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))
+    weights = _transposed(_OUTPUTS)
+    tiled = _tiled(padded, 1, rows, dilation)
+    tiled = _stacked(weights, [tiled[:, :, row] for row in range(_TILE)])
+    tiled = _tiled(tiled, 4, columns, dilation)
+    entries = [tiled[:, :, :, :, :, column] for column in range(_TILE)]
+    return [column.reshape(len(weights), -1, features) for column in _combined(weights, entries)]
+
+
 def _transformed_kernel(kernel: jax.Array) -> list[jax.Array]:
     """Returns the five columns of the transformed kernel, each [5, C, F]."""
     rows = _stacked(_KERNELS, kernel)
@@ -140,6 +134,43 @@ def _outputs(products: Sequence[jax.Array], size: tuple[int, int, int], dilation
     return tiled.reshape(batch, _TILE * rows * dilation, _TILE * columns * dilation, -1)[:, :height, :width]
 
 
+def _inputs(products: Sequence[jax.Array], size: tuple[int, int, int], dilation: int) -> jax.Array:
+    """Returns [B, H, W, C]: the tiles of the input's gradient that products make, added up where they overlap.
+
+    Args:
+      products: one for each column of the transformed tiles, each [5, B * T * n * U * n, C].
+      size: B, H and W.
+      dilation: of the kernel.
+    """
+    batch, height, width = size
+    rows, columns = _tiles(height, dilation), _tiles(width, dilation)
+    weights = _transposed(_INPUTS)
+    tiles = [product.reshape(len(weights), batch, rows, dilation, columns, dilation, -1) for product in products]
+    tiles = lax.optimization_barrier(_overlapping(_combined(weights, tiles), 4))  # [5, B, T, n, U + 1, 3, n, C]
+    tiles = tiles.reshape(len(weights), batch, rows, dilation, _TILE * (columns + 1) * dilation, -1)
+    padded = _overlapping(_combined(weights, tiles), 1).reshape(batch, -1, *tiles.shape[4:])
+    return padded[:, dilation : dilation + height, dilation : dilation + width]
+
+
+def _overlapping(entries: Sequence[jax.Array], axis: int) -> jax.Array:
+    """Adds to each tile's first two entries the last two of the tile before, and stacks the three after `axis`."""
+
+    def beside(entry: jax.Array, before: int, after: int) -> jax.Array:
+        return jnp.pad(entry, [(before, after) if along == axis else (0, 0) for along in range(entry.ndim)])
+
+    found = [beside(entry, 0, 1) for entry in entries[:_TILE]]
+    for index, entry in enumerate(entries[_TILE:]):
+        found[index] += beside(entry, 1, 0)
+    return jnp.stack(found, axis + 1)
+
+
+def _kernel(products: Sequence[jax.Array]) -> jax.Array:
+    """Returns [3, 3, C, F], the kernel's gradient, of products [5, C, F], one for each column of the tiles."""
+    weights = _transposed(_KERNELS)
+    columns = [jnp.stack(_combined(weights, column)) for column in _combined(weights, products)]
+    return jnp.stack(columns, axis=1)
+
+
 def _stacked(matrix: Matrix, arrays: Iterable[jax.Array]) -> jax.Array:
     """Combines arrays, and stacks the results.
 
@@ -157,15 +188,6 @@ def _combined(matrix: Matrix, arrays: Iterable[jax.Array]) -> list[jax.Array]:
 def _weighted_sum(weights: Sequence[float], arrays: Iterable[jax.Array]) -> jax.Array:
     terms = [array if weight == 1 else weight * array for weight, array in zip(weights, arrays, strict=True) if weight]
     return functools.reduce(operator.add, terms)
-
-
-def _sum_over_tiles(inputs: jax.Array, gradients: jax.Array) -> jax.Array:
-    """Returns the products [5, C, F] of [5, tiles, C] and [5, tiles, F].
-
-    Barriers part the transposition from what is before and after it: XLA:CPU's own is slower.
-    """
-    transposed = lax.optimization_barrier(inputs).swapaxes(1, 2)
-    return lax.optimization_barrier(transposed) @ gradients
 
 
 def _transposed(matrix: Matrix) -> Matrix:

@@ -11,7 +11,7 @@ from jax import lax
 
 from ass_jax import compilation
 from ass_jax.models.convolution import Conv, Matrix
-from ass_jax.models.resnet import ResNet, _relu_kept, max_pool_ceil
+from ass_jax.models.resnet import ResNet, _relu_kept
 
 TINY = {"stage_sizes": (2, 1, 1, 1), "width": 4, "stem_width": 4}
 
@@ -113,18 +113,6 @@ def test_places_of_strides_and_dilations_of_basic_blocks():
         }
     expected |= {f"stage2_block2/{name}": (1, 1, 3, 8) for name in ("first", "second")}
     assert found == expected
-
-
-@pytest.mark.parametrize("size", [(6, 9), (7, 8), (1, 2)])
-def test_max_pool_rounds_up(size):
-    # Negative values: padding with zeros would win.
-    x = -np.random.default_rng(0).uniform(1, 2, (2, *size, 3)).astype(np.float32)
-    height, width = (-(-(length - 1) // 2) + 1 for length in size)
-    expected = np.zeros((2, height, width, 3))
-    for i, j in np.ndindex(height, width):
-        window = x[:, max(2 * i - 1, 0) : 2 * i + 2, max(2 * j - 1, 0) : 2 * j + 2]
-        expected[:, i, j] = window.max(axis=(1, 2))
-    np.testing.assert_array_equal(max_pool_ceil(jnp.array(x)), expected.astype(np.float32))
 
 
 def test_block_adds_its_shortcut(images, variables):

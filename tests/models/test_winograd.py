@@ -35,9 +35,9 @@ def test_equals_the_plain_convolution(images, rows, columns, channels, features,
     expected, transpose = jax.vjp(functools.partial(plain, stride=1, dilation=dilation), x, kernel)
     np.testing.assert_allclose(winograd.convolve(x, kernel, dilation), expected, atol=1e-5)
     of_input, of_kernel = transpose(gradient)
-    np.testing.assert_allclose(winograd.input_gradient(gradient, kernel, dilation), of_input, atol=1e-5)
-    found = winograd.filter_gradient(x, gradient, dilation)
-    np.testing.assert_allclose(found, of_kernel, atol=1e-5 * np.std(of_kernel))  # A sum over all cells.
+    found_of_input, found_of_kernel = winograd.gradients(x, kernel, gradient, dilation)
+    np.testing.assert_allclose(found_of_input, of_input, atol=1e-5)
+    np.testing.assert_allclose(found_of_kernel, of_kernel, atol=1e-5 * np.std(of_kernel))  # A sum over all cells.
 
 
 @pytest.mark.parametrize(

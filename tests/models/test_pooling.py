@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ass_jax.models import pooling
+from ass_jax.models.pooling import max_pool_ceil
+
+SIZES = [(6, 9), (7, 8), (1, 2), (5, 5), (1, 1), (12, 16)]
+
+
+def windows(height, width):
+    """Yields each output's row and column, and the input's rows and columns that it sees."""
+    for i, j in np.ndindex(height // 2 + 1, width // 2 + 1):
+        yield i, j, slice(max(2 * i - 1, 0), 2 * i + 2), slice(max(2 * j - 1, 0), 2 * j + 2)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rounds_up(size):
+    # Negative values: padding with zeros would win.
+    x = -np.random.default_rng(0).uniform(1, 2, (2, *size, 3)).astype(np.float32)
+    expected = np.zeros((2, size[0] // 2 + 1, size[1] // 2 + 1, 3), np.float32)
+    for i, j, rows, columns in windows(*size):
+        expected[:, i, j] = x[:, rows, columns].max(axis=(1, 2))
+    np.testing.assert_array_equal(max_pool_ceil(jnp.array(x)), expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_first_of_equal_entries_takes_the_gradient(size, dtype):
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 3, (2, *size, 3))  # Most windows have several maxima, as rectified maps do.
+    gradient = generator.integers(-8, 9, (2, size[0] // 2 + 1, size[1] // 2 + 1, 3))
+    expected = np.zeros(x.shape)
+    for i, j, rows, columns in windows(*size):
+        for image, channel in np.ndindex(2, 3):
+            seen = x[image, rows, columns, channel]
+            row, column = np.unravel_index(np.argmax(seen), seen.shape)
+            expected[image, rows.start + row, columns.start + column, channel] += gradient[image, i, j, channel]
+    (found,) = jax.vjp(max_pool_ceil, jnp.array(x, dtype))[1](jnp.array(gradient, dtype))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, expected)
+    plain = pooling._gradient(jnp.array(x, dtype), None, jnp.array(gradient, dtype))
+    np.testing.assert_array_equal(found, plain)
+
+
+@pytest.mark.parametrize(("platform", "searches"), [("cpu", 0), ("cuda", 1), ("tpu", 1)])
+def test_only_cpus_do_without_the_search(platform, searches):
+    def pooled(x):
+        return max_pool_ceil(x).sum()
+
+    lowered = jax.jit(jax.grad(pooled)).trace(jnp.zeros((1, 6, 8, 4))).lower(lowering_platforms=(platform,))
+    assert lowered.as_text().count("select_and_scatter") == searches
