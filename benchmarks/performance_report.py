@@ -88,7 +88,7 @@ def _against(found: Sequence[dict]) -> str:
         "settings that were tried. Where fewer cores were busy than there are, other programs may have disturbed the "
         "figures of a CPU. Beside a GPU, one busy core means that a program hands out work all the time: the processor "
         f"may then be the limit, and not the GPU.\n\n{_table(head, rows)}\n\nPyTorch's settings, milliseconds of a "
-        f"step:\n\n{tried}"
+        f"step, in turns where they come near the fastest one and alone otherwise:\n\n{tried}"
     )
 
 
