@@ -83,33 +83,34 @@ def _tiled(x: jax.Array, axis: int, tiles: int, dilation: int) -> jax.Array:
     return x.reshape(*x.shape[:axis], tiles, _TILE, dilation, *x.shape[axis + 1 :])
 
 
-def _transformed_inputs(x: jax.Array, dilation: int) -> list[jax.Array]:
-    """Returns the five columns of all transformed input tiles, each [5, B * T * n * U * n, C]."""
-    _, height, width, channels = x.shape
+def _transformed(maps: jax.Array, weights: Matrix, dilation: int, before: int) -> list[jax.Array]:
+    """Returns the five columns of all transformed tiles, each [5, B * T * n * U * n, channels].
+
+    Args:
+      maps: [B, H, W, channels].
+      weights: [5, entries that a tile reads]; those after its own three are the first of the next tile.
+      dilation: of the kernel.
+      before: zeros above and to the left.
+    """
+    _, height, width, channels = maps.shape
     rows, columns = _tiles(height, dilation), _tiles(width, dilation)
-    beyond = (dilation * (_TILE * (rows + 1) - 1) - height, dilation * (_TILE * (columns + 1) - 1) - width)
-    padded = jnp.pad(x, ((0, 0), (dilation, beyond[0]), (dilation, beyond[1]), (0, 0)))
-    # A tile reads its own three rows and the first two of the next tile; so with columns.
-    seen = [divmod(entry, _TILE) for entry in range(_TILE + 2)]
-    tiled = _tiled(padded, 1, rows + 1, dilation)
-    tiled = _stacked(_INPUTS, [tiled[:, next_tile : next_tile + rows, row] for next_tile, row in seen])
-    tiled = _tiled(tiled, 4, columns + 1, dilation)  # [5, B, T, n, U + 1, 3, n, C]
+    seen = [divmod(entry, _TILE) for entry in range(len(weights[0]))]
+    more, _ = seen[-1]
+    beyond = [dilation * _TILE * (tiles + more) - before - cells for tiles, cells in ((rows, height), (columns, width))]
+    padded = jnp.pad(maps, ((0, 0), (before, beyond[0]), (before, beyond[1]), (0, 0)))
+    tiled = _tiled(padded, 1, rows + more, dilation)
+    tiled = _stacked(weights, [tiled[:, next_tile : next_tile + rows, row] for next_tile, row in seen])
+    tiled = _tiled(tiled, 4, columns + more, dilation)  # [5, B, T, n, U + more, 3, n, channels]
     entries = [tiled[:, :, :, :, next_tile : next_tile + columns, column] for next_tile, column in seen]
-    return [column.reshape(len(_INPUTS), -1, channels) for column in _combined(_INPUTS, entries)]
+    return [column.reshape(len(weights), -1, channels) for column in _combined(weights, entries)]
+
+
+def _transformed_inputs(x: jax.Array, dilation: int) -> list[jax.Array]:
+    return _transformed(x, _INPUTS, dilation, before=dilation)
 
 
 def _transformed_gradient(gradient: jax.Array, dilation: int) -> list[jax.Array]:
-    """Returns the five columns of all transformed tiles of outputs, each [5, B * T * n * U * n, F]."""
-    _, height, width, features = gradient.shape
-    rows, columns = _tiles(height, dilation), _tiles(width, dilation)
-    beyond = (_TILE * rows * dilation - height, _TILE * columns * dilation - width)
-    padded = jnp.pad(gradient, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))
-    weights = _transposed(_OUTPUTS)
-    tiled = _tiled(padded, 1, rows, dilation)
-    tiled = _stacked(weights, [tiled[:, :, row] for row in range(_TILE)])
-    tiled = _tiled(tiled, 4, columns, dilation)
-    entries = [tiled[:, :, :, :, :, column] for column in range(_TILE)]
-    return [column.reshape(len(weights), -1, features) for column in _combined(weights, entries)]
+    return _transformed(gradient, _transposed(_OUTPUTS), dilation, before=0)
 
 
 def _transformed_kernel(kernel: jax.Array) -> list[jax.Array]:
