@@ -7,14 +7,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_SIDE, _STRIDE = 3, 2
-# The second row and column at the end are for the last window of an even size; those of an odd size do not reach them.
-_PADDING = (1, 2)
-# The windows, counted backwards from an even or odd row of the padded map, that see it, and their row of taps.
-_SEEN_BY = (((0, 0), (1, 2)), ((0, 1),))
+_STRIDE = 2
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def max_pool(x: jax.Array, side: int, padding: tuple[int, int] = (0, 0)) -> jax.Array:
+    """Takes the maximum of every other window in both directions; padding never wins.
+
+    Of equal entries, the first one takes the gradient.
+
+    Args:
+      x: [B, H, W, channels].
+      side: height and width of a window.
+      padding: rows and columns before and after the map.
+
+    Returns:
+      [B, H', W', channels], of the windows that fit into the padded map.
+    """
+    return _pool(x, side, padding)
+
+
 def max_pool_ceil(x: jax.Array) -> jax.Array:
     """Max-pools with kernel 3, stride 2 and padding 1, rounding the size up as the reference does.
 
@@ -24,63 +36,73 @@ def max_pool_ceil(x: jax.Array) -> jax.Array:
     Returns:
       [B, H // 2 + 1, W // 2 + 1, channels]; padding never wins.
     """
-    return _pool(x)
+    # The second row at the end is for the last window of an even size; an odd one does not reach it.
+    return max_pool(x, side=3, padding=(1, 2))
 
 
-def _pool(x: jax.Array) -> jax.Array:
-    padding = ((0, 0), _PADDING, _PADDING, (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, _SIDE, _SIDE, 1), (1, _STRIDE, _STRIDE, 1), padding)
+def _pool(x: jax.Array, side: int, padding: tuple[int, int]) -> jax.Array:
+    around = ((0, 0), padding, padding, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, side, side, 1), (1, _STRIDE, _STRIDE, 1), around)
 
 
-def _forward(x):
-    y = _pool(x)
+def _forward(x, side, padding):
+    y = _pool(x, side, padding)
     return y, (x, y)
 
 
-def _backward(residuals, gradient):
+def _backward(side, padding, residuals, gradient):
     x, y = residuals
-    return (lax.platform_dependent(x, y, gradient, cpu=_gradient_by_taps, default=_gradient),)
+    by_taps = functools.partial(_gradient_by_taps, side=side, padding=padding)
+    by_search = functools.partial(_gradient_by_search, side=side, padding=padding)
+    return (lax.platform_dependent(x, y, gradient, cpu=by_taps, default=by_search),)
 
 
-max_pool_ceil.defvjp(_forward, _backward)
+max_pool.defvjp(_forward, _backward)
 
 
-def _gradient(x, y, gradient):
+def _gradient_by_search(x, y, gradient, side, padding):
     del y
-    return jax.vjp(_pool, x)[1](gradient)[0]
+    return jax.vjp(lambda x: _pool(x, side, padding), x)[1](gradient)[0]
 
 
-def _gradient_by_taps(x: jax.Array, y: jax.Array, gradient: jax.Array) -> jax.Array:
+def _gradient_by_taps(
+    x: jax.Array, y: jax.Array, gradient: jax.Array, side: int, padding: tuple[int, int]
+) -> jax.Array:
     """Finds the first tap of each window that holds its maximum, then what each row and column gets from its windows.
 
     Args:
       x: [B, H, W, channels], the input.
       y: [B, H', W', channels], the output.
       gradient: of the output.
+      side: of a window.
+      padding: rows and columns before and after.
 
     Returns:
       [B, H, W, channels].
     """
     batch, height, width, channels = x.shape
     rows, columns = y.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), _PADDING, _PADDING, (0, 0)), constant_values=-jnp.inf)
+    padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)), constant_values=-jnp.inf)
     chosen = jnp.zeros(y.shape, jnp.int8)
-    for tap in reversed(range(_SIDE**2)):
-        row, column = divmod(tap, _SIDE)
+    for tap in reversed(range(side**2)):
+        row, column = divmod(tap, side)
         last = row + _STRIDE * rows - 1, column + _STRIDE * columns - 1
         seen = padded[:, row : last[0] : _STRIDE, column : last[1] : _STRIDE]
         chosen = jnp.where(seen == y, jnp.int8(tap), chosen)
     chosen = lax.optimization_barrier(chosen)
-    parts = [_part(chosen, gradient, *by) for by in itertools.product(_SEEN_BY, _SEEN_BY)]
-    parts = jnp.stack(parts, axis=3).reshape(batch, rows + 1, columns + 1, _STRIDE, _STRIDE, channels)
-    found = parts.transpose(0, 1, 3, 2, 4, 5).reshape(batch, _STRIDE * (rows + 1), _STRIDE * (columns + 1), channels)
-    return found[:, _PADDING[0] : _PADDING[0] + height, _PADDING[0] : _PADDING[0] + width]
-
-
-def _part(chosen, gradient, by_rows, by_columns):
-    """Returns [B, H' + 1, W' + 1, channels]: the gradient of every other row and column of the padded map."""
-    found = []
-    for (back, row), (left, column) in itertools.product(by_rows, by_columns):
-        arrived = jnp.where(chosen == row * _SIDE + column, gradient, 0)
-        found.append(jnp.pad(arrived, ((0, 0), (back, 1 - back), (left, 1 - left), (0, 0))))
-    return functools.reduce(jnp.add, found)
+    # Row `phase + _STRIDE * i` of the padded map is seen by window `i - back` with its row `phase + _STRIDE * back`.
+    furthest = (side - 1) // _STRIDE
+    seen_by = [[(back, row) for back, row in enumerate(range(phase, side, _STRIDE))] for phase in range(_STRIDE)]
+    parts = []
+    for by_rows, by_columns in itertools.product(seen_by, seen_by):
+        part = jnp.zeros((), gradient.dtype)
+        for (up, row), (left, column) in itertools.product(by_rows, by_columns):
+            arrived = jnp.where(chosen == row * side + column, gradient, 0)
+            part += jnp.pad(arrived, ((0, 0), (up, furthest - up), (left, furthest - left), (0, 0)))
+        parts.append(part)
+    rows, columns = rows + furthest, columns + furthest
+    found = jnp.stack(parts, axis=3).reshape(batch, rows, columns, _STRIDE, _STRIDE, channels)
+    found = found.transpose(0, 1, 3, 2, 4, 5).reshape(batch, _STRIDE * rows, _STRIDE * columns, channels)
+    before = padding[0]
+    ends = [(-before, length + before - _STRIDE * count, 0) for length, count in ((height, rows), (width, columns))]
+    return lax.pad(found, jnp.zeros((), found.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
