@@ -63,7 +63,7 @@ class Program:
 
 
 def compare(program: Program, settings: Sequence[str], rounds: int, patience: float) -> dict:
-    """Returns the figures of both sides and the ratio of their images/s, ours to PyTorch's.
+    """Returns the figures of both sides, the ratio of their images/s, ours to PyTorch's, and what each setting took.
 
     Args:
       program: starts players.
@@ -72,7 +72,8 @@ def compare(program: Program, settings: Sequence[str], rounds: int, patience: fl
       patience: seconds until a player has to be ready.
 
     Raises:
-      PlayerError: ours does not run, or PyTorch's with none of the settings.
+      PlayerError: ours does not run, or PyTorch's with none of the settings, or one that takes turns ended in its turn;
+        where memory is short for several at a time, name fewer settings.
     """
     with contextlib.ExitStack() as stack:
         peers, tried = near_the_fastest(program, settings, patience, stack)

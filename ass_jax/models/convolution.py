@@ -150,7 +150,8 @@ def _gradients(x, kernel, gradient, stride, dilation):
         x, gradient = lax.optimization_barrier((x, gradient))
         return _filter_gradient_by_products(x, gradient, kernel.shape, stride, dilation)
 
-    unstrided = stride > 1 and dilation == 1 and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING
+    is_square = kernel.shape[0] == kernel.shape[1]  # Not where idle taps were dropped along one side.
+    unstrided = stride > 1 and dilation == 1 and is_square and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING
     input_on_cpu = of_input_unstrided if unstrided else of_input
     x_gradient = lax.platform_dependent(kernel, gradient, cpu=input_on_cpu, default=of_input)
     has_phases = dilation > 1 and stride == 1 and all(side % 2 for side in kernel.shape[:2])

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ass_jax.models.taps import interleaved
+
 _STRIDE = 2
 
 
@@ -18,7 +20,7 @@ def max_pool(x: jax.Array, side: int, padding: tuple[int, int] = (0, 0)) -> jax.
 
     Args:
       x: [B, H, W, channels].
-      side: height and width of a window.
+      side: height and width of a window, at least 2.
       padding: rows and columns before and after the map.
 
     Returns:
@@ -80,7 +82,6 @@ def _gradient_by_taps(
     Returns:
       [B, H, W, channels].
     """
-    batch, height, width, channels = x.shape
     rows, columns = y.shape[1:3]
     padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)), constant_values=-jnp.inf)
     chosen = jnp.zeros(y.shape, jnp.int8)
@@ -100,9 +101,8 @@ def _gradient_by_taps(
             arrived = jnp.where(chosen == row * side + column, gradient, 0)
             part += jnp.pad(arrived, ((0, 0), (up, furthest - up), (left, furthest - left), (0, 0)))
         parts.append(part)
-    rows, columns = rows + furthest, columns + furthest
-    found = jnp.stack(parts, axis=3).reshape(batch, rows, columns, _STRIDE, _STRIDE, channels)
-    found = found.transpose(0, 1, 3, 2, 4, 5).reshape(batch, _STRIDE * rows, _STRIDE * columns, channels)
-    before = padding[0]
-    ends = [(-before, length + before - _STRIDE * count, 0) for length, count in ((height, rows), (width, columns))]
+    found, before = interleaved(parts, _STRIDE), padding[0]
+    ends = [
+        (-before, before + wanted - length, 0) for wanted, length in zip(x.shape[1:3], found.shape[1:3], strict=True)
+    ]
     return lax.pad(found, jnp.zeros((), found.dtype), [(0, 0, 0), *ends, (0, 0, 0)])

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.models.taps import padding
+from ass_jax.models.taps import interleaved, padding
 
 
 def input_gradient(gradient: jax.Array, kernel: jax.Array, stride: int, size: tuple[int, int]) -> jax.Array:
@@ -26,7 +26,7 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, stride: int, size: tu
     Returns:
       [B, H, W, channels].
     """
-    batch, _, _, features = gradient.shape
+    features = gradient.shape[-1]
     side, channels = kernel.shape[0], kernel.shape[2]
     pad, taps = padding(kernel.shape, dilation=1)[0], -(-side // stride)
     beyond = (0, stride * taps - side)
@@ -48,6 +48,4 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, stride: int, size: tu
         parts[:, row : row + rows, column : column + columns, tap_row, tap_column]
         for (row, tap_row), (column, tap_column) in itertools.product(first, first)
     ]
-    found = jnp.stack(found, axis=3).reshape(batch, rows, columns, stride, stride, channels)
-    found = found.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * stride, columns * stride, channels)
-    return found[:, : size[0], : size[1]]
+    return interleaved(found, stride)[:, : size[0], : size[1]]

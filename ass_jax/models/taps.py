@@ -1,5 +1,7 @@
 """What the taps of a kernel see: maps, zero-padded, shifted and cut."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -66,6 +68,21 @@ def phases(x: jax.Array, dilation: int) -> jax.Array:
     rows, columns = -(-height // dilation), -(-width // dilation)
     x = x.reshape(batch, rows, dilation, columns, dilation, channels)
     return x.transpose(0, 2, 4, 1, 3, 5).reshape(-1, rows, columns, channels)
+
+
+def interleaved(parts: Sequence[jax.Array], stride: int) -> jax.Array:
+    """Puts a map together from its parts, by rows and columns modulo `stride`.
+
+    Args:
+      parts: stride * stride times [B, rows, columns, channels], row by row.
+      stride: in both directions.
+
+    Returns:
+      [B, rows * stride, columns * stride, channels].
+    """
+    batch, rows, columns, channels = parts[0].shape
+    found = jnp.stack(parts, axis=3).reshape(batch, rows, columns, stride, stride, channels)
+    return found.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * stride, columns * stride, channels)
 
 
 def cells(x: jax.Array) -> jax.Array:

@@ -53,8 +53,7 @@ def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: in
     """Computes the gradients of both arguments of `convolve`, each as the transpose of what that did with it.
 
     The input's is `B (U * A g A') B'`, added up where tiles overlap; the kernel's `G' (V * A g A') G`, summed over all
-    tiles. They share the transformed gradient, and the input's takes the transformed kernel from `convolve`; a
-    convolution with the turned kernel, which is the same in the end, could do neither.
+    tiles. They share the transformed gradient, and the input's needs the transformed kernel that `convolve` has made.
 
     Args:
       x: [B, H, W, C], the input.

@@ -14,6 +14,7 @@ SPEEDS = {
     "slow": (9.0, 9.0),
 }
 PLAYING = set()  # Names of the players that are ready and not closed.
+GONE = [""]  # Who went last.
 
 
 class Player:
@@ -30,7 +31,9 @@ class Player:
         return self
 
     def go(self, steps):
-        return steps * SPEEDS[self.name]["jax" in PLAYING]
+        caches = 0.0 if GONE[0] == self.name else 9.0  # To be filled again after another's turn.
+        GONE[0] = self.name
+        return steps * SPEEDS[self.name]["jax" in PLAYING] + caches
 
     def close(self):
         PLAYING.discard(self.name)
