@@ -84,7 +84,7 @@ def test_equals_its_definition(monkeypatch, random_variables):
 
 
 def test_rematerialised_blocks_change_memory_alone(monkeypatch, random_variables):
-    monkeypatch.setattr(vgg, "BLOCKS", ((2, 4, 1), (2, 4, 1), (3, 4, 1), (3, 4, 1), (3, 4, 2)))
+    monkeypatch.setattr(vgg, "BLOCKS", ((2, 4, 1), (2, 8, 1), (3, 16, 1), (3, 32, 1), (3, 32, 2)))
     monkeypatch.setattr(vgg, "HEAD", (4, 4))
     images = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
     variables = random_variables(Vgg(), images, False)
@@ -96,4 +96,4 @@ def test_rematerialised_blocks_change_memory_alone(monkeypatch, random_variables
         memory.append(compiled.memory_analysis().temp_size_in_bytes)
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * scale), *gradients)
-    assert memory[1] < 0.95 * memory[0]  # The first block, at full size, outweighs the others.
+    assert memory[1] < 0.75 * memory[0]  # The first block, at full size, takes most of what is left.
