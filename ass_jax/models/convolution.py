@@ -133,6 +133,8 @@ def _backward(stride, dilation, residuals, gradient):
 
 
 def _gradients(x, kernel, gradient, stride, dilation):
+    """Returns the gradients of x, [B, H, W, channels], and of the kernel, by that of [B, H', W', features]."""
+
     def of_input(kernel, gradient):
         return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation), x)(gradient)[0]
 

@@ -7,7 +7,7 @@ from jax import lax
 from ass_jax.models.taps import cells
 
 # Entries of a result, on a CPU, from which XLA's own product of a transposed matrix is the faster one.
-_MANY_ENTRIES = 2**18
+_ENTRIES_FOR_PLAIN = 2**18
 # Entries of a result, on a GPU, below which the sum is parted: there is too little to do at a time.
 _ENTRIES = 2**21
 _MOST_PARTS = 64
@@ -66,8 +66,8 @@ def _narrower_first(left, right):
     The barriers keep it from doing what led to a matrix once more, transposed, and from transposing what it likes.
     """
     left, right = lax.optimization_barrier((cells(left), cells(right)))
-    if left.shape[1] * right.shape[1] >= _MANY_ENTRIES:
-        return jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
+    if left.shape[1] * right.shape[1] >= _ENTRIES_FOR_PLAIN:
+        return _plain(left, right)
     if left.shape[1] <= right.shape[1]:
         return jnp.matmul(lax.optimization_barrier(left.T), right, preferred_element_type=jnp.float32)
     product = jnp.matmul(lax.optimization_barrier(right.T), left, preferred_element_type=jnp.float32)
