@@ -25,7 +25,7 @@ _INPUTS = ((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1,
 _KERNELS = ((1 / 2, 0, 0), (-1 / 2, -1 / 2, -1 / 2), (-1 / 6, 1 / 6, -1 / 6), (1 / 6, 1 / 3, 2 / 3), (0, 0, 1))
 _OUTPUTS = ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1))
 
-Matrix = Sequence[Sequence[float]]
+Weights = Sequence[Sequence[float]]
 
 
 def multiplications(height: int, width: int, dilation: int) -> float:
@@ -82,7 +82,7 @@ def _tiled(x: jax.Array, axis: int, tiles: int, dilation: int) -> jax.Array:
     return x.reshape(*x.shape[:axis], tiles, _TILE, dilation, *x.shape[axis + 1 :])
 
 
-def _transformed(maps: jax.Array, weights: Matrix, dilation: int, before: int) -> list[jax.Array]:
+def _transformed(maps: jax.Array, weights: Weights, dilation: int, before: int) -> list[jax.Array]:
     """Returns the five columns of all transformed tiles, each [5, B * T * n * U * n, channels].
 
     Args:
@@ -171,18 +171,18 @@ def _kernel(products: Sequence[jax.Array]) -> jax.Array:
     return jnp.stack(columns, axis=1)
 
 
-def _stacked(matrix: Matrix, arrays: Iterable[jax.Array]) -> jax.Array:
+def _stacked(weights: Weights, arrays: Iterable[jax.Array]) -> jax.Array:
     """Combines arrays, and stacks the results.
 
     Without the barrier, each entry of what is combined from them would be worked out from all arrays: a tile's, from up
     to 16 inputs.
     """
-    return lax.optimization_barrier(jnp.stack(_combined(matrix, arrays)))
+    return lax.optimization_barrier(jnp.stack(_combined(weights, arrays)))
 
 
-def _combined(matrix: Matrix, arrays: Iterable[jax.Array]) -> list[jax.Array]:
-    """Returns one weighted sum of the arrays for each row of weights."""
-    return [_weighted_sum(weights, arrays) for weights in matrix]
+def _combined(weights: Weights, arrays: Iterable[jax.Array]) -> list[jax.Array]:
+    """Returns one weighted sum of the arrays for each row of the weights."""
+    return [_weighted_sum(row, arrays) for row in weights]
 
 
 def _weighted_sum(weights: Sequence[float], arrays: Iterable[jax.Array]) -> jax.Array:
@@ -190,5 +190,5 @@ def _weighted_sum(weights: Sequence[float], arrays: Iterable[jax.Array]) -> jax.
     return functools.reduce(operator.add, terms)
 
 
-def _transposed(matrix: Matrix) -> Matrix:
-    return tuple(zip(*matrix, strict=True))
+def _transposed(weights: Weights) -> Weights:
+    return tuple(zip(*weights, strict=True))
