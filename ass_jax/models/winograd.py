@@ -25,7 +25,7 @@ _INPUTS = ((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1,
 _KERNELS = ((1 / 2, 0, 0), (-1 / 2, -1 / 2, -1 / 2), (-1 / 6, 1 / 6, -1 / 6), (1 / 6, 1 / 3, 2 / 3), (0, 0, 1))
 _OUTPUTS = ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1))
 
-Weights = Sequence[Sequence[float]]
+Weights = Sequence[Sequence[float]]  # Of sums: one for each row.
 
 
 def multiplications(height: int, width: int, dilation: int) -> float:
