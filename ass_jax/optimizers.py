@@ -1,9 +1,12 @@
 """Schedules and parameter groups: SGD for the segmenter, Adam for the discriminators."""
 
+import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import lax
 from ml_collections import ConfigDict
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
@@ -33,11 +36,14 @@ def make_schedules(config: ConfigDict) -> dict[str, Schedule]:
     }
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """Returns one optimiser for `{"segmenter": ..., "global_discriminator": ..., "semantic_discriminator": ...}`.
 
     The segmenter: clip (optional), then weight decay added to the gradient, momentum and the learning rate of
     the group, as PyTorch's SGD. The discriminators: Adam. Keys that the parameters lack are not asked for.
+
+    Its `update` takes `finite`, a bool scalar, True if left out. Where it is False, the state stays as it was, and the
+    updates are not to be used.
 
     Args:
       config: the whole configuration.
@@ -47,10 +53,12 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     def descend(schedule: Schedule) -> optax.GradientTransformation:
         # PyTorch adds the decay to the gradient before the momentum; `optax.adamw` and the like do not.
         decay = optax.add_decayed_weights(settings.weight_decay, None if settings.decay_biases else _matrices)
-        return optax.chain(decay, optax.sgd(schedule, momentum=settings.momentum))
+        return optax.chain(
+            decay, optax.chain(_momentum(settings.momentum), _kept(optax.scale_by_learning_rate(schedule)))
+        )
 
     def adapt(schedule: Schedule) -> optax.GradientTransformation:
-        return optax.adam(schedule, *config.discriminator.betas)
+        return _kept(optax.adam(schedule, *config.discriminator.betas))
 
     def groups(params: dict) -> dict:
         discriminators = {network: network for network in params}
@@ -88,3 +96,29 @@ def segmenter_groups(params: dict, train_norm_affine: bool) -> dict:
 
 def _matrices(params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _momentum(decay: float) -> optax.GradientTransformationExtraArgs:
+    """Acts as `optax.trace`; where the gradients are not finite, the trace stays as it was.
+
+    On a CPU, the update is worked out from the new trace. Left to itself, XLA works out both from the old trace and the
+    parameters, each of which it has to copy then, since their buffers are given away to the new ones.
+    """
+
+    def update(gradients, state, params=None, *, finite=True):
+        del params
+        trace = jax.tree.map(lambda new, old: jnp.where(finite, new + decay * old, old), gradients, state.trace)
+        trace = lax.platform_dependent(trace, cpu=lax.optimization_barrier, default=lambda trace: trace)
+        return trace, optax.TraceState(trace)
+
+    return optax.GradientTransformationExtraArgs(optax.trace(decay).init, update)
+
+
+def _kept(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Leaves the state of a transformation as it was where the gradients are not finite."""
+
+    def update(gradients, state, params=None, *, finite=True):
+        updates, after = transformation.update(gradients, state, params)
+        return updates, jax.tree.map(functools.partial(jnp.where, finite), after, state)
+
+    return optax.GradientTransformationExtraArgs(transformation.init, update)

@@ -3,6 +3,8 @@
 Legend: B batch, H W pixels, h w feature cells, D feature channels, C classes.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -99,10 +101,11 @@ def train_step(
         (loss, (batch_stats, found)), gradients = value_and_gradients(state.params, batch_stats, {name: examples})
         sums = _added(sums, {"total": loss, "metrics": found, "gradients": gradients})
     total, metrics, gradients = sums["total"], sums["metrics"] | taught, sums["gradients"]
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+    norms = {f"gradient_norm/{network}": optax.tree.norm(gradient) for network, gradient in gradients.items()}
+    finite = jnp.isfinite(jnp.stack([total, *norms.values()])).all()
+    metrics |= norms | {"skipped": 1.0 - finite}
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params, finite=finite)
     params = optax.apply_updates(state.params, updates)
-    for network, gradient in gradients.items():
-        metrics[f"gradient_norm/{network}"] = optax.tree.norm(gradient)
     for group, schedule in make_schedules(config).items():
         if group in ("backbone", "classifier") or group in params:
             metrics[f"learning_rate/{group}"] = schedule(state.step)
@@ -110,11 +113,9 @@ def train_step(
     if average is not None:
         segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
         average = follow(average, segmenter, state.step, config.average_decay)
-    finite = jnp.isfinite(jnp.stack([total, *(metrics[f"gradient_norm/{network}"] for network in gradients)])).all()
-    metrics["skipped"] = 1.0 - finite
-    updated = TrainState(state.step + 1, params, batch_stats, optimizer_state, average)
-    unchanged = state.replace(step=state.step + 1)
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, unchanged), metrics
+    updated, unchanged = (params, batch_stats, average), (state.params, state.batch_stats, state.average)
+    params, batch_stats, average = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
+    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average), metrics
 
 
 def add_mixed(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:

@@ -1,8 +1,10 @@
 """Checks schedules and updates against PyTorch's formulas of SGD and Adam, worked out in NumPy."""
 
 import functools
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -178,3 +180,17 @@ def test_discriminators_need_not_exist():
     )
     assert alone.keys() == {"segmenter"}
     jax.tree.map(np.testing.assert_array_equal, alone["segmenter"], both["segmenter"])
+
+
+def test_buffers_that_are_given_away_are_not_copied():
+    params = {"segmenter": {"backbone": {"conv": {"kernel": np.zeros((64, 48), np.float32)}}}}
+    optimizer = make_optimizer(make_config())
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: dict, state: tuple, gradients: dict, finite: jax.Array) -> tuple[dict, tuple]:
+        updates, state = optimizer.update(gradients, state, params, finite=finite)
+        return jax.tree.map(lambda leaf, update: jnp.where(finite, leaf + update, leaf), params, updates), state
+
+    text = step.lower(params, optimizer.init(params), params, np.bool_(True)).compile().as_text()
+    assert re.search(r"= f32\[64,48\]\S* fusion\(", text)
+    assert not re.search(r"= f32\[64,48\]\S* copy\(", text)
