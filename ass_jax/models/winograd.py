@@ -4,7 +4,8 @@ Each tile of 3×3 outputs reads 5×5 inputs. Transformed, `V = B' d B`, these me
 the tile is `A' (U * V) A`; over all tiles and channels, the 25 entry-wise products are 25 matrix products. A kernel
 dilated by n sees n × n images of every n-th row and column, each of which is tiled by itself.
 
-What is transformed has its five rows side by side in one array, and an array for each of its five columns.
+What is transformed has an array for each of its five rows, with its five columns side by side in it: what is read five
+times is then small enough to stay in a core's cache.
 
 Legend: B batch, H W cells, T U tiles of an image of every n-th row and column, C channels, F features, n dilation.
 """
@@ -67,8 +68,8 @@ def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: in
     x, gradient = lax.optimization_barrier((x, gradient))
     outputs = lax.optimization_barrier(_transformed_gradient(gradient, dilation))
     inputs = lax.optimization_barrier(_transformed_inputs(x, dilation))
-    on_inputs = [jnp.einsum("rnf,rcf->rnc", *pair) for pair in zip(outputs, _transformed_kernel(kernel), strict=True)]
-    on_kernel = [jnp.einsum("rnc,rnf->rcf", *pair) for pair in zip(inputs, outputs, strict=True)]
+    on_inputs = [jnp.einsum("unf,ucf->unc", *pair) for pair in zip(outputs, _transformed_kernel(kernel), strict=True)]
+    on_kernel = [jnp.einsum("unc,unf->ucf", *pair) for pair in zip(inputs, outputs, strict=True)]
     return _inputs(on_inputs, x.shape[:3], dilation), _kernel(on_kernel)
 
 
@@ -83,7 +84,7 @@ def _tiled(x: jax.Array, axis: int, tiles: int, dilation: int) -> jax.Array:
 
 
 def _transformed(maps: jax.Array, weights: Weights, dilation: int, before: int) -> list[jax.Array]:
-    """Returns the five columns of all transformed tiles, each [5, B * T * n * U * n, channels].
+    """Returns the five rows of all transformed tiles, each [5, B * T * n * U * n, channels].
 
     Args:
       maps: [B, H, W, channels].
@@ -98,10 +99,14 @@ def _transformed(maps: jax.Array, weights: Weights, dilation: int, before: int) 
     beyond = [dilation * _TILE * (tiles + more) - before - cells for tiles, cells in ((rows, height), (columns, width))]
     padded = jnp.pad(maps, ((0, 0), (before, beyond[0]), (before, beyond[1]), (0, 0)))
     tiled = _tiled(padded, 1, rows + more, dilation)
-    tiled = _stacked(weights, [tiled[:, next_tile : next_tile + rows, row] for next_tile, row in seen])
-    tiled = _tiled(tiled, 4, columns + more, dilation)  # [5, B, T, n, U + more, 3, n, channels]
-    entries = [tiled[:, :, :, :, next_tile : next_tile + columns, column] for next_tile, column in seen]
-    return [column.reshape(len(weights), -1, channels) for column in _combined(weights, entries)]
+
+    def along_columns(row: jax.Array) -> jax.Array:
+        tiled = _tiled(row, 3, columns + more, dilation)  # [B, T, n, U + more, 3, n, channels]
+        entries = [tiled[:, :, :, next_tile : next_tile + columns, column] for next_tile, column in seen]
+        return jnp.stack(_combined(weights, entries)).reshape(len(weights), -1, channels)
+
+    entries = [tiled[:, next_tile : next_tile + rows, row] for next_tile, row in seen]
+    return [along_columns(row) for row in _combined_apart(weights, entries)]
 
 
 def _transformed_inputs(x: jax.Array, dilation: int) -> list[jax.Array]:
@@ -113,24 +118,26 @@ def _transformed_gradient(gradient: jax.Array, dilation: int) -> list[jax.Array]
 
 
 def _transformed_kernel(kernel: jax.Array) -> list[jax.Array]:
-    """Returns the five columns of the transformed kernel, each [5, C, F]."""
-    rows = _stacked(_KERNELS, kernel)
-    return _combined(_KERNELS, [rows[:, column] for column in range(_TILE)])
+    """Returns the five rows of the transformed kernel, each [5, C, F]."""
+    return [jnp.stack(_combined(_KERNELS, row)) for row in _combined_apart(_KERNELS, kernel)]
 
 
 def _outputs(products: Sequence[jax.Array], size: tuple[int, int, int], dilation: int) -> jax.Array:
     """Returns [B, H, W, F]: the tiles that products make, put together.
 
     Args:
-      products: one for each column of the transformed tiles, each [5, B * T * n * U * n, F].
+      products: one for each row of the transformed tiles, each [5, B * T * n * U * n, F].
       size: B, H and W.
       dilation: of the kernel.
     """
     batch, height, width = size
     rows, columns = _tiles(height, dilation), _tiles(width, dilation)
-    shape = (_TILE, batch, rows, dilation, columns, dilation, -1)
-    tiled = [jnp.stack(_combined(_OUTPUTS, column)).reshape(shape) for column in _combined(_OUTPUTS, products)]
-    tiled = jnp.moveaxis(jnp.stack(tiled, axis=5), 0, 2)  # [B, T, 3, n, U, 3, n, F]
+
+    def along_columns(row: jax.Array) -> jax.Array:
+        row = row.reshape(len(row), batch, rows, dilation, columns, dilation, -1)
+        return lax.optimization_barrier(jnp.stack(_combined(_OUTPUTS, row), axis=4))  # [B, T, n, U, 3, n, F]
+
+    tiled = jnp.stack(_combined(_OUTPUTS, [along_columns(row) for row in products]), axis=2)
     return tiled.reshape(batch, _TILE * rows * dilation, _TILE * columns * dilation, -1)[:, :height, :width]
 
 
@@ -138,17 +145,20 @@ def _inputs(products: Sequence[jax.Array], size: tuple[int, int, int], dilation:
     """Returns [B, H, W, C]: the tiles of the input's gradient that products make, added up where they overlap.
 
     Args:
-      products: one for each column of the transformed tiles, each [5, B * T * n * U * n, C].
+      products: one for each row of the transformed tiles, each [5, B * T * n * U * n, C].
       size: B, H and W.
       dilation: of the kernel.
     """
     batch, height, width = size
     rows, columns = _tiles(height, dilation), _tiles(width, dilation)
     weights = _transposed(_INPUTS)
-    tiles = [product.reshape(len(weights), batch, rows, dilation, columns, dilation, -1) for product in products]
-    tiles = lax.optimization_barrier(_overlapping(_combined(weights, tiles), 4))  # [5, B, T, n, U + 1, 3, n, C]
-    tiles = tiles.reshape(len(weights), batch, rows, dilation, _TILE * (columns + 1) * dilation, -1)
-    padded = _overlapping(_combined(weights, tiles), 1).reshape(batch, -1, *tiles.shape[4:])
+
+    def along_columns(row: jax.Array) -> jax.Array:
+        row = row.reshape(len(row), batch, rows, dilation, columns, dilation, -1)
+        return lax.optimization_barrier(_overlapping(_combined(weights, row), 3))  # [B, T, n, U + 1, 3, n, C]
+
+    tiled = _overlapping(_combined(weights, [along_columns(row) for row in products]), 1)
+    padded = tiled.reshape(batch, _TILE * (rows + 1) * dilation, _TILE * (columns + 1) * dilation, -1)
     return padded[:, dilation : dilation + height, dilation : dilation + width]
 
 
@@ -165,19 +175,19 @@ def _overlapping(entries: Sequence[jax.Array], axis: int) -> jax.Array:
 
 
 def _kernel(products: Sequence[jax.Array]) -> jax.Array:
-    """Returns [3, 3, C, F], the kernel's gradient, of products [5, C, F], one for each column of the tiles."""
+    """Returns [3, 3, C, F], the kernel's gradient, of products [5, C, F], one for each row of the tiles."""
     weights = _transposed(_KERNELS)
-    columns = [jnp.stack(_combined(weights, column)) for column in _combined(weights, products)]
-    return jnp.stack(columns, axis=1)
+    rows = [lax.optimization_barrier(jnp.stack(_combined(weights, row))) for row in products]
+    return jnp.stack(_combined(weights, rows))
 
 
-def _stacked(weights: Weights, arrays: Iterable[jax.Array]) -> jax.Array:
-    """Combines arrays, and stacks the results.
+def _combined_apart(weights: Weights, arrays: Iterable[jax.Array]) -> list[jax.Array]:
+    """Combines arrays, and has the results written.
 
-    Without the barrier, each entry of what is combined from them would be worked out from all arrays: a tile's, from up
-    to 16 inputs.
+    Without the barriers, each entry of what is combined from them would be worked out from all arrays: a tile's, from
+    up to 16 inputs.
     """
-    return lax.optimization_barrier(jnp.stack(_combined(weights, arrays)))
+    return [lax.optimization_barrier(found) for found in _combined(weights, arrays)]
 
 
 def _combined(weights: Weights, arrays: Iterable[jax.Array]) -> list[jax.Array]:
