@@ -120,7 +120,7 @@ normalise_product.defvjp(_product_forward, _product_backward)
 
 def _normalised(x, matrix, mean, factor, offset):
     if matrix is None:
-        return _affine(x, mean, factor, offset)
+        return _affine(_from(mean, x), factor, offset)
     return multiply(x, (matrix * factor).astype(x.dtype)) + (offset - mean * factor)
 
 
@@ -154,31 +154,66 @@ def _normalise_forward(x, scale, offset, epsilon, relu):
     mean = total / count
     variance = jnp.maximum(total_of_squares / count - jnp.square(mean), 0.0)
     inverse = jax.lax.rsqrt(variance + epsilon)
-    y = _rectified(_affine(x, mean, inverse * scale, offset), relu)
-    return (y, mean, variance), (x, mean, inverse, scale, offset)
+    kept = _kept(x, mean)
+    y = _rectified(_affine(_distances(kept, mean), inverse * scale, offset), relu)
+    return (y, mean, variance), (kept, mean, inverse, scale, offset)
 
 
 def _normalise_backward(epsilon, relu, residuals, gradients):
     del epsilon
-    x, mean, inverse, scale, offset = residuals
+    kept, mean, inverse, scale, offset = residuals
     gradient, *_ = gradients
-    count = x.size // x.shape[-1]
-    distances = x.astype(jnp.float32) - mean
+    count = kept.size // kept.shape[-1]
+    distances = _distances(kept, mean)
     on_gradient = inverse * scale
     arrived = jnp.where(distances * on_gradient > -offset, gradient, 0.0) if relu else gradient
     offset_gradient, product = _channel_sums(arrived, arrived * distances)
     scale_gradient = inverse * product
     on_distances = -on_gradient * inverse * scale_gradient / count
     constant = -on_gradient * offset_gradient / count
+    factors = on_gradient, on_distances, constant, offset
+    on_gradient, on_distances, constant, offset = jax.lax.optimization_barrier(factors)
     if relu:
-        # Says the same as above, in another form: of one form, XLA would store it for both passes.
-        gradient = jnp.where(_affine(x, mean, on_gradient, offset) > 0, gradient, 0.0)
-    on_gradient, on_distances, constant = jax.lax.optimization_barrier((on_gradient, on_distances, constant))
+        gradient = jax.lax.platform_dependent(
+            gradient, arrived, distances, on_gradient, offset, cpu=lambda _, arrived, *__: arrived, default=_arrived
+        )
     x_gradient = on_gradient * gradient + on_distances * distances + constant
-    return x_gradient.astype(x.dtype), scale_gradient, offset_gradient
+    return x_gradient.astype(kept.dtype), scale_gradient, offset_gradient
 
 
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _arrived(gradient, _, distances, on_gradient, offset):
+    """Says once more where values were rectified, in another form: of one form, XLA would store it for both passes.
+
+    A CPU's sums read it stored.
+    """
+    return jnp.where(distances * on_gradient + offset > 0, gradient, 0.0)
+
+
+def _kept(x: jax.Array, mean: jax.Array) -> jax.Array:
+    """Returns what is read of x once its mean is known: on a CPU its distances from it, which take its place in memory.
+
+    Left to itself, XLA:CPU works out those that the gradient needs in the forward pass, and keeps them beside x.
+    """
+    if x.dtype != jnp.float32:
+        return x
+    return jax.lax.platform_dependent(
+        x, mean, cpu=lambda x, mean: jax.lax.optimization_barrier(_from(mean, x)), default=lambda x, _: x
+    )
+
+
+def _distances(kept: jax.Array, mean: jax.Array) -> jax.Array:
+    if kept.dtype != jnp.float32:
+        return _from(mean, kept)
+    return jax.lax.platform_dependent(mean, kept, cpu=lambda _, kept: kept, default=_from)
+
+
+def _from(mean: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns `x - mean` in float32."""
+    # Without the barrier, XLA:CPU works out the mean again for every pixel, as below.
+    return x - jax.lax.optimization_barrier(mean)
 
 
 def _channel_sums(left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -201,8 +236,6 @@ def _rectified(y: jax.Array, relu: bool) -> jax.Array:
     return nn.relu(y) if relu else y
 
 
-def _affine(x: jax.Array, mean: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
-    """Returns `(x - mean) * factor + offset` in float32."""
-    # Without the barrier, XLA:CPU works out all three again for every pixel.
-    mean, factor, offset = jax.lax.optimization_barrier((mean, factor, offset))
-    return (x - mean) * factor + offset
+def _affine(distances: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+    factor, offset = jax.lax.optimization_barrier((factor, offset))
+    return distances * factor + offset

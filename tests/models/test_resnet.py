@@ -199,7 +199,7 @@ def test_bfloat16_computes_close_to_float32(images, variables):
 @pytest.mark.parametrize("block", ["bottleneck", "basic"])
 def test_rematerialised_blocks_change_memory_alone(random_variables, block):
     images = np.random.default_rng(1).normal(size=(2, 128, 128, 3)).astype(np.float32)
-    plain, remat = (ResNet((2, 1, 1, 1), block, width=4, stem_width=4, remat=remat) for remat in (False, True))
+    plain, remat = (ResNet((2, 2, 2, 2), block, width=4, stem_width=4, remat=remat) for remat in (False, True))
     variables = random_variables(plain, images, False)
     assert jax.tree.structure(shapes(remat, (32, 64))[0]) == jax.tree.structure(variables)
 
@@ -226,4 +226,4 @@ def test_rematerialised_blocks_change_memory_alone(random_variables, block):
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7), updated, updated_again
     )
-    assert memory[1] < 0.8 * memory[0]
+    assert memory[1] < 0.75 * memory[0]
