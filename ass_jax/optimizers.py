@@ -53,6 +53,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     def descend(schedule: Schedule) -> optax.GradientTransformation:
         # PyTorch adds the decay to the gradient before the momentum; `optax.adamw` and the like do not.
         decay = optax.add_decayed_weights(settings.weight_decay, None if settings.decay_biases else _matrices)
+        # Nested as if `optax.sgd` were the second, so that states of before can still be read.
         return optax.chain(
             decay, optax.chain(_momentum(settings.momentum), _kept(optax.scale_by_learning_rate(schedule)))
         )

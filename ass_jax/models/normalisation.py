@@ -212,7 +212,7 @@ def _distances(kept: jax.Array, mean: jax.Array) -> jax.Array:
 
 def _from(mean: jax.Array, x: jax.Array) -> jax.Array:
     """Returns `x - mean` in float32."""
-    # Without the barrier, XLA:CPU works out the mean again for every pixel, as below.
+    # Without the barrier, XLA:CPU works out the mean again for every pixel.
     return x - jax.lax.optimization_barrier(mean)
 
 
@@ -237,5 +237,6 @@ def _rectified(y: jax.Array, relu: bool) -> jax.Array:
 
 
 def _affine(distances: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+    # Behind a barrier, as the mean is.
     factor, offset = jax.lax.optimization_barrier((factor, offset))
     return distances * factor + offset

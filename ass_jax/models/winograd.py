@@ -68,8 +68,8 @@ def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: in
     x, gradient = lax.optimization_barrier((x, gradient))
     outputs = lax.optimization_barrier(_transformed_gradient(gradient, dilation))
     inputs = lax.optimization_barrier(_transformed_inputs(x, dilation))
-    on_inputs = [jnp.einsum("unf,ucf->unc", *pair) for pair in zip(outputs, _transformed_kernel(kernel), strict=True)]
-    on_kernel = [jnp.einsum("unc,unf->ucf", *pair) for pair in zip(inputs, outputs, strict=True)]
+    on_inputs = [jnp.einsum("enf,ecf->enc", *pair) for pair in zip(outputs, _transformed_kernel(kernel), strict=True)]
+    on_kernel = [jnp.einsum("enc,enf->ecf", *pair) for pair in zip(inputs, outputs, strict=True)]
     return _inputs(on_inputs, x.shape[:3], dilation), _kernel(on_kernel)
 
 
