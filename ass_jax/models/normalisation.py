@@ -131,8 +131,7 @@ def normalise_batch(
     """Normalises [B, H, W, channels] by its own mean and biased variance over all but the channels.
 
     The gradient is written out: `a * gradient + b * (x - mean) + c` with four numbers a channel, which takes one pass
-    for two sums and one for the result. Where values are rectified is worked out again from x, which is read anyway. No
-    gradient passes through the statistics that are returned.
+    for two sums and one for the result. No gradient passes through the statistics that are returned.
 
     Args:
       x: any float type; sums and result are float32.
@@ -175,7 +174,7 @@ def _normalise_backward(epsilon, relu, residuals, gradients):
     on_gradient, on_distances, constant, offset = jax.lax.optimization_barrier(factors)
     if relu:
         gradient = jax.lax.platform_dependent(
-            gradient, arrived, distances, on_gradient, offset, cpu=lambda _, arrived, *__: arrived, default=_arrived
+            arrived, gradient, distances, on_gradient, offset, cpu=lambda arrived, *_: arrived, default=_arrived_again
         )
     x_gradient = on_gradient * gradient + on_distances * distances + constant
     return x_gradient.astype(kept.dtype), scale_gradient, offset_gradient
@@ -184,10 +183,10 @@ def _normalise_backward(epsilon, relu, residuals, gradients):
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 
-def _arrived(gradient, _, distances, on_gradient, offset):
-    """Says once more where values were rectified, in another form: of one form, XLA would store it for both passes.
+def _arrived_again(_, gradient, distances, on_gradient, offset):
+    """Works out once more what passes the rectifier, in another form: of one form, XLA would store it for both passes.
 
-    A CPU's sums read it stored.
+    A CPU stores it in any case, for its sums.
     """
     return jnp.where(distances * on_gradient + offset > 0, gradient, 0.0)
 
@@ -237,6 +236,7 @@ def _rectified(y: jax.Array, relu: bool) -> jax.Array:
 
 
 def _affine(distances: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
-    # Behind a barrier, as the mean is.
+    """Returns `distances * factor + offset`, of [..., channels] and twice [channels]."""
+    # Behind a barrier, as the mean is in `_from`.
     factor, offset = jax.lax.optimization_barrier((factor, offset))
     return distances * factor + offset
