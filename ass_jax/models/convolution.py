@@ -17,6 +17,8 @@ CHANNELS_FOR_TAPS = 64
 # Channels, of both sides, and multiplications, as a share of the plain convolution's, for which Winograd's way pays.
 CHANNELS_FOR_WINOGRAD = 256
 MULTIPLICATIONS_FOR_WINOGRAD = 0.6
+# Tiles, of all images, from which it pays for strided convolutions.
+TILES_FOR_STRIDED_WINOGRAD = 64
 # Input channels up to which it pays to compute a strided convolution's gradient for the input without stride.
 CHANNELS_FOR_UNSTRIDING = 128
 # Share of products outside the padding from which it costs less to multiply zeros than to cut the borders off.
@@ -115,8 +117,14 @@ def _convolve_with_own_gradient(x: jax.Array, kernel: jax.Array, stride: int, di
     plain = functools.partial(_convolve, stride=stride, dilation=dilation)
     if not _suits_winograd(x, kernel.shape, stride, dilation):
         return plain(x, kernel)
-    by_winograd = functools.partial(winograd.convolve, dilation=dilation)
+    by_winograd = functools.partial(_by_winograd, stride=stride, dilation=dilation)
     return lax.platform_dependent(x, kernel, cpu=by_winograd, default=plain)
+
+
+def _by_winograd(x, kernel, stride, dilation):
+    if stride > 1:
+        x, kernel = strided.without_stride(x, kernel, stride)
+    return winograd.convolve(x, kernel, dilation)
 
 
 def _forward(x, kernel, stride, dilation):
@@ -127,9 +135,16 @@ def _backward(stride, dilation, residuals, gradient):
     x, kernel = residuals
     if not _suits_winograd(x, kernel.shape, stride, dilation):
         return _gradients(x, kernel, gradient, stride, dilation)
-    by_winograd = functools.partial(winograd.gradients, dilation=dilation)
+    by_winograd = functools.partial(_gradients_by_winograd, stride=stride, dilation=dilation)
     plain = functools.partial(_gradients, stride=stride, dilation=dilation)
     return lax.platform_dependent(x, kernel, gradient, cpu=by_winograd, default=plain)
+
+
+def _gradients_by_winograd(x, kernel, gradient, stride, dilation):
+    if stride == 1:
+        return winograd.gradients(x, kernel, gradient, dilation)
+    (x, kernel), transpose = jax.vjp(functools.partial(strided.without_stride, stride=stride), x, kernel)
+    return transpose(winograd.gradients(x, kernel, gradient, dilation))
 
 
 def _gradients(x, kernel, gradient, stride, dilation):
@@ -139,7 +154,10 @@ def _gradients(x, kernel, gradient, stride, dilation):
         return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation), x)(gradient)[0]
 
     def of_input_unstrided(kernel, gradient):
-        return strided.input_gradient(gradient, kernel, stride, x.shape[1:3])
+        def forward(x):
+            return _convolve(*strided.without_stride(x, kernel, stride), stride=1, dilation=1)
+
+        return jax.linear_transpose(forward, x)(gradient)[0]
 
     def of_kernel(x, gradient, dilation=dilation):
         return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, dilation), kernel)(gradient)[0]
@@ -152,8 +170,8 @@ def _gradients(x, kernel, gradient, stride, dilation):
         x, gradient = lax.optimization_barrier((x, gradient))
         return _filter_gradient_by_products(x, gradient, kernel.shape, stride, dilation)
 
-    is_square = kernel.shape[0] == kernel.shape[1]  # Not where idle taps were dropped along one side.
-    unstrided = stride > 1 and dilation == 1 and is_square and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING
+    has_form = strided.has_form_without_stride(kernel.shape, stride, dilation)
+    unstrided = has_form and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING
     input_on_cpu = of_input_unstrided if unstrided else of_input
     x_gradient = lax.platform_dependent(kernel, gradient, cpu=input_on_cpu, default=of_input)
     has_phases = dilation > 1 and stride == 1 and all(side % 2 for side in kernel.shape[:2])
@@ -167,10 +185,19 @@ _convolve_with_own_gradient.defvjp(_forward, _backward)
 
 
 def _suits_winograd(x: jax.Array, kernel_shape: tuple[int, ...], stride: int, dilation: int) -> bool:
-    if stride > 1 or kernel_shape[:2] != (3, 3) or x.dtype != jnp.float32:  # Its sums would lose bits of bfloat16.
+    if x.dtype != jnp.float32:  # Its sums would lose bits of bfloat16.
         return False
-    share = winograd.multiplications(*x.shape[1:3], dilation)
-    return min(kernel_shape[2:]) >= CHANNELS_FOR_WINOGRAD and share <= MULTIPLICATIONS_FOR_WINOGRAD
+    if strided.has_form_without_stride(kernel_shape, stride, dilation):
+        pad, _ = padding(kernel_shape, dilation)
+        side, size = strided.SIDE, [(length + 2 * pad - kernel_shape[0]) // stride + 1 for length in x.shape[1:3]]
+        zeros = (strided.SIDE * stride / kernel_shape[0]) ** 2
+        is_large = len(x) * winograd.tiles(*size, dilation) >= TILES_FOR_STRIDED_WINOGRAD
+    elif stride == 1 and kernel_shape[:2] == (3, 3):
+        side, size, zeros = 3, x.shape[1:3], 1
+        is_large = min(kernel_shape[2:]) >= CHANNELS_FOR_WINOGRAD
+    else:
+        return False
+    return is_large and zeros * winograd.multiplications(*size, side, dilation) <= MULTIPLICATIONS_FOR_WINOGRAD
 
 
 def _filter_gradient_by_products(

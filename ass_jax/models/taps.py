@@ -42,7 +42,10 @@ def shifts(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> list[j
       rows * columns times [B, H, W, channels], in the order of the taps.
     """
     pads = padding(kernel_shape, dilation)
-    height, width = x.shape[1:3]
+    height, width = (
+        cells + 2 * pad - dilation * (side - 1)
+        for cells, pad, side in zip(x.shape[1:3], pads, kernel_shape[:2], strict=True)
+    )
     padded = jnp.pad(x, ((0, 0), (pads[0], pads[0]), (pads[1], pads[1]), (0, 0)))
     return [
         padded[:, row * dilation : row * dilation + height, column * dilation : column * dilation + width]

@@ -13,41 +13,76 @@ Legend: B batch, H W cells, T U tiles of an image of every n-th row and column, 
 import functools
 import operator
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-_TILE = 3  # Rows and columns of a tile's outputs.
-# The transformations of inputs, kernels and outputs along one axis: B', G and A' of the paper's section 4.1, for the
-# points 0, 1, -1, 2 and infinity. Tiles of 2×2 take half as many multiplications again. Those of 4×4 hardly save any
-# where the images of every n-th row and column are small.
-_INPUTS = ((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1, 0), (0, 2, -1, -2, 1))
-_KERNELS = ((1 / 2, 0, 0), (-1 / 2, -1 / 2, -1 / 2), (-1 / 6, 1 / 6, -1 / 6), (1 / 6, 1 / 3, 2 / 3), (0, 0, 1))
-_OUTPUTS = ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1))
+from ass_jax.models.taps import padding
 
 Weights = Sequence[Sequence[float]]  # Of sums: one for each row.
 
 
-def multiplications(height: int, width: int, dilation: int) -> float:
-    """Returns how many multiplications it takes for each of the plain convolution; 25/81 where no tile is cut off."""
-    cells = _TILE**2 * _tiles(height, dilation) * _tiles(width, dilation) * dilation**2
-    return 25 / 81 * cells / (height * width)
+class _Transformations(NamedTuple):
+    """What is done to inputs, kernels and outputs along one axis: B', G and A' of the paper's section 4.1."""
+
+    inputs: Weights
+    kernels: Weights
+    outputs: Weights
 
 
-def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """Convolves with a stride of 1 and a zero padding of `dilation`.
+_TILE = 3  # Rows and columns of a tile's outputs.
+# By the kernel's side. Points are 0, 1, -1 and infinity, and 2 where there are five. Tiles of 2×2 take half as many
+# multiplications again. Those of 4×4 hardly save any where the images of every n-th row and column are small.
+_TRANSFORMATIONS = {
+    2: _Transformations(
+        inputs=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1)),
+        kernels=((1, 0), (1 / 2, 1 / 2), (1 / 2, -1 / 2), (0, 1)),
+        outputs=((1, 1, 1, 0), (0, 1, -1, 0), (0, 1, 1, 1)),
+    ),
+    3: _Transformations(
+        inputs=((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1, 0), (0, 2, -1, -2, 1)),
+        kernels=((1 / 2, 0, 0), (-1 / 2, -1 / 2, -1 / 2), (-1 / 6, 1 / 6, -1 / 6), (1 / 6, 1 / 3, 2 / 3), (0, 0, 1)),
+        outputs=((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1)),
+    ),
+}
+
+
+def multiplications(height: int, width: int, side: int, dilation: int) -> float:
+    """Returns how many multiplications it takes for each of the plain convolution.
 
     Args:
-      x: [B, H, W, C].
-      kernel: [3, 3, C, F].
+      height: of the output.
+      width: of the output.
+      side: of the kernel.
       dilation: of the kernel.
 
     Returns:
-      [B, H, W, F].
+      25/81 for a side of 3 and 16/36 for one of 2, where no tile is cut off.
     """
-    pairs = zip(_transformed_inputs(x, dilation), _transformed_kernel(kernel), strict=True)
-    return _outputs([inputs @ taps for inputs, taps in pairs], x.shape[:3], dilation)
+    return len(_TRANSFORMATIONS[side].kernels) ** 2 * tiles(height, width, dilation) / (side**2 * height * width)
+
+
+def tiles(height: int, width: int, dilation: int) -> int:
+    """Returns how many tiles cover an output of this size."""
+    return dilation**2 * _tiles(height, dilation) * _tiles(width, dilation)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    """Convolves with a stride of 1 and the zero padding that `ass_jax.models.taps.padding` tells.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [side, side, C, F], of side 2 or 3.
+      dilation: of the kernel.
+
+    Returns:
+      [B, H', W', F]; with a side of 3 of the size of x, with one of 2 smaller by the dilation modulo 2.
+    """
+    size = _output_size(x, kernel, dilation)
+    pairs = zip(_transformed_inputs(x, kernel, dilation), _transformed_kernel(kernel), strict=True)
+    return _outputs([inputs @ taps for inputs, taps in pairs], (len(x), *size), len(kernel), dilation)
 
 
 def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: int) -> tuple[jax.Array, jax.Array]:
@@ -58,19 +93,24 @@ def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: in
 
     Args:
       x: [B, H, W, C], the input.
-      kernel: [3, 3, C, F].
-      gradient: [B, H, W, F], of the output.
+      kernel: [side, side, C, F], of side 2 or 3.
+      gradient: [B, H', W', F], of the output.
       dilation: of the kernel.
 
     Returns:
-      [B, H, W, C] and [3, 3, C, F].
+      [B, H, W, C] and [side, side, C, F].
     """
     x, gradient = lax.optimization_barrier((x, gradient))
-    outputs = lax.optimization_barrier(_transformed_gradient(gradient, dilation))
-    inputs = lax.optimization_barrier(_transformed_inputs(x, dilation))
+    outputs = lax.optimization_barrier(_transformed_gradient(gradient, len(kernel), dilation))
+    inputs = lax.optimization_barrier(_transformed_inputs(x, kernel, dilation))
     on_inputs = [jnp.einsum("enf,ecf->enc", *pair) for pair in zip(outputs, _transformed_kernel(kernel), strict=True)]
     on_kernel = [jnp.einsum("enc,enf->ecf", *pair) for pair in zip(inputs, outputs, strict=True)]
-    return _inputs(on_inputs, x.shape[:3], dilation), _kernel(on_kernel)
+    return _inputs(on_inputs, x, kernel, dilation), _kernel(on_kernel, len(kernel))
+
+
+def _output_size(x: jax.Array, kernel: jax.Array, dilation: int) -> list[int]:
+    pads = padding(kernel.shape, dilation)
+    return [length + 2 * pad - dilation * (len(kernel) - 1) for length, pad in zip(x.shape[1:3], pads, strict=True)]
 
 
 def _tiles(cells: int, dilation: int) -> int:
@@ -83,20 +123,26 @@ def _tiled(x: jax.Array, axis: int, tiles: int, dilation: int) -> jax.Array:
     return x.reshape(*x.shape[:axis], tiles, _TILE, dilation, *x.shape[axis + 1 :])
 
 
-def _transformed(maps: jax.Array, weights: Weights, dilation: int, before: int) -> list[jax.Array]:
-    """Returns the five rows of all transformed tiles, each [5, B * T * n * U * n, channels].
+def _transformed(
+    maps: jax.Array, weights: Weights, tiles: Sequence[int], dilation: int, before: int
+) -> list[jax.Array]:
+    """Returns the rows of all transformed tiles, each [columns of a tile, B * T * n * U * n, channels].
 
     Args:
       maps: [B, H, W, channels].
-      weights: [5, entries that a tile reads]; those after its own three are the first of the next tile.
+      weights: [entries of a transformed tile, entries that it reads]; of those, any after the third are the first of
+        the next tile.
+      tiles: T and U.
       dilation: of the kernel.
       before: zeros above and to the left.
     """
-    _, height, width, channels = maps.shape
-    rows, columns = _tiles(height, dilation), _tiles(width, dilation)
+    channels = maps.shape[-1]
+    rows, columns = tiles
     seen = [divmod(entry, _TILE) for entry in range(len(weights[0]))]
     more, _ = seen[-1]
-    beyond = [dilation * _TILE * (tiles + more) - before - cells for tiles, cells in ((rows, height), (columns, width))]
+    beyond = [
+        dilation * _TILE * (count + more) - before - cells for count, cells in zip(tiles, maps.shape[1:3], strict=True)
+    ]
     padded = jnp.pad(maps, ((0, 0), (before, beyond[0]), (before, beyond[1]), (0, 0)))
     tiled = _tiled(padded, 1, rows + more, dilation)
 
@@ -109,49 +155,57 @@ def _transformed(maps: jax.Array, weights: Weights, dilation: int, before: int) 
     return [along_columns(row) for row in _combined_apart(weights, entries)]
 
 
-def _transformed_inputs(x: jax.Array, dilation: int) -> list[jax.Array]:
-    return _transformed(x, _INPUTS, dilation, before=dilation)
+def _transformed_inputs(x: jax.Array, kernel: jax.Array, dilation: int) -> list[jax.Array]:
+    tiles = [_tiles(cells, dilation) for cells in _output_size(x, kernel, dilation)]
+    before, _ = padding(kernel.shape, dilation)
+    return _transformed(x, _TRANSFORMATIONS[len(kernel)].inputs, tiles, dilation, before)
 
 
-def _transformed_gradient(gradient: jax.Array, dilation: int) -> list[jax.Array]:
-    return _transformed(gradient, _transposed(_OUTPUTS), dilation, before=0)
+def _transformed_gradient(gradient: jax.Array, side: int, dilation: int) -> list[jax.Array]:
+    tiles = [_tiles(cells, dilation) for cells in gradient.shape[1:3]]
+    return _transformed(gradient, _transposed(_TRANSFORMATIONS[side].outputs), tiles, dilation, before=0)
 
 
 def _transformed_kernel(kernel: jax.Array) -> list[jax.Array]:
-    """Returns the five rows of the transformed kernel, each [5, C, F]."""
-    return [jnp.stack(_combined(_KERNELS, row)) for row in _combined_apart(_KERNELS, kernel)]
+    """Returns the rows of the transformed kernel, each [columns, C, F]."""
+    weights = _TRANSFORMATIONS[len(kernel)].kernels
+    return [jnp.stack(_combined(weights, row)) for row in _combined_apart(weights, kernel)]
 
 
-def _outputs(products: Sequence[jax.Array], size: tuple[int, int, int], dilation: int) -> jax.Array:
-    """Returns [B, H, W, F]: the tiles that products make, put together.
+def _outputs(products: Sequence[jax.Array], size: tuple[int, int, int], side: int, dilation: int) -> jax.Array:
+    """Returns [B, H', W', F]: the tiles that products make, put together.
 
     Args:
-      products: one for each row of the transformed tiles, each [5, B * T * n * U * n, F].
-      size: B, H and W.
+      products: one for each row of the transformed tiles, each [columns, B * T * n * U * n, F].
+      size: B, H' and W'.
+      side: of the kernel.
       dilation: of the kernel.
     """
     batch, height, width = size
     rows, columns = _tiles(height, dilation), _tiles(width, dilation)
+    weights = _TRANSFORMATIONS[side].outputs
 
     def along_columns(row: jax.Array) -> jax.Array:
         row = row.reshape(len(row), batch, rows, dilation, columns, dilation, -1)
-        return lax.optimization_barrier(jnp.stack(_combined(_OUTPUTS, row), axis=4))  # [B, T, n, U, 3, n, F]
+        return lax.optimization_barrier(jnp.stack(_combined(weights, row), axis=4))  # [B, T, n, U, 3, n, F]
 
-    tiled = jnp.stack(_combined(_OUTPUTS, [along_columns(row) for row in products]), axis=2)
+    tiled = jnp.stack(_combined(weights, [along_columns(row) for row in products]), axis=2)
     return tiled.reshape(batch, _TILE * rows * dilation, _TILE * columns * dilation, -1)[:, :height, :width]
 
 
-def _inputs(products: Sequence[jax.Array], size: tuple[int, int, int], dilation: int) -> jax.Array:
+def _inputs(products: Sequence[jax.Array], x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """Returns [B, H, W, C]: the tiles of the input's gradient that products make, added up where they overlap.
 
     Args:
-      products: one for each row of the transformed tiles, each [5, B * T * n * U * n, C].
-      size: B, H and W.
+      products: one for each row of the transformed tiles, each [columns, B * T * n * U * n, C].
+      x: [B, H, W, C], the input, of which the size is taken.
+      kernel: [side, side, C, F], of which the side is taken.
       dilation: of the kernel.
     """
-    batch, height, width = size
-    rows, columns = _tiles(height, dilation), _tiles(width, dilation)
-    weights = _transposed(_INPUTS)
+    batch, height, width, _ = x.shape
+    rows, columns = (_tiles(cells, dilation) for cells in _output_size(x, kernel, dilation))
+    weights = _transposed(_TRANSFORMATIONS[len(kernel)].inputs)
+    before, _ = padding(kernel.shape, dilation)
 
     def along_columns(row: jax.Array) -> jax.Array:
         row = row.reshape(len(row), batch, rows, dilation, columns, dilation, -1)
@@ -159,11 +213,11 @@ def _inputs(products: Sequence[jax.Array], size: tuple[int, int, int], dilation:
 
     tiled = _overlapping(_combined(weights, [along_columns(row) for row in products]), 1)
     padded = tiled.reshape(batch, _TILE * (rows + 1) * dilation, _TILE * (columns + 1) * dilation, -1)
-    return padded[:, dilation : dilation + height, dilation : dilation + width]
+    return padded[:, before : before + height, before : before + width]
 
 
 def _overlapping(entries: Sequence[jax.Array], axis: int) -> jax.Array:
-    """Adds to each tile's first two entries the last two of the tile before, and stacks the three after `axis`."""
+    """Adds the entries of each tile after its own three to the first of the next, and stacks the three after `axis`."""
 
     def beside(entry: jax.Array, before: int, after: int) -> jax.Array:
         return jnp.pad(entry, [(before, after) if along == axis else (0, 0) for along in range(entry.ndim)])
@@ -174,9 +228,9 @@ def _overlapping(entries: Sequence[jax.Array], axis: int) -> jax.Array:
     return jnp.stack(found, axis + 1)
 
 
-def _kernel(products: Sequence[jax.Array]) -> jax.Array:
-    """Returns [3, 3, C, F], the kernel's gradient, of products [5, C, F], one for each row of the tiles."""
-    weights = _transposed(_KERNELS)
+def _kernel(products: Sequence[jax.Array], side: int) -> jax.Array:
+    """Returns [side, side, C, F], the kernel's gradient, of products [columns, C, F], one for each row of the tiles."""
+    weights = _transposed(_TRANSFORMATIONS[side].kernels)
     rows = [lax.optimization_barrier(jnp.stack(_combined(weights, row))) for row in products]
     return jnp.stack(_combined(weights, rows))
 

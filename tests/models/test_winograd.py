@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from ass_jax.models import winograd
-from ass_jax.models.convolution import CHANNELS_FOR_WINOGRAD, MULTIPLICATIONS_FOR_WINOGRAD, convolve
+from ass_jax.models.convolution import (
+    CHANNELS_FOR_WINOGRAD,
+    MULTIPLICATIONS_FOR_WINOGRAD,
+    TILES_FOR_STRIDED_WINOGRAD,
+    convolve,
+)
 from tests.models.test_convolution import plain
 
 # Images, rows, columns, channels, features, dilation.
@@ -21,18 +26,20 @@ CASES = [
 ]
 
 
-def example(images, rows, columns, channels, features):
+def example(images, rows, columns, channels, features, side=3):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(images, rows, columns, channels)).astype(np.float32)
-    kernel = generator.normal(size=(3, 3, channels, features)).astype(np.float32) / np.sqrt(9 * channels)
+    kernel = generator.normal(size=(side, side, channels, features)).astype(np.float32) / np.sqrt(side**2 * channels)
     gradient = generator.normal(size=(images, rows, columns, features)).astype(np.float32)
     return x, kernel, gradient
 
 
+@pytest.mark.parametrize("side", [2, 3])
 @pytest.mark.parametrize(("images", "rows", "columns", "channels", "features", "dilation"), CASES)
-def test_equals_the_plain_convolution(images, rows, columns, channels, features, dilation):
-    x, kernel, gradient = example(images, rows, columns, channels, features)
+def test_equals_the_plain_convolution(images, rows, columns, channels, features, dilation, side):
+    x, kernel, gradient = example(images, rows, columns, channels, features, side)
     expected, transpose = jax.vjp(functools.partial(plain, stride=1, dilation=dilation), x, kernel)
+    gradient = gradient[:, : expected.shape[1], : expected.shape[2]]
     np.testing.assert_allclose(winograd.convolve(x, kernel, dilation), expected, atol=1e-5)
     of_input, of_kernel = transpose(gradient)
     found_of_input, found_of_kernel = winograd.gradients(x, kernel, gradient, dilation)
@@ -41,10 +48,17 @@ def test_equals_the_plain_convolution(images, rows, columns, channels, features,
 
 
 @pytest.mark.parametrize(
-    ("size", "dilation", "share"), [((6, 9), 1, 25 / 81), ((12, 24), 4, 25 / 81), ((5, 7), 1, 25 / 81 * 54 / 35)]
+    ("size", "side", "dilation", "share"),
+    [
+        ((6, 9), 3, 1, 25 / 81),
+        ((12, 24), 3, 4, 25 / 81),
+        ((5, 7), 3, 1, 25 / 81 * 54 / 35),
+        ((6, 9), 2, 1, 16 / 36),
+        ((5, 7), 2, 1, 16 / 36 * 54 / 35),
+    ],
 )
-def test_multiplications(size, dilation, share):
-    assert winograd.multiplications(*size, dilation) == pytest.approx(share)
+def test_multiplications(size, side, dilation, share):
+    assert winograd.multiplications(*size, side, dilation) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +72,23 @@ def test_multiplications(size, dilation, share):
         ("cpu", {"channels": CHANNELS_FOR_WINOGRAD // 2}, 2, 9),
         ("cpu", {"features": CHANNELS_FOR_WINOGRAD // 2}, 2, 9),
         ("cpu", {"columns": 4}, 2, 9),  # Of six columns that are tiled two do not exist.
+        ("cpu", {"images": 16, "rows": 12, "side": 4, "stride": 2, "dilation": 1}, 0, 12),  # 16 * 2 * 3 tiles.
+        ("cpu", {"images": 10, "rows": 12, "side": 4, "stride": 2, "dilation": 1}, 2, 16),
+        ("cpu", {"images": 16, "rows": 12, "side": 3, "stride": 2, "dilation": 1}, 2, 9),  # More zeros than are saved.
+        ("cuda", {"images": 16, "rows": 12, "side": 4, "stride": 2, "dilation": 1}, 3, 0),
     ],
 )
 def test_is_used_on_a_cpu_where_it_pays(platform, change, convolutions, products):
+    assert 10 * 2 * 3 < TILES_FOR_STRIDED_WINOGRAD <= 16 * 2 * 3
     setting = {"columns": 16, "channels": CHANNELS_FOR_WINOGRAD, "features": CHANNELS_FOR_WINOGRAD, "stride": 1}
-    setting |= {"dtype": jnp.float32} | change
-    x = jax.ShapeDtypeStruct((1, 8, setting["columns"], setting["channels"]), setting["dtype"])
-    kernel = jax.ShapeDtypeStruct((3, 3, setting["channels"], setting["features"]), setting["dtype"])
+    setting |= {"images": 1, "rows": 8, "side": 3, "dilation": 2, "dtype": jnp.float32} | change
+    x, kernel = (
+        jax.ShapeDtypeStruct([setting[name] for name in names], setting["dtype"])
+        for names in (("images", "rows", "columns", "channels"), ("side", "side", "channels", "features"))
+    )
 
     def loss(x, kernel):
-        return jnp.sum(jnp.sin(convolve(x, kernel, setting["stride"], 2)))
+        return jnp.sum(jnp.sin(convolve(x, kernel, setting["stride"], setting["dilation"])))
 
     text = jax.jit(jax.grad(loss, (0, 1))).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
     assert text.count("stablehlo.convolution") == convolutions
@@ -77,7 +98,7 @@ def test_is_used_on_a_cpu_where_it_pays(platform, change, convolutions, products
 def test_gradients_of_wide_convolutions_equal_plain():
     """At the size from which a CPU takes this way; the values' spread is about 1, that of the kernel's gradient 7."""
     x, kernel, gradient = example(1, 6, 8, CHANNELS_FOR_WINOGRAD, CHANNELS_FOR_WINOGRAD)
-    assert winograd.multiplications(6, 8, 1) <= MULTIPLICATIONS_FOR_WINOGRAD
+    assert winograd.multiplications(6, 8, 3, 1) <= MULTIPLICATIONS_FOR_WINOGRAD
 
     @functools.partial(jax.jit, static_argnums=0)
     def value_and_gradients(function, x, kernel):
