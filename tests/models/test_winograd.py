@@ -69,19 +69,19 @@ def test_multiplications(size, side, dilation, share):
         ("tpu", {}, 3, 0),
         ("cpu", {"dtype": jnp.bfloat16}, 2, 9),
         ("cpu", {"stride": 2}, 2, 9),
-        ("cpu", {"channels": CHANNELS_FOR_WINOGRAD // 2}, 2, 9),
+        ("cpu", {"channels": CHANNELS_FOR_WINOGRAD // 2}, 3, 0),
         ("cpu", {"features": CHANNELS_FOR_WINOGRAD // 2}, 2, 9),
         ("cpu", {"columns": 4}, 2, 9),  # Of six columns that are tiled two do not exist.
-        ("cpu", {"images": 16, "rows": 12, "side": 4, "stride": 2, "dilation": 1}, 0, 12),  # 16 * 2 * 3 tiles.
-        ("cpu", {"images": 10, "rows": 12, "side": 4, "stride": 2, "dilation": 1}, 2, 16),
-        ("cpu", {"images": 16, "rows": 12, "side": 3, "stride": 2, "dilation": 1}, 2, 9),  # More zeros than are saved.
-        ("cuda", {"images": 16, "rows": 12, "side": 4, "stride": 2, "dilation": 1}, 3, 0),
+        ("cpu", {"images": 16, "side": 4, "stride": 2, "dilation": 1}, 0, 12),  # 16 * 2 * 3 tiles.
+        ("cpu", {"images": 10, "side": 4, "stride": 2, "dilation": 1}, 2, 16),
+        ("cpu", {"images": 16, "side": 3, "stride": 2, "dilation": 1}, 2, 9),  # More zeros than are saved.
+        ("cuda", {"images": 16, "side": 4, "stride": 2, "dilation": 1}, 3, 0),
     ],
 )
 def test_is_used_on_a_cpu_where_it_pays(platform, change, convolutions, products):
     assert 10 * 2 * 3 < TILES_FOR_STRIDED_WINOGRAD <= 16 * 2 * 3
     setting = {"columns": 16, "channels": CHANNELS_FOR_WINOGRAD, "features": CHANNELS_FOR_WINOGRAD, "stride": 1}
-    setting |= {"images": 1, "rows": 8, "side": 3, "dilation": 2, "dtype": jnp.float32} | change
+    setting |= {"images": 1, "rows": 12, "side": 3, "dilation": 2, "dtype": jnp.float32} | change
     x, kernel = (
         jax.ShapeDtypeStruct([setting[name] for name in names], setting["dtype"])
         for names in (("images", "rows", "columns", "channels"), ("side", "side", "channels", "features"))
