@@ -14,12 +14,10 @@ from ass_jax.models.taps import cells, padding, phases, shifts, without_idle_tap
 
 # Found on CPUs. Input channels from which the products of `_filter_gradient_by_products` are large enough to pay.
 CHANNELS_FOR_TAPS = 64
-# Channels, of both sides, and multiplications, as a share of the plain convolution's, for which Winograd's way pays.
-CHANNELS_FOR_WINOGRAD = 64
-MULTIPLICATIONS_FOR_WINOGRAD = 0.45
-# Tiles, of all images, and the same share, for which it pays for strided convolutions.
-TILES_FOR_STRIDED_WINOGRAD = 64
-MULTIPLICATIONS_FOR_STRIDED_WINOGRAD = 0.6
+# Multiplications, of each of its products and as a share of the plain convolution's, for which Winograd's way pays.
+PRODUCT_FOR_WINOGRAD = 2**20
+SHARE_FOR_WINOGRAD = 0.45
+SHARE_FOR_STRIDED_WINOGRAD = 0.6
 # Input channels up to which it pays to compute a strided convolution's gradient for the input without stride.
 CHANNELS_FOR_UNSTRIDING = 128
 # Share of products outside the padding from which it costs less to multiply zeros than to cut the borders off.
@@ -188,17 +186,18 @@ _convolve_with_own_gradient.defvjp(_forward, _backward)
 def _suits_winograd(x: jax.Array, kernel_shape: tuple[int, ...], stride: int, dilation: int) -> bool:
     if x.dtype != jnp.float32:  # Its sums would lose bits of bfloat16.
         return False
-    if stride == 1 and kernel_shape[:2] == (3, 3):
-        share = winograd.multiplications(*x.shape[1:3], 3, dilation)
-        return min(kernel_shape[2:]) >= CHANNELS_FOR_WINOGRAD and share <= MULTIPLICATIONS_FOR_WINOGRAD
-    if strided.has_form_without_stride(kernel_shape, stride, dilation):
+    *sides, channels, features = kernel_shape
+    if stride == 1 and sides == [3, 3]:
+        side, size, most = 3, x.shape[1:3], SHARE_FOR_WINOGRAD
+    elif strided.has_form_without_stride(kernel_shape, stride, dilation):
         pad, _ = padding(kernel_shape, dilation)
-        size = [(length + 2 * pad - kernel_shape[0]) // stride + 1 for length in x.shape[1:3]]
-        with_zeros = (strided.SIDE * stride / kernel_shape[0]) ** 2
-        share = with_zeros * winograd.multiplications(*size, strided.SIDE, dilation)
-        tiles = len(x) * winograd.tiles(*size, dilation)
-        return tiles >= TILES_FOR_STRIDED_WINOGRAD and share <= MULTIPLICATIONS_FOR_STRIDED_WINOGRAD
-    return False
+        side, size = strided.SIDE, [(length + 2 * pad - sides[0]) // stride + 1 for length in x.shape[1:3]]
+        channels *= stride**2
+        most = SHARE_FOR_STRIDED_WINOGRAD * (sides[0] / (stride * side)) ** 2  # Of a kernel filled up with zeros.
+    else:
+        return False
+    product = len(x) * winograd.tiles(*size, dilation) * channels * features
+    return product >= PRODUCT_FOR_WINOGRAD and winograd.multiplications(*size, side, dilation) <= most
 
 
 def _filter_gradient_by_products(

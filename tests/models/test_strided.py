@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ass_jax.models import strided
-from ass_jax.models.convolution import CHANNELS_FOR_UNSTRIDING, TILES_FOR_STRIDED_WINOGRAD, convolve
+from ass_jax.models.convolution import CHANNELS_FOR_UNSTRIDING, PRODUCT_FOR_WINOGRAD, convolve
 from tests.models.test_convolution import plain
 
 SIZES = [(8, 8), (9, 8), (7, 5), (12, 13), (4, 6), (2, 9)]
@@ -40,12 +40,15 @@ def value_and_gradients(function, x, kernel, gradient, stride):
     return value, *transpose(gradient)
 
 
-@pytest.mark.parametrize(("images", "rows", "columns", "side"), [(1, 48, 48, 4), (2, 35, 47, 4), (1, 47, 55, 5)])
-def test_value_and_gradients_of_many_tiles_equal_plain(images, rows, columns, side):
+@pytest.mark.parametrize(
+    ("images", "rows", "columns", "side", "tiles"), [(1, 48, 48, 4, 64), (2, 35, 47, 4, 96), (1, 47, 55, 5, 80)]
+)
+def test_value_and_gradients_of_large_convolutions_equal_plain(images, rows, columns, side, tiles):
     """At the size from which a CPU takes minimal filtering; the last one has no form without stride."""
+    assert tiles * 4 * 32 * 128 >= PRODUCT_FOR_WINOGRAD
     generator = np.random.default_rng(0)
-    x = generator.normal(size=(images, rows, columns, 3)).astype(np.float32)
-    kernel = generator.normal(size=(side, side, 3, 5)).astype(np.float32) / side
+    x = generator.normal(size=(images, rows, columns, 32)).astype(np.float32)
+    kernel = generator.normal(size=(side, side, 32, 128)).astype(np.float32) / np.sqrt(32 * side**2)
     gradient = generator.normal(size=jax.eval_shape(lambda: plain(x, kernel, 2, 1)).shape).astype(np.float32)
     found = value_and_gradients(convolve, x, kernel, gradient, 2)
     for array, expected in zip(found, value_and_gradients(plain, x, kernel, gradient, 2), strict=True):
@@ -59,13 +62,16 @@ def test_value_and_gradients_of_many_tiles_equal_plain(images, rows, columns, si
         ("cuda", {}, True),
         ("tpu", {}, True),
         ("cpu", {"channels": CHANNELS_FOR_UNSTRIDING + 1}, True),
-        ("cpu", {"channels": CHANNELS_FOR_UNSTRIDING + 1, "images": TILES_FOR_STRIDED_WINOGRAD // 4}, False),
+        ("cpu", {"channels": CHANNELS_FOR_UNSTRIDING + 1, "images": 5, "features": 128}, False),
         ("cpu", {"dilation": 2}, True),
     ],
 )
 def test_gradients_have_no_stride_on_a_cpu_where_it_pays(platform, change, dilates):
-    case = {"channels": 3, "dilation": 1, "images": 1} | change
-    x, kernel = jnp.ones((case["images"], 12, 12, case["channels"])), jnp.ones((4, 4, case["channels"], 5))
+    case = {"channels": 3, "features": 5, "dilation": 1, "images": 1} | change
+    x, kernel = (
+        jnp.ones((case["images"], 12, 12, case["channels"])),
+        jnp.ones((4, 4, case["channels"], case["features"])),
+    )
 
     def loss(x):
         return jnp.sum(jnp.sin(convolve(x, kernel, 2, case["dilation"])))

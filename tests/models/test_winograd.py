@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 
 from ass_jax.models import winograd
-from ass_jax.models.convolution import (
-    CHANNELS_FOR_WINOGRAD,
-    MULTIPLICATIONS_FOR_WINOGRAD,
-    TILES_FOR_STRIDED_WINOGRAD,
-    convolve,
-)
+from ass_jax.models.convolution import PRODUCT_FOR_WINOGRAD, SHARE_FOR_WINOGRAD, convolve
 from tests.models.test_convolution import plain
 
 # Images, rows, columns, channels, features, dilation.
@@ -69,19 +64,20 @@ def test_multiplications(size, side, dilation, share):
         ("tpu", {}, 3, 0),
         ("cpu", {"dtype": jnp.bfloat16}, 2, 9),
         ("cpu", {"stride": 2}, 2, 9),
-        ("cpu", {"channels": CHANNELS_FOR_WINOGRAD // 2}, 3, 0),
-        ("cpu", {"features": CHANNELS_FOR_WINOGRAD // 2}, 2, 9),
+        ("cpu", {"channels": 128}, 2, 9),
+        ("cpu", {"features": 128}, 2, 9),
         ("cpu", {"columns": 4}, 2, 9),  # Of six columns that are tiled two do not exist.
-        ("cpu", {"images": 16, "side": 4, "stride": 2, "dilation": 1}, 0, 12),  # 16 * 2 * 3 tiles.
-        ("cpu", {"images": 10, "side": 4, "stride": 2, "dilation": 1}, 2, 16),
-        ("cpu", {"images": 16, "side": 3, "stride": 2, "dilation": 1}, 2, 9),  # More zeros than are saved.
-        ("cuda", {"images": 16, "side": 4, "stride": 2, "dilation": 1}, 3, 0),
+        ("cpu", {"side": 4, "stride": 2, "dilation": 1}, 0, 12),
+        ("cpu", {"side": 4, "stride": 2, "dilation": 1, "channels": 128}, 2, 16),
+        ("cpu", {"side": 3, "stride": 2, "dilation": 1}, 2, 9),  # More zeros than are saved.
+        ("cuda", {"side": 4, "stride": 2, "dilation": 1}, 3, 0),
     ],
 )
 def test_is_used_on_a_cpu_where_it_pays(platform, change, convolutions, products):
-    assert 10 * 2 * 3 < TILES_FOR_STRIDED_WINOGRAD <= 16 * 2 * 3
-    setting = {"columns": 16, "channels": CHANNELS_FOR_WINOGRAD, "features": CHANNELS_FOR_WINOGRAD, "stride": 1}
-    setting |= {"images": 1, "rows": 12, "side": 3, "dilation": 2, "dtype": jnp.float32} | change
+    assert 24 * 256 * 128 < PRODUCT_FOR_WINOGRAD <= 24 * 256 * 256  # 24 tiles.
+    assert 6 * 512 * 256 < PRODUCT_FOR_WINOGRAD <= 6 * 1024 * 256  # 6 without stride.
+    setting = {"images": 1, "rows": 12, "columns": 16, "channels": 256, "features": 256, "side": 3}
+    setting |= {"stride": 1, "dilation": 2, "dtype": jnp.float32} | change
     x, kernel = (
         jax.ShapeDtypeStruct([setting[name] for name in names], setting["dtype"])
         for names in (("images", "rows", "columns", "channels"), ("side", "side", "channels", "features"))
@@ -97,8 +93,9 @@ def test_is_used_on_a_cpu_where_it_pays(platform, change, convolutions, products
 
 def test_gradients_of_wide_convolutions_equal_plain():
     """At the size from which a CPU takes this way; the values' spread is about 1, that of the kernel's gradient 7."""
-    x, kernel, gradient = example(1, 6, 8, CHANNELS_FOR_WINOGRAD, CHANNELS_FOR_WINOGRAD)
-    assert winograd.multiplications(6, 8, 3, 1) <= MULTIPLICATIONS_FOR_WINOGRAD
+    x, kernel, gradient = example(3, 6, 8, 256, 256)
+    assert winograd.multiplications(6, 8, 3, 1) <= SHARE_FOR_WINOGRAD
+    assert 3 * winograd.tiles(6, 8, 1) * 256 * 256 >= PRODUCT_FOR_WINOGRAD
 
     @functools.partial(jax.jit, static_argnums=0)
     def value_and_gradients(function, x, kernel):
