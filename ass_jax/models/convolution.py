@@ -165,17 +165,22 @@ def _gradients(x, kernel, gradient, stride, dilation):
         # XLA:GPU would take the gradient for a kernel, as large as the image.
         return of_kernel(phases(x, dilation), phases(gradient, dilation), dilation=1)
 
+    def of_kernel_unstrided(x, gradient):
+        return strided.kernel_gradient(x, gradient, kernel.shape, stride)
+
     def of_kernel_by_products(x, gradient):
         x, gradient = lax.optimization_barrier((x, gradient))
         return _filter_gradient_by_products(x, gradient, kernel.shape, stride, dilation)
 
-    has_form = strided.has_form_without_stride(kernel.shape, stride, dilation)
-    unstrided = has_form and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING
+    taps = strided.taps_without_stride(kernel.shape, stride, dilation)
+    unstrided = taps == 2 and x.shape[-1] <= CHANNELS_FOR_UNSTRIDING
     input_on_cpu = of_input_unstrided if unstrided else of_input
     x_gradient = lax.platform_dependent(kernel, gradient, cpu=input_on_cpu, default=of_input)
     has_phases = dilation > 1 and stride == 1 and all(side % 2 for side in kernel.shape[:2])
     kernel_on_gpu = of_kernel_by_phases if has_phases else of_kernel
-    kernel_on_cpu = of_kernel_by_products if x.shape[-1] >= CHANNELS_FOR_TAPS else of_kernel
+    side_by_side = taps * stride**2 * x.shape[-1]  # Channels that `of_kernel_unstrided` puts there.
+    kernel_of_few = of_kernel_unstrided if 0 < side_by_side <= kernel.shape[-1] else of_kernel
+    kernel_on_cpu = of_kernel_by_products if x.shape[-1] >= CHANNELS_FOR_TAPS else kernel_of_few
     kernel_gradient = lax.platform_dependent(x, gradient, cpu=kernel_on_cpu, cuda=kernel_on_gpu, default=of_kernel)
     return x_gradient, kernel_gradient
 
@@ -189,9 +194,9 @@ def _suits_winograd(x: jax.Array, kernel_shape: tuple[int, ...], stride: int, di
     *sides, channels, features = kernel_shape
     if stride == 1 and sides == [3, 3]:
         side, size, most = 3, x.shape[1:3], SHARE_FOR_WINOGRAD
-    elif strided.has_form_without_stride(kernel_shape, stride, dilation):
+    elif strided.taps_without_stride(kernel_shape, stride, dilation) == 2:
         pad, _ = padding(kernel_shape, dilation)
-        side, size = strided.SIDE, [(length + 2 * pad - sides[0]) // stride + 1 for length in x.shape[1:3]]
+        side, size = 2, [(length + 2 * pad - sides[0]) // stride + 1 for length in x.shape[1:3]]
         channels *= stride**2
         most = SHARE_FOR_STRIDED_WINOGRAD * (sides[0] / (stride * side)) ** 2  # Of a kernel filled up with zeros.
     else:

@@ -169,7 +169,7 @@ def _transformed_gradient(gradient: jax.Array, side: int, dilation: int) -> list
 def _transformed_kernel(kernel: jax.Array) -> list[jax.Array]:
     """Returns the rows of the transformed kernel, each [columns, C, F]."""
     weights = _TRANSFORMATIONS[len(kernel)].kernels
-    return [jnp.stack(_combined(weights, row)) for row in _combined_apart(weights, kernel)]
+    return [jnp.stack(_combined(weights, row)) for row in _combined(weights, kernel)]
 
 
 def _outputs(products: Sequence[jax.Array], size: tuple[int, int, int], side: int, dilation: int) -> jax.Array:

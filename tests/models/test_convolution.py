@@ -19,6 +19,7 @@ CASES = [
     (5, 9, 3, 4, 3, 1, 6),  # The outer rows of the kernel lie in the padding.
     (5, 9, 3, 4, 3, 1, 12),  # Only its centre does not.
     (9, 8, 3, 4, 7, 2, 1),
+    (9, 8, 1, 16, 7, 2, 1),
     (8, 6, 3, 4, 4, 2, 1),
     (5, 7, CHANNELS_FOR_TAPS, 2, 3, 1, 1),
     (6, 9, CHANNELS_FOR_TAPS, 2, 3, 2, 1),

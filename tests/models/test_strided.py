@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from ass_jax.models import strided
 from ass_jax.models.convolution import CHANNELS_FOR_UNSTRIDING, PRODUCT_FOR_WINOGRAD, convolve
@@ -13,25 +14,37 @@ SIZES = [(8, 8), (9, 8), (7, 5), (12, 13), (4, 6), (2, 9)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("side", "stride"), [(3, 2), (4, 2), (4, 3), (5, 3), (6, 3)])
+@pytest.mark.parametrize(("side", "stride"), [(2, 2), (3, 2), (4, 2), (5, 2), (7, 2), (4, 3), (5, 3), (6, 3), (7, 3)])
 def test_makes_the_same_result(size, side, stride):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(2, *size, 3)).astype(np.float32)
-    kernel = generator.normal(size=(side, side, 3, 5)).astype(np.float32)
-    assert strided.has_form_without_stride(kernel.shape, stride, dilation=1)
-    x_without, kernel_without = strided.without_stride(x, kernel, stride)
-    assert kernel_without.shape == (2, 2, stride**2 * 3, 5)
-    np.testing.assert_allclose(
-        plain(x_without, kernel_without, stride=1, dilation=1), plain(x, kernel, stride, 1), atol=1e-5
-    )
+    kernel = generator.normal(size=(side, side, 3, 5)).astype(np.float32) / side
+    maps, taps = strided.without_stride(x, kernel, stride)
+    count = strided.taps_without_stride(kernel.shape, stride, dilation=1)
+    assert taps.shape == (count, count, stride**2 * 3, 5)
+    found = lax.conv_general_dilated(maps, taps, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(found, plain(x, kernel, stride, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("side", "stride"), [(4, 2), (5, 2), (7, 2), (7, 3)])
+def test_kernel_gradient_equals_plain(size, side, stride):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, *size, 3)).astype(np.float32)
+    kernel = jax.ShapeDtypeStruct((side, side, 3, 5), jnp.float32)
+    forward = functools.partial(plain, x, stride=stride, dilation=1)
+    gradient = generator.normal(size=jax.eval_shape(forward, kernel).shape).astype(np.float32)
+    expected = jax.linear_transpose(forward, kernel)(gradient)[0]
+    found = strided.kernel_gradient(x, gradient, kernel.shape, stride)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("shape", "stride", "dilation"),
-    [((2, 2), 2, 1), ((5, 5), 2, 1), ((4, 4), 1, 1), ((4, 4), 2, 2), ((3, 1), 2, 1)],
+    ("sides", "stride", "dilation", "taps"),
+    [((4, 4), 2, 1, 2), ((7, 7), 2, 1, 4), ((4, 4), 1, 1, 0), ((4, 4), 2, 2, 0), ((3, 1), 2, 1, 0)],
 )
-def test_other_convolutions_have_no_such_form(shape, stride, dilation):
-    assert not strided.has_form_without_stride((*shape, 3, 5), stride, dilation)
+def test_which_convolutions_have_such_a_form(sides, stride, dilation, taps):
+    assert strided.taps_without_stride((*sides, 3, 5), stride, dilation) == taps
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -44,7 +57,7 @@ def value_and_gradients(function, x, kernel, gradient, stride):
     ("images", "rows", "columns", "side", "tiles"), [(1, 48, 48, 4, 64), (2, 35, 47, 4, 96), (1, 47, 55, 5, 80)]
 )
 def test_value_and_gradients_of_large_convolutions_equal_plain(images, rows, columns, side, tiles):
-    """At the size from which a CPU takes minimal filtering; the last one has no form without stride."""
+    """At the size from which a CPU takes minimal filtering; the last one's kernel is too large."""
     assert tiles * 4 * 32 * 128 >= PRODUCT_FOR_WINOGRAD
     generator = np.random.default_rng(0)
     x = generator.normal(size=(images, rows, columns, 32)).astype(np.float32)
@@ -78,3 +91,14 @@ def test_gradients_have_no_stride_on_a_cpu_where_it_pays(platform, change, dilat
 
     text = jax.jit(jax.grad(loss)).trace(x).lower(lowering_platforms=(platform,)).as_text()
     assert ("lhs_dilate = [2, 2]" in text) == dilates
+
+
+@pytest.mark.parametrize(("platform", "features", "products"), [("cpu", 48, 4), ("cpu", 47, 0), ("cuda", 48, 0)])
+def test_kernel_gradient_is_products_on_a_cpu_where_it_pays(platform, features, products):
+    x, kernel = jnp.ones((1, 16, 16, 3)), jnp.ones((7, 7, 3, features))
+
+    def loss(kernel):
+        return jnp.sum(jnp.sin(convolve(x, kernel, stride=2)))
+
+    text = jax.jit(jax.grad(loss)).trace(kernel).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.dot_general") == products
