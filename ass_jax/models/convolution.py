@@ -201,7 +201,7 @@ def _suits_winograd(x: jax.Array, kernel_shape: tuple[int, ...], stride: int, di
         most = SHARE_FOR_STRIDED_WINOGRAD * (sides[0] / (stride * side)) ** 2  # Of a kernel filled up with zeros.
     else:
         return False
-    product = len(x) * winograd.tiles(*size, dilation) * channels * features
+    product = len(x) * winograd.count_tiles(*size, dilation) * channels * features
     return product >= PRODUCT_FOR_WINOGRAD and winograd.multiplications(*size, side, dilation) <= most
 
 

@@ -1,11 +1,12 @@
-"""3×3 convolutions by minimal filtering F(3×3, 3×3): 25 multiplications where there were 81 (arXiv 1509.09308).
+"""Convolutions by minimal filtering (arXiv 1509.09308), of kernels of 3×3 and 2×2 in tiles of 3×3.
 
-Each tile of 3×3 outputs reads 5×5 inputs. Transformed, `V = B' d B`, these meet a transformed kernel, `U = G g G'`, and
-the tile is `A' (U * V) A`; over all tiles and channels, the 25 entry-wise products are 25 matrix products. A kernel
-dilated by n sees n × n images of every n-th row and column, each of which is tiled by itself.
+Each tile of 3×3 outputs of a 3×3 kernel reads 5×5 inputs. Transformed, `V = B' d B`, these meet a transformed kernel,
+`U = G g G'`, and the tile is `A' (U * V) A`; over all tiles and channels, the 25 entry-wise products are 25 matrix
+products: 25 multiplications where there were 81. With a 2×2 kernel a tile reads 4×4 inputs: 16 where there were 36.
+A kernel dilated by n sees n × n images of every n-th row and column, each of which is tiled by itself.
 
-What is transformed has an array for each of its five rows, with its five columns side by side in it: what is read five
-times is then small enough to stay in a core's cache.
+What is transformed has an array for each of its rows, with its columns side by side in it: what is read several times
+is then small enough to stay in a core's cache.
 
 Legend: B batch, H W cells, T U tiles of an image of every n-th row and column, C channels, F features, n dilation.
 """
@@ -61,10 +62,10 @@ def multiplications(height: int, width: int, side: int, dilation: int) -> float:
     Returns:
       25/81 for a side of 3 and 16/36 for one of 2, where no tile is cut off.
     """
-    return len(_TRANSFORMATIONS[side].kernels) ** 2 * tiles(height, width, dilation) / (side**2 * height * width)
+    return len(_TRANSFORMATIONS[side].kernels) ** 2 * count_tiles(height, width, dilation) / (side**2 * height * width)
 
 
-def tiles(height: int, width: int, dilation: int) -> int:
+def count_tiles(height: int, width: int, dilation: int) -> int:
     """Returns how many tiles cover an output of this size."""
     return dilation**2 * _tiles(height, dilation) * _tiles(width, dilation)
 

@@ -30,6 +30,7 @@ CASES = [
     (5, 7, CHANNELS_FOR_TAPS, 2, 4, 2, 1),
     (2, 3, CHANNELS_FOR_TAPS, 2, 4, 2, 1),
     (9, 8, CHANNELS_FOR_TAPS, 2, 4, 1, 2),
+    (9, 8, CHANNELS_FOR_TAPS, 2, 4, 1, 1),  # The result is smaller.
     (1, 8, 3, 4, 3, 2, 1),  # The kernel that is left has one row.
     (9, 1, CHANNELS_FOR_TAPS, 2, 3, 2, 1),
     (2, 9, 3, 4, 7, 2, 1),

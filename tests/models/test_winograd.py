@@ -95,7 +95,7 @@ def test_gradients_of_wide_convolutions_equal_plain():
     """At the size from which a CPU takes this way; the values' spread is about 1, that of the kernel's gradient 7."""
     x, kernel, gradient = example(3, 6, 8, 256, 256)
     assert winograd.multiplications(6, 8, 3, 1) <= SHARE_FOR_WINOGRAD
-    assert 3 * winograd.tiles(6, 8, 1) * 256 * 256 >= PRODUCT_FOR_WINOGRAD
+    assert 3 * winograd.count_tiles(6, 8, 1) * 256 * 256 >= PRODUCT_FOR_WINOGRAD
 
     @functools.partial(jax.jit, static_argnums=0)
     def value_and_gradients(function, x, kernel):
