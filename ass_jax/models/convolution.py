@@ -14,7 +14,8 @@ from ass_jax.models.taps import cells, padding, phases, shifts, without_idle_tap
 
 # Found on CPUs. Input channels from which the products of `_filter_gradient_by_products` are large enough to pay.
 CHANNELS_FOR_TAPS = 64
-# Multiplications, of each of its products and as a share of the plain convolution's, for which Winograd's way pays.
+# Multiplications, of each of its products for one image and as a share of the plain convolution's, for which Winograd's
+# way pays. The number of images does not count: memory could not be told from that of one, nor programs be exported.
 PRODUCT_FOR_WINOGRAD = 2**20
 SHARE_FOR_WINOGRAD = 0.45
 SHARE_FOR_STRIDED_WINOGRAD = 0.6
@@ -201,7 +202,7 @@ def _suits_winograd(x: jax.Array, kernel_shape: tuple[int, ...], stride: int, di
         most = SHARE_FOR_STRIDED_WINOGRAD * (sides[0] / (stride * side)) ** 2  # Of a kernel filled up with zeros.
     else:
         return False
-    product = len(x) * winograd.count_tiles(*size, dilation) * channels * features
+    product = winograd.count_tiles(*size, dilation) * channels * features
     return product >= PRODUCT_FOR_WINOGRAD and winograd.multiplications(*size, side, dilation) <= most
 
 

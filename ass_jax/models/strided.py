@@ -64,7 +64,7 @@ def _parts(x: jax.Array, kernel_shape: tuple[int, ...], stride: int) -> jax.Arra
     parts = [(length + 2 * before - side) // stride + taps for length in x.shape[1:3]]
     beyond = [stride * count - before - length for count, length in zip(parts, x.shape[1:3], strict=True)]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((before, after, 0) for after in beyond), (0, 0, 0)])
-    x = x.reshape(len(x), parts[0], stride, parts[1], stride * channels)
+    x = x.reshape(x.shape[0], parts[0], stride, parts[1], stride * channels)
     return jnp.concatenate([x[:, :, row] for row in range(stride)], axis=-1)
 
 

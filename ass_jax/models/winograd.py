@@ -83,7 +83,7 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """
     size = _output_size(x, kernel, dilation)
     pairs = zip(_transformed_inputs(x, kernel, dilation), _transformed_kernel(kernel), strict=True)
-    return _outputs([inputs @ taps for inputs, taps in pairs], (len(x), *size), len(kernel), dilation)
+    return _outputs([inputs @ taps for inputs, taps in pairs], (x.shape[0], *size), len(kernel), dilation)
 
 
 def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: int) -> tuple[jax.Array, jax.Array]:

@@ -54,7 +54,7 @@ def value_and_gradients(function, x, kernel, gradient, stride):
 
 
 @pytest.mark.parametrize(
-    ("images", "rows", "columns", "side", "tiles"), [(1, 48, 48, 4, 64), (2, 35, 47, 4, 96), (1, 47, 55, 5, 80)]
+    ("images", "rows", "columns", "side", "tiles"), [(1, 48, 48, 4, 64), (2, 47, 48, 4, 64), (1, 47, 55, 5, 80)]
 )
 def test_value_and_gradients_of_large_convolutions_equal_plain(images, rows, columns, side, tiles):
     """At the size from which a CPU takes minimal filtering; the last one's kernel is too large."""
@@ -75,14 +75,14 @@ def test_value_and_gradients_of_large_convolutions_equal_plain(images, rows, col
         ("cuda", {}, True),
         ("tpu", {}, True),
         ("cpu", {"channels": CHANNELS_FOR_UNSTRIDING + 1}, True),
-        ("cpu", {"channels": CHANNELS_FOR_UNSTRIDING + 1, "images": 5, "features": 128}, False),
+        ("cpu", {"channels": CHANNELS_FOR_UNSTRIDING + 1, "features": 512}, False),
         ("cpu", {"dilation": 2}, True),
     ],
 )
 def test_gradients_have_no_stride_on_a_cpu_where_it_pays(platform, change, dilates):
-    case = {"channels": 3, "features": 5, "dilation": 1, "images": 1} | change
+    case = {"channels": 3, "features": 5, "dilation": 1} | change
     x, kernel = (
-        jnp.ones((case["images"], 12, 12, case["channels"])),
+        jnp.ones((1, 12, 12, case["channels"])),
         jnp.ones((4, 4, case["channels"], case["features"])),
     )
 
