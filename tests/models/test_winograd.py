@@ -118,4 +118,4 @@ def test_number_of_images_may_be_left_open(side, stride):
     images = jax.ShapeDtypeStruct(export.symbolic_shape("images, 24, 24, 128"), jnp.float32)
     exported = export.export(jax.jit(lambda x: convolve(x, kernel, stride)))(images)
     assert "stablehlo.convolution" not in exported.mlir_module()
-    np.testing.assert_allclose(exported.call(x), plain(x, kernel, stride, 1), atol=1e-5)
+    np.testing.assert_allclose(exported.call(x), plain(x, kernel, stride, 1), atol=4e-5)
