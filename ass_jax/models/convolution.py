@@ -10,7 +10,7 @@ from jax import lax
 
 from ass_jax.models import strided, winograd
 from ass_jax.models.products import multiply, transposed_product
-from ass_jax.models.taps import cells, padding, phases, shifts, without_idle_taps
+from ass_jax.models.taps import cells, output_size, padding, phases, shifts, without_idle_taps
 
 # Found on CPUs. Input channels from which the products of `_filter_gradient_by_products` are large enough to pay.
 CHANNELS_FOR_TAPS = 64
@@ -194,14 +194,13 @@ def _suits_winograd(x: jax.Array, kernel_shape: tuple[int, ...], stride: int, di
         return False
     *sides, channels, features = kernel_shape
     if stride == 1 and sides == [3, 3]:
-        side, size, most = 3, x.shape[1:3], SHARE_FOR_WINOGRAD
+        side, most = 3, SHARE_FOR_WINOGRAD
     elif strided.taps_without_stride(kernel_shape, stride, dilation) == 2:
-        pad, _ = padding(kernel_shape, dilation)
-        side, size = 2, [(length + 2 * pad - sides[0]) // stride + 1 for length in x.shape[1:3]]
-        channels *= stride**2
+        side, channels = 2, channels * stride**2
         most = SHARE_FOR_STRIDED_WINOGRAD * (sides[0] / (stride * side)) ** 2  # Of a kernel filled up with zeros.
     else:
         return False
+    size = output_size(x.shape[1:3], kernel_shape, stride, dilation)
     product = winograd.count_tiles(*size, dilation) * channels * features
     return product >= PRODUCT_FOR_WINOGRAD and winograd.multiplications(*size, side, dilation) <= most
 

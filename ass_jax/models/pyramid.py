@@ -36,7 +36,7 @@ def convolve_pyramid(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequ
     for kernel, dilation in zip(kernels, dilations, strict=True):
         for row, column in itertools.product(range(3), range(3)):
             offset = ((row - 1) * dilation, (column - 1) * dilation)
-            if all(abs(cells) < length for cells, length in zip(offset, x.shape[1:3], strict=True)):
+            if all(abs(moved) < length for moved, length in zip(offset, x.shape[1:3], strict=True)):
                 taps[offset].append(kernel[row, column])
     if x.dtype == jnp.float32:  # Of a shorter type, the sum would lose bits.
         taps = {offset: [functools.reduce(operator.add, matrices)] for offset, matrices in taps.items()}
@@ -54,7 +54,7 @@ def _sum_of_taps(x: jax.Array, matrix: jax.Array, offsets: Offsets) -> jax.Array
 
 def _moved(maps: jax.Array, offset: tuple[int, int]) -> jax.Array:
     """Returns for each cell the one at an offset from it, zeros beyond the border."""
-    around = [(-cells, cells, 0) for cells in offset]
+    around = [(-moved, moved, 0) for moved in offset]
     return lax.pad(maps, jnp.zeros((), maps.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.models.taps import cells, padding
+from ass_jax.models.taps import cells, output_size, padding
 
 
 def taps_without_stride(kernel_shape: tuple[int, ...], stride: int, dilation: int) -> int:
@@ -58,17 +58,18 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, kernel_shape: tuple[int, 
 
 
 def _parts(x: jax.Array, kernel_shape: tuple[int, ...], stride: int) -> jax.Array:
-    side, channels = kernel_shape[0], x.shape[-1]
+    """Returns [B, H' + taps - 1, W' + taps - 1, stride**2 * channels] of x, [B, H, W, channels]."""
     before, _ = padding(kernel_shape, dilation=1)
     taps = taps_without_stride(kernel_shape, stride, dilation=1)
-    parts = [(length + 2 * before - side) // stride + taps for length in x.shape[1:3]]
+    parts = [length + taps - 1 for length in output_size(x.shape[1:3], kernel_shape, stride)]
     beyond = [stride * count - before - length for count, length in zip(parts, x.shape[1:3], strict=True)]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((before, after, 0) for after in beyond), (0, 0, 0)])
-    x = x.reshape(x.shape[0], parts[0], stride, parts[1], stride * channels)
+    x = x.reshape(x.shape[0], parts[0], stride, parts[1], -1)
     return jnp.concatenate([x[:, :, row] for row in range(stride)], axis=-1)
 
 
 def _parted_kernel(kernel: jax.Array, stride: int) -> jax.Array:
+    """Returns [taps, taps, stride**2 * channels, features] of [side, side, channels, features]."""
     side, _, channels, features = kernel.shape
     taps = taps_without_stride(kernel.shape, stride, dilation=1)
     missing = (0, stride * taps - side)

@@ -12,6 +12,17 @@ def padding(kernel_shape: tuple[int, ...], dilation: int) -> tuple[int, int]:
     return dilation * (kernel_shape[0] - 1) // 2, dilation * (kernel_shape[1] - 1) // 2
 
 
+def output_size(
+    size: Sequence[int], kernel_shape: tuple[int, ...], stride: int = 1, dilation: int = 1
+) -> tuple[int, ...]:
+    """Returns height and width of what a convolution, padded as `padding` tells, makes of a map of this size."""
+    pads = padding(kernel_shape, dilation)
+    return tuple(
+        (length + 2 * pad - dilation * (side - 1) - 1) // stride + 1
+        for length, pad, side in zip(size, pads, kernel_shape[:2], strict=True)
+    )
+
+
 def without_idle_taps(kernel: jax.Array, size: tuple[int, ...], dilation: int) -> jax.Array:
     """Drops the taps of an odd kernel that lie in the padding wherever the kernel stands.
 
@@ -39,13 +50,10 @@ def shifts(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> list[j
       dilation: of the kernel.
 
     Returns:
-      rows * columns times [B, H, W, channels], in the order of the taps.
+      rows * columns times [B, H', W', channels], of the size of the result, in the order of the taps.
     """
     pads = padding(kernel_shape, dilation)
-    height, width = (
-        cells + 2 * pad - dilation * (side - 1)
-        for cells, pad, side in zip(x.shape[1:3], pads, kernel_shape[:2], strict=True)
-    )
+    height, width = output_size(x.shape[1:3], kernel_shape, dilation=dilation)
     padded = jnp.pad(x, ((0, 0), (pads[0], pads[0]), (pads[1], pads[1]), (0, 0)))
     return [
         padded[:, row * dilation : row * dilation + height, column * dilation : column * dilation + width]

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.models.taps import padding
+from ass_jax.models.taps import output_size, padding
 
 Weights = Sequence[Sequence[float]]  # Of sums: one for each row.
 
@@ -81,7 +81,7 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     Returns:
       [B, H', W', F]; with a side of 3 of the size of x, with one of 2 smaller by the dilation modulo 2.
     """
-    size = _output_size(x, kernel, dilation)
+    size = output_size(x.shape[1:3], kernel.shape, dilation=dilation)
     pairs = zip(_transformed_inputs(x, kernel, dilation), _transformed_kernel(kernel), strict=True)
     return _outputs([inputs @ taps for inputs, taps in pairs], (x.shape[0], *size), len(kernel), dilation)
 
@@ -107,11 +107,6 @@ def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: in
     on_inputs = [jnp.einsum("enf,ecf->enc", *pair) for pair in zip(outputs, _transformed_kernel(kernel), strict=True)]
     on_kernel = [jnp.einsum("enc,enf->ecf", *pair) for pair in zip(inputs, outputs, strict=True)]
     return _inputs(on_inputs, x, kernel, dilation), _kernel(on_kernel, len(kernel))
-
-
-def _output_size(x: jax.Array, kernel: jax.Array, dilation: int) -> list[int]:
-    pads = padding(kernel.shape, dilation)
-    return [length + 2 * pad - dilation * (len(kernel) - 1) for length, pad in zip(x.shape[1:3], pads, strict=True)]
 
 
 def _tiles(cells: int, dilation: int) -> int:
@@ -157,7 +152,7 @@ def _transformed(
 
 
 def _transformed_inputs(x: jax.Array, kernel: jax.Array, dilation: int) -> list[jax.Array]:
-    tiles = [_tiles(cells, dilation) for cells in _output_size(x, kernel, dilation)]
+    tiles = [_tiles(cells, dilation) for cells in output_size(x.shape[1:3], kernel.shape, dilation=dilation)]
     before, _ = padding(kernel.shape, dilation)
     return _transformed(x, _TRANSFORMATIONS[len(kernel)].inputs, tiles, dilation, before)
 
@@ -204,7 +199,7 @@ def _inputs(products: Sequence[jax.Array], x: jax.Array, kernel: jax.Array, dila
       dilation: of the kernel.
     """
     batch, height, width, _ = x.shape
-    rows, columns = (_tiles(cells, dilation) for cells in _output_size(x, kernel, dilation))
+    rows, columns = (_tiles(cells, dilation) for cells in output_size((height, width), kernel.shape, dilation=dilation))
     weights = _transposed(_TRANSFORMATIONS[len(kernel)].inputs)
     before, _ = padding(kernel.shape, dilation)
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ass_jax.models.convolution import convolve
-from ass_jax.models.taps import phases, shifts, without_idle_taps
+from ass_jax.models.taps import output_size, phases, shifts, without_idle_taps
 
 
 def example(*shape):
@@ -20,6 +20,12 @@ def test_taps_that_see_padding_alone_are_dropped(size, dilation, kept):
 def test_even_kernels_keep_all_taps():
     kernel = example(4, 4, 2, 4)
     assert without_idle_taps(kernel, (1, 1), 3).shape == kernel.shape
+
+
+@pytest.mark.parametrize(("side", "stride", "dilation"), [(3, 1, 2), (4, 2, 1), (4, 1, 1), (2, 1, 3), (7, 3, 1)])
+def test_output_size_is_that_of_the_convolution(side, stride, dilation):
+    found = convolve(example(1, 9, 12, 1), example(side, side, 1, 1), stride, dilation)
+    assert output_size((9, 12), (side, side), stride, dilation) == found.shape[1:3]
 
 
 def test_shifts_are_what_the_taps_read():

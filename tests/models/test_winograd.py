@@ -77,12 +77,11 @@ def test_multiplications(size, side, dilation, share):
 def test_is_used_on_a_cpu_where_it_pays(platform, change, convolutions, products):
     assert 24 * 256 * 128 < PRODUCT_FOR_WINOGRAD <= 24 * 256 * 256  # 24 tiles.
     assert 6 * 512 * 256 < PRODUCT_FOR_WINOGRAD <= 6 * 1024 * 256  # 6 without stride.
-    setting = {"images": 1, "rows": 12, "columns": 16, "channels": 256, "features": 256, "side": 3}
-    setting |= {"stride": 1, "dilation": 2, "dtype": jnp.float32} | change
-    x, kernel = (
-        jax.ShapeDtypeStruct([setting[name] for name in names], setting["dtype"])
-        for names in (("images", "rows", "columns", "channels"), ("side", "side", "channels", "features"))
-    )
+    setting = {"rows": 12, "columns": 16, "channels": 256, "features": 256, "side": 3, "stride": 1, "dilation": 2}
+    setting |= {"dtype": jnp.float32} | change
+    size = [1, setting["rows"], setting["columns"], setting["channels"]]
+    x = jax.ShapeDtypeStruct(size, setting["dtype"])
+    kernel = jax.ShapeDtypeStruct([setting["side"]] * 2 + [size[-1], setting["features"]], setting["dtype"])
 
     def loss(x, kernel):
         return jnp.sum(jnp.sin(convolve(x, kernel, setting["stride"], setting["dilation"])))
