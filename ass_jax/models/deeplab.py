@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from ass_jax.models.convolution import convolve
-from ass_jax.models.pyramid import MOST_FEATURES, convolve_pyramid
+from ass_jax import ops
 from ass_jax.models.resnet import ResNet
 from ass_jax.models.vgg import Vgg
 
@@ -67,10 +66,7 @@ class Classifier(nn.Module):
         shape = (3, 3, features.shape[-1], self.num_classes)
         kernels, biases = zip(*(_Branch(shape, name=f"dilation{dilation}")() for dilation in dilations), strict=True)
         features, kernels = features.astype(self.dtype), [kernel.astype(self.dtype) for kernel in kernels]
-        if self.num_classes <= MOST_FEATURES:
-            return convolve_pyramid(features, kernels, dilations) + sum(biases)
-        maps = (convolve(features, kernel, 1, dilation) for kernel, dilation in zip(kernels, dilations, strict=True))
-        return sum(branch.astype(jnp.float32) for branch in maps) + sum(biases)
+        return ops.atrous_sum(features, kernels, dilations) + sum(biases)
 
 
 class _Branch(nn.Module):

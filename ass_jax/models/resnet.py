@@ -6,11 +6,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
+from ass_jax import ops
 from ass_jax.models.convolution import Conv, Matrix
 from ass_jax.models.normalisation import BatchNorm
-from ass_jax.models.pooling import max_pool_ceil
 
 EXPANSION = 4  # Output channels of a bottleneck block over those of its 3x3 convolution.
 STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation of each stage.
@@ -62,7 +61,8 @@ class ResNet(nn.Module):
         blocks = {"bottleneck": bottleneck, "basic": kept(Basic)}
         x = conv(self.stem_width, self.stem_kernel, stride=2, name="stem")(images)
         x = norm(name="stem_norm", relu=True)(x)
-        x = max_pool_ceil(x)
+        # Rounds the size up as the reference does; an odd one does not reach the second row and column after the map.
+        x = ops.max_pool(x, side=3, padding=(1, 2))
         for stage, (count, (stride, dilation)) in enumerate(zip(self.stage_sizes, STAGES, strict=True)):
             for index in range(count):
                 x = blocks[self.block](
@@ -112,7 +112,7 @@ class Bottleneck(nn.Module):
         if self.project:
             x = self.conv(EXPANSION * self.width, 1, stride=self.stride, name="shortcut")(x)
             x = self.norm(name="shortcut_norm")(x)
-        return _relu_kept(x + y)
+        return ops.add_relu(x, y)
 
 
 class Basic(nn.Module):
@@ -144,25 +144,4 @@ class Basic(nn.Module):
         if self.project:
             x = self.conv(self.width, 1, stride=self.stride, name="shortcut")(x)
             x = self.norm(name="shortcut_norm")(x)
-        return _relu_kept(x + y)
-
-
-@jax.custom_vjp
-def _relu_kept(x: jax.Array) -> jax.Array:
-    """Acts as `relu`, and keeps its result for the backward pass and for the next block.
-
-    Left to itself, XLA:CPU adds up the results of all blocks before, at each block and once more on the way back.
-    """
-    return lax.optimization_barrier(nn.relu(x))
-
-
-def _relu_forward(x):
-    y = _relu_kept(x)
-    return y, y
-
-
-def _relu_backward(y, gradient):
-    return (jnp.where(y > 0, gradient, 0),)
-
-
-_relu_kept.defvjp(_relu_forward, _relu_backward)
+        return ops.add_relu(x, y)

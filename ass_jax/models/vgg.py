@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ass_jax import ops
 from ass_jax.models.convolution import Conv
-from ass_jax.models.pooling import max_pool
 
 # Convolutions, channels and dilation of each block. The first three end in a pool: stride 8.
 BLOCKS = ((2, 64, 1), (2, 128, 1), (3, 256, 1), (3, 512, 1), (3, 512, 2))
@@ -42,7 +42,7 @@ class Vgg(nn.Module):
         for index in range(count):
             name = f"block{number + 1}_conv{index + 1}"
             x = nn.relu(self._conv(channels, dilation, name)(x))
-        return max_pool(x, side=2) if number < POOLED else x
+        return ops.max_pool(x, side=2) if number < POOLED else x
 
     def _conv(self, channels: int, dilation: int, name: str) -> Conv:
         return Conv(channels, 3, dilation=dilation, use_bias=True, dtype=self.dtype, name=name)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from ass_jax.models import build_networks
-from ass_jax.models.convolution import convolve
+from ass_jax.ops.convolution import convolve
 from benchmarks import work
 from configs import gta5
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from ass_jax.models import normalisation
 from ass_jax.models.normalisation import BatchNorm
+from ass_jax.ops import normalisation
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from ass_jax.models.convolution import convolve
-from ass_jax.models.taps import output_size, phases, shifts, without_idle_taps
+from ass_jax.ops.convolution import convolve
+from ass_jax.ops.taps import output_size, phases, shifts, without_idle_taps
 
 
 def example(*shape):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ass_jax.models import products
+from ass_jax.ops import products
 
 WAYS = {"cpu": products._narrower_first, "cuda": products._in_parts, "default": products._plain}
 

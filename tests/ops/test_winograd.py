@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax import export
 
-from ass_jax.models import winograd
-from ass_jax.models.convolution import PRODUCT_FOR_WINOGRAD, SHARE_FOR_WINOGRAD, convolve
-from tests.models.test_convolution import plain
+from ass_jax.ops import winograd
+from ass_jax.ops.convolution import PRODUCT_FOR_WINOGRAD, SHARE_FOR_WINOGRAD, convolve
+from ass_jax.ops.reference import conv2d as plain
 
 # Images, rows, columns, channels, features, dilation.
 CASES = [

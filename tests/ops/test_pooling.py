@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ass_jax.models import pooling
-from ass_jax.models.pooling import max_pool, max_pool_ceil
+from ass_jax.ops import pooling
+from ass_jax.ops.pooling import max_pool
 
 SIZES = [(6, 9), (7, 8), (1, 2), (5, 5), (1, 1), (12, 16)]
 
@@ -25,7 +25,7 @@ def test_rounds_up(size):
     expected = np.zeros((2, size[0] // 2 + 1, size[1] // 2 + 1, 3), np.float32)
     for i, j, rows, columns in windows(*size):
         expected[:, i, j] = x[:, rows, columns].max(axis=(1, 2))
-    np.testing.assert_array_equal(max_pool_ceil(jnp.array(x)), expected)
+    np.testing.assert_array_equal(max_pool(jnp.array(x), 3, (1, 2)), expected)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -54,7 +54,7 @@ def test_the_first_of_equal_entries_takes_the_gradient(size, side, padding, dtyp
 @pytest.mark.parametrize(("platform", "searches"), [("cpu", 0), ("cuda", 1), ("tpu", 1)])
 def test_only_cpus_do_without_the_search(platform, searches):
     def pooled(x):
-        return max_pool_ceil(x).sum()
+        return max_pool(x, 3, (1, 2)).sum()
 
     lowered = jax.jit(jax.grad(pooled)).trace(jnp.zeros((1, 6, 8, 4))).lower(lowering_platforms=(platform,))
     assert lowered.as_text().count("select_and_scatter") == searches

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.models.taps import output_size, padding
+from ass_jax.ops.taps import output_size, padding
 
 Weights = Sequence[Sequence[float]]  # Of sums: one for each row.
 
@@ -71,7 +71,7 @@ def count_tiles(height: int, width: int, dilation: int) -> int:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """Convolves with a stride of 1 and the zero padding that `ass_jax.models.taps.padding` tells.
+    """Convolves with a stride of 1 and the zero padding that `ass_jax.ops.taps.padding` tells.
 
     Args:
       x: [B, H, W, C].

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.models.taps import cells, output_size, padding
+from ass_jax.ops.taps import cells, output_size, padding
 
 
 def taps_without_stride(kernel_shape: tuple[int, ...], stride: int, dilation: int) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ass_jax.models.pyramid import convolve_pyramid
+from ass_jax.ops.pyramid import convolve_pyramid
 
 DILATIONS = (6, 12, 18, 24)
 

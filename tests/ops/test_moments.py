@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ass_jax.models import moments
+from ass_jax.ops import moments
 
 
 @pytest.fixture

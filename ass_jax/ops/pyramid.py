@@ -1,4 +1,4 @@
-"""The sum of dilated convolutions to few features: one product for all taps, whose results are shifted and added."""
+"""The sum of dilated convolutions; to few features, one product for all taps, whose results are shifted and added."""
 
 import collections
 import functools
@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.models.products import transposed_product
-from ass_jax.models.taps import cells
+from ass_jax.ops.convolution import convolve
+from ass_jax.ops.products import transposed_product
+from ass_jax.ops.taps import cells
 
 # Features up to which it pays: the products of all taps take memory.
-MOST_FEATURES = 32
+_MOST_FEATURES = 32
 
 Offsets = tuple[tuple[int, int], ...]  # Rows and columns from a cell to the one that a tap reads.
 
@@ -32,6 +33,9 @@ def convolve_pyramid(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequ
     Returns:
       [B, H, W, features] float32, summed in float32 whatever the type of `x`.
     """
+    if kernels[0].shape[-1] > _MOST_FEATURES:
+        maps = (convolve(x, kernel, 1, dilation) for kernel, dilation in zip(kernels, dilations, strict=True))
+        return sum(branch.astype(jnp.float32) for branch in maps)
     taps = collections.defaultdict(list)
     for kernel, dilation in zip(kernels, dilations, strict=True):
         for row, column in itertools.product(range(3), range(3)):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ass_jax.models import strided
-from ass_jax.models.convolution import CHANNELS_FOR_UNSTRIDING, PRODUCT_FOR_WINOGRAD, convolve
-from tests.models.test_convolution import plain
+from ass_jax.ops import strided
+from ass_jax.ops.convolution import CHANNELS_FOR_UNSTRIDING, PRODUCT_FOR_WINOGRAD, convolve
+from ass_jax.ops.reference import conv2d as plain
 
 SIZES = [(8, 8), (9, 8), (7, 5), (12, 13), (4, 6), (2, 9)]
 

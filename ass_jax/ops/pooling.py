@@ -1,4 +1,4 @@
-"""Max pooling, and its gradient without XLA's search for the chosen entries, which is slow on CPUs."""
+"""Max pooling that keeps which entry of each window it chose: XLA's own gradient searches for it, slowly on CPUs."""
 
 import functools
 import itertools
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.models.taps import interleaved
+from ass_jax.ops.taps import interleaved
 
 _STRIDE = 2
 
@@ -29,68 +29,81 @@ def max_pool(x: jax.Array, side: int, padding: tuple[int, int] = (0, 0)) -> jax.
     return _pool(x, side, padding)
 
 
-def max_pool_ceil(x: jax.Array) -> jax.Array:
-    """Max-pools with kernel 3, stride 2 and padding 1, rounding the size up as the reference does.
-
-    Args:
-      x: [B, H, W, channels].
-
-    Returns:
-      [B, H // 2 + 1, W // 2 + 1, channels]; padding never wins.
-    """
-    # The second row at the end is for the last window of an even size; an odd one does not reach it.
-    return max_pool(x, side=3, padding=(1, 2))
-
-
 def _pool(x: jax.Array, side: int, padding: tuple[int, int]) -> jax.Array:
     around = ((0, 0), padding, padding, (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, side, side, 1), (1, _STRIDE, _STRIDE, 1), around)
 
 
 def _forward(x, side, padding):
-    y = _pool(x, side, padding)
-    return y, (x, y)
+    by_taps = functools.partial(_pool_by_taps, side=side, padding=padding)
+    y, chosen = lax.platform_dependent(x, cpu=by_taps, default=lambda x: _without_choice(_pool(x, side, padding)))
+    return y, (x, chosen)
 
 
 def _backward(side, padding, residuals, gradient):
-    x, y = residuals
+    x, chosen = residuals
     by_taps = functools.partial(_gradient_by_taps, side=side, padding=padding)
     by_search = functools.partial(_gradient_by_search, side=side, padding=padding)
-    return (lax.platform_dependent(x, y, gradient, cpu=by_taps, default=by_search),)
+    return (lax.platform_dependent(x, chosen, gradient, cpu=by_taps, default=by_search),)
 
 
 max_pool.defvjp(_forward, _backward)
 
 
-def _gradient_by_search(x, y, gradient, side, padding):
-    del y
+def _without_choice(y):
+    return y, jnp.zeros(y.shape, jnp.int8)
+
+
+def _gradient_by_search(x, chosen, gradient, side, padding):
+    del chosen
     return jax.vjp(lambda x: _pool(x, side, padding), x)[1](gradient)[0]
 
 
-def _gradient_by_taps(
-    x: jax.Array, y: jax.Array, gradient: jax.Array, side: int, padding: tuple[int, int]
-) -> jax.Array:
-    """Finds the first tap of each window that holds its maximum, then what each row and column gets from its windows.
+def _pool_by_taps(x: jax.Array, side: int, padding: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """Finds the maximum of each window, and the first tap that holds it.
+
+    The tap is decided here and kept as an integer. The backward pass must not find it by comparing x with the maximum:
+    XLA may work out either again, fused with other operations and so rounded otherwise, and then no tap holds it.
 
     Args:
-      x: [B, H, W, channels], the input.
-      y: [B, H', W', channels], the output.
-      gradient: of the output.
+      x: [B, H, W, channels].
+      side: of a window.
+      padding: rows and columns before and after.
+
+    Returns:
+      The maxima [B, H', W', channels], and int8 of that shape: row * side + column within the window.
+    """
+    # The barriers have each computed once: the input for all taps, and the tap for all that the gradient reads.
+    padded = jnp.pad(lax.optimization_barrier(x), ((0, 0), padding, padding, (0, 0)), constant_values=-jnp.inf)
+    rows, columns = ((length - side) // _STRIDE + 1 for length in padded.shape[1:3])
+    maxima, chosen = None, None
+    for tap in range(side**2):
+        row, column = divmod(tap, side)
+        last = row + _STRIDE * rows - 1, column + _STRIDE * columns - 1
+        seen = padded[:, row : last[0] : _STRIDE, column : last[1] : _STRIDE]
+        if maxima is None:
+            maxima, chosen = seen, jnp.zeros(seen.shape, jnp.int8)
+            continue
+        chosen = jnp.where(seen > maxima, jnp.int8(tap), chosen)
+        maxima = jnp.maximum(maxima, seen)  # A NaN stays one, whatever tap is chosen.
+    return maxima, lax.optimization_barrier(chosen)
+
+
+def _gradient_by_taps(
+    x: jax.Array, chosen: jax.Array, gradient: jax.Array, side: int, padding: tuple[int, int]
+) -> jax.Array:
+    """Adds up what each row and column gets from the windows that have chosen it.
+
+    Args:
+      x: [B, H, W, channels], the input, of which the size is taken.
+      chosen: int8 [B, H', W', channels], the tap of each window that takes its gradient.
+      gradient: [B, H', W', channels], of the output.
       side: of a window.
       padding: rows and columns before and after.
 
     Returns:
       [B, H, W, channels].
     """
-    rows, columns = y.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)), constant_values=-jnp.inf)
-    chosen = jnp.zeros(y.shape, jnp.int8)
-    for tap in reversed(range(side**2)):
-        row, column = divmod(tap, side)
-        last = row + _STRIDE * rows - 1, column + _STRIDE * columns - 1
-        seen = padded[:, row : last[0] : _STRIDE, column : last[1] : _STRIDE]
-        chosen = jnp.where(seen == y, jnp.int8(tap), chosen)
-    chosen = lax.optimization_barrier(chosen)
     # Row `phase + _STRIDE * i` of the padded map is seen by window `i - back` with its row `phase + _STRIDE * back`.
     furthest = (side - 1) // _STRIDE
     seen_by = [[(back, row) for back, row in enumerate(range(phase, side, _STRIDE))] for phase in range(_STRIDE)]

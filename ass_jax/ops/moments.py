@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.models.products import transposed_product
+from ass_jax.ops.products import transposed_product
 
 
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:

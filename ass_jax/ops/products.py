@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.models.taps import cells
+from ass_jax.ops.taps import cells
 
 # Entries of a result, on a CPU, from which XLA's own product of a transposed matrix is the faster one.
 _ENTRIES_FOR_PLAIN = 2**18
