@@ -1,0 +1,165 @@
+"""Compares a training step with the same one in plain operations: a fault of a fast one would train on in silence."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ass_jax import compilation, ops
+from ass_jax.models import build_networks
+from ass_jax.optimizers import make_optimizer
+from ass_jax.state import TrainState, create_state
+from ass_jax.steps import train_step
+
+# Relative, of root mean squares. Rounding alone makes some 1e-5 of a small network and 1e-3 of a deep one with random
+# weights; the smallest fault that was ever found made 4e-2.
+TOLERANCE = 1e-2
+TIMES = 3.0  # Where rounding is coarser than float32's: so many times as far as the plain step of the same precision.
+CHOICES = ("auto", "always", "never")  # Of `config.verify`.
+_FEW_WEIGHTS = 2_000_000  # Of the segmenter, up to which "auto" compares: it takes seconds.
+_SHOWN = 5
+
+
+class DifferentError(Exception):
+    """The step and the plain step differ; the message says by how much, and what to do."""
+
+
+def wanted(config: ConfigDict, state: TrainState) -> bool:
+    """Returns whether the first step is to be compared.
+
+    Args:
+      config: the whole configuration; `verify` decides.
+      state: arrays or their shapes.
+    """
+    if ops.form_at_hand() == "reference" or config.verify == "never":
+        return False
+    weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))
+    return config.verify == "always" or weights <= _FEW_WEIGHTS
+
+
+def verify(step: Callable, state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> float:
+    """Does one step both ways from the same state, and compares losses, gradients and running statistics.
+
+    What is compared of the gradients is what the optimisers remember of them: momentum, and Adam's moments.
+
+    Args:
+      step: the compiled training step, `(state, batch) -> (state, metrics)`; it may take the state's buffers.
+      state: before the first step; stays as it is.
+      batch: of the first step.
+      config: the whole configuration.
+      num_classes: C.
+
+    Returns:
+      The largest relative difference, of all losses and arrays.
+
+    Raises:
+      DifferentError: the steps differ by more than rounding.
+    """
+    found = _outcome(*step(jax.tree.map(jnp.copy, state), batch))
+    plain = _plain_outcome(state, batch, config, num_classes)
+    differences, allowed = _differences(found, plain), dict.fromkeys(found, TOLERANCE)
+    coarse = jax.default_backend() != "cpu" or config.model.dtype != "float32"
+    if coarse and max(differences.values()) > TOLERANCE:
+        precise = config.copy_and_resolve_references()
+        precise.model.dtype = "float32"
+        with jax.default_matmul_precision("highest"):
+            truth = _plain_outcome(state, batch, precise, num_classes)
+        differences, rounding = _differences(found, truth), _differences(plain, truth)
+        allowed = {name: TOLERANCE + TIMES * rounding[name] for name in differences}
+    beyond = {name: value for name, value in differences.items() if not value <= allowed[name]}
+    if beyond:
+        raise DifferentError(_message(beyond, allowed, batch))
+    return max(differences.values())
+
+
+def _plain_outcome(state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> dict[str, np.ndarray]:
+    networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
+    step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
+    shardings = jax.tree.leaves(state)[0].sharding
+    with ops.form("reference"):
+        lowered = jax.jit(step, out_shardings=shardings).lower(state, batch)
+    return _outcome(*lowered.compile(compiler_options=compilation.options_of_one_use())(state, batch))
+
+
+def _outcome(state: TrainState, metrics: dict) -> dict[str, np.ndarray]:
+    """Returns what a step has found out, by name: losses, and what it keeps for the next one, but the weights.
+
+    The weights hardly change in a step: by float32, their difference would be told too coarsely.
+    """
+    losses = {name: value for name, value in metrics.items() if name.startswith(("loss/", "gradient_norm/"))}
+    trees = {"": losses, "running": state.batch_stats, "of the optimiser": state.optimizer_state}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(trees)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/").lstrip("/"): np.asarray(leaf)
+        for path, leaf in leaves
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+
+
+def _differences(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: _difference(found[name], expected[name]) for name in expected}
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    size, distance = np.linalg.norm(expected), np.linalg.norm(found - expected)
+    return float(distance / size) if size > 0 else float(distance)
+
+
+def _message(beyond: dict[str, float], allowed: dict[str, float], batch: dict) -> str:
+    sizes = ", ".join(f"{name} {'x'.join(map(str, examples['image'].shape))}" for name, examples in batch.items())
+    worst = sorted(beyond, key=lambda name: -beyond[name])[:_SHOWN]
+    return "\n".join(
+        [
+            f"The first training step differs from the same step in plain operations, at images of {sizes}.",
+            "A fast operation, or this version of JAX, computes something wrong at these sizes. Relative differences:",
+            *(f"  {beyond[name]:.1e} (at most {allowed[name]:.1e} by rounding): {name}" for name in worst),
+            *([f"  ... {len(beyond) - _SHOWN} more"] if len(beyond) > _SHOWN else []),
+            f"Nothing was trained. {ops.VARIABLE}=reference in the environment trains with plain operations, slower.",
+            "Other image sizes may be right. Please report these lines. --config.verify=never trains without comparing.",
+        ]
+    )
+
+
+def verify_shapes(config: ConfigDict, num_classes: int, sizes: dict[str, tuple[int, int, int, bool]]) -> float | None:
+    """Does what `verify` does with random weights and images, for a configuration alone.
+
+    Args:
+      config: the whole configuration.
+      num_classes: C.
+      sizes: by stream: images, height, width, whether there are labels.
+
+    Returns:
+      The largest relative difference; None where `wanted` says no.
+
+    Raises:
+      DifferentError: the steps differ by more than rounding.
+    """
+    networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
+    shared = {"networks": networks, "config": config, "optimizer": optimizer}
+    create = functools.partial(create_state, num_classes=num_classes, **shared)
+    if not wanted(config, jax.eval_shape(create)):
+        return None
+    state = jax.jit(create, compiler_options=compilation.options_of_one_use())()
+    batch = jax.device_put(_random_batch(sizes, num_classes))
+    step = jax.jit(functools.partial(train_step, **shared), donate_argnums=0).lower(state, batch)
+    return verify(step.compile(compiler_options=compilation.options_of_steps()), state, batch, config, num_classes)
+
+
+def _random_batch(sizes: dict[str, tuple[int, int, int, bool]], num_classes: int) -> dict:
+    """Returns smooth images under noise, with labels in blocks."""
+    generator, batch = np.random.default_rng(0), {}
+    for stream, (count, height, width, has_label) in sizes.items():
+        cells = count, -(-height // 8), -(-width // 8)
+
+        def magnified(values: np.ndarray, height: int = height, width: int = width) -> np.ndarray:
+            return values.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
+
+        coarse = magnified(generator.integers(0, 200, (*cells, 3)))
+        batch[stream] = {"image": (coarse + generator.integers(0, 56, coarse.shape)).astype(np.uint8)}
+        if has_label:
+            batch[stream]["label"] = magnified(generator.integers(0, num_classes, cells)).astype(np.uint8)
+    return batch
