@@ -48,6 +48,7 @@ CHECK_FILES = flags.DEFINE_integer(
 )
 EXIT_CODE_OF_BAD_DATA = 1
 EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C; SIGTERM in training: 143. See `ass_jax/signals.py`.
+EXIT_CODE_OF_DIFFERENCE = 1  # Between the training step and the same in plain operations.
 EXIT_CODE_OF_UNREADABLE = 1  # Some images of --mode=predict; the others are done.
 
 
@@ -73,6 +74,7 @@ def main(arguments: list[str]) -> None:
             sound = check.check(config, CHECK_FILES.value, workdir)
         if sound:
             tell_memory(config, class_table)
+            verify(config, class_table)
         sys.exit(0 if sound else EXIT_CODE_OF_BAD_DATA)
     if MODE.value == "predict":
         predict(config, class_table, workdir)
@@ -145,6 +147,18 @@ def tell_memory(config: ConfigDict, class_table: labels.ClassTable) -> None:
     except Exception as error:
         lines = [f"The memory of a training step could not be calculated: {error}"]
     print("", *map(printable, lines), sep="\n", flush=True)
+
+
+def verify(config: ConfigDict, class_table: labels.ClassTable) -> None:
+    """Compares a training step with plain operations for `--mode=check`; ends with code 1 where they differ."""
+    from ass_jax import verification
+
+    with told_plainly(verification.DifferentError, code=EXIT_CODE_OF_DIFFERENCE):
+        difference = verification.verify_shapes(config, len(class_table.names), streams.shapes(config))
+    if difference is None:
+        print("Not compared with plain operations: the network is large. --config.verify=always does it.", flush=True)
+    else:
+        print(verification.described(difference), flush=True)
 
 
 def predict(config: ConfigDict, class_table: labels.ClassTable, workdir: Path) -> None:

@@ -14,6 +14,7 @@ HARMLESS = (
     "init",  # Read before the first step only.
     "log_every",
     "skipped_limit",
+    "verify",
     "model.remat",  # Computes the same, some of it twice.
     "resume_with_changes",
     "checkpoint",

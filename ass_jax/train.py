@@ -14,7 +14,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ass_jax import compilation, lock, memory, mixed_picture, resuming, selection, signals
+from ass_jax import compilation, lock, memory, mixed_picture, resuming, selection, signals, verification
 from ass_jax.checkpoint import Checkpoints
 from ass_jax.damage import DamagedError, SaveError
 from ass_jax.distributed import LostError, losses_named, say
@@ -53,6 +53,7 @@ ENDS = (
     lock.LockedError,
     resuming.ChangedError,
     signals.StoppedError,
+    verification.DifferentError,
 )
 
 
@@ -98,6 +99,7 @@ def train(
       SaveError: a checkpoint could not be written.
       StoppedError: a signal ended the run.
       LostError: another process of the run has ended.
+      DifferentError: the first step differs from the same step in plain operations, see `config.verify`.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     num_classes = len(class_table.names)
@@ -152,6 +154,8 @@ def train(
         show_mixed = mixed_picture.make_show(networks, config, mesh, **shown)
         _print_start(config, state, batch, mesh.size, time.monotonic() - begun, labelled)
         _print_memory(memory.program_bytes(step, batch))
+        if not start and verification.wanted(config, state):
+            say(verification.described(verification.verify(step, state, batch, config, num_classes)))
 
         monitor = Monitor(
             config,

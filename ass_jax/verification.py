@@ -18,8 +18,8 @@ from ass_jax.steps import train_step
 # weights; the smallest fault that was ever found made 4e-2.
 TOLERANCE = 1e-2
 TIMES = 3.0  # Where rounding is coarser than float32's: so many times as far as the plain step of the same precision.
-CHOICES = ("auto", "always", "never")  # Of `config.verify`.
 _FEW_WEIGHTS = 2_000_000  # Of the segmenter, up to which "auto" compares: it takes seconds.
+_ATTEMPTS, _CHANGE = 5, 1e-3  # With weights changed by so much, where a step differs.
 _SHOWN = 5
 
 
@@ -58,30 +58,59 @@ def verify(step: Callable, state: TrainState, batch: dict, config: ConfigDict, n
     Raises:
       DifferentError: the steps differ by more than rounding.
     """
-    found = _outcome(*step(jax.tree.map(jnp.copy, state), batch))
-    plain = _plain_outcome(state, batch, config, num_classes)
-    differences, allowed = _differences(found, plain), dict.fromkeys(found, TOLERANCE)
+    plain = _plain_step(state, batch, config, num_classes)
+    # On a CPU, float32 is computed as such.
     coarse = jax.default_backend() != "cpu" or config.model.dtype != "float32"
-    if coarse and max(differences.values()) > TOLERANCE:
-        precise = config.copy_and_resolve_references()
-        precise.model.dtype = "float32"
-        with jax.default_matmul_precision("highest"):
-            truth = _plain_outcome(state, batch, precise, num_classes)
-        differences, rounding = _differences(found, truth), _differences(plain, truth)
-        allowed = {name: TOLERANCE + TIMES * rounding[name] for name in differences}
-    beyond = {name: value for name, value in differences.items() if not value <= allowed[name]}
-    if beyond:
-        raise DifferentError(_message(beyond, allowed, batch))
-    return max(differences.values())
+    precise = _precise_step(state, batch, config, num_classes) if coarse else None
+    least: dict[str, tuple[float, float]] = {}
+    for attempt in range(_ATTEMPTS):
+        given = _changed(state, attempt) if attempt else state
+        found, expected = _outcome(*step(jax.tree.map(jnp.copy, given), batch)), _outcome(*plain(given, batch))
+        differences, allowed = _differences(found, expected), dict.fromkeys(expected, TOLERANCE)
+        if precise is not None:
+            truth = _outcome(*precise(given, batch))
+            differences, rounding = _differences(found, truth), _differences(expected, truth)
+            allowed = {name: TOLERANCE + TIMES * rounding[name] for name in truth}
+        for name, difference in differences.items():
+            pair = difference, allowed[name]
+            least[name] = min(least.get(name, pair), pair, key=lambda pair: pair[0] / pair[1])
+        if all(difference <= allowed for difference, allowed in least.values()):
+            return max(difference for difference, _ in least.values())
+    raise DifferentError(_message(least, batch))
 
 
-def _plain_outcome(state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> dict[str, np.ndarray]:
+def _changed(state: TrainState, attempt: int) -> TrainState:
+    """Returns the state with all weights changed by some thousandths.
+
+    A rectifier whose input lies within rounding of 0 passes a gradient or not: both are right, and differ. A fault is
+    there whatever the weights are; such an input is not.
+    """
+    leaves, structure = jax.tree.flatten(state.params)
+    keys = jax.random.split(jax.random.key(attempt), len(leaves))
+    changed = [
+        leaf * (1 + _CHANGE * jax.random.normal(key, leaf.shape)) for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return state.replace(params=jax.tree.unflatten(structure, changed))
+
+
+def described(difference: float) -> str:
+    """Says that the steps agree."""
+    return f"The first step agrees with plain operations: losses, gradients and statistics within {difference:.0e}."
+
+
+def _plain_step(state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> Callable:
     networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
     step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
-    shardings = jax.tree.leaves(state)[0].sharding
     with ops.form("reference"):
-        lowered = jax.jit(step, out_shardings=shardings).lower(state, batch)
-    return _outcome(*lowered.compile(compiler_options=compilation.options_of_one_use())(state, batch))
+        lowered = jax.jit(step, out_shardings=state.step.sharding).lower(state, batch)
+    return lowered.compile(compiler_options=compilation.options_of_one_use())
+
+
+def _precise_step(state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> Callable:
+    config = config.copy_and_resolve_references()
+    config.model.dtype = "float32"
+    with jax.default_matmul_precision("highest"):
+        return _plain_step(state, batch, config, num_classes)
 
 
 def _outcome(state: TrainState, metrics: dict) -> dict[str, np.ndarray]:
@@ -105,21 +134,24 @@ def _differences(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     found, expected = found.astype(np.float64), expected.astype(np.float64)
+    if not np.isfinite(expected).all():  # Such a step is skipped, and told of elsewhere.
+        return 0.0
     size, distance = np.linalg.norm(expected), np.linalg.norm(found - expected)
     return float(distance / size) if size > 0 else float(distance)
 
 
-def _message(beyond: dict[str, float], allowed: dict[str, float], batch: dict) -> str:
+def _message(least: dict[str, tuple[float, float]], batch: dict) -> str:
     sizes = ", ".join(f"{name} {'x'.join(map(str, examples['image'].shape))}" for name, examples in batch.items())
-    worst = sorted(beyond, key=lambda name: -beyond[name])[:_SHOWN]
+    beyond = {name: pair for name, pair in least.items() if not pair[0] <= pair[1]}
+    worst = sorted(beyond, key=lambda name: -beyond[name][0])[:_SHOWN]
     return "\n".join(
         [
             f"The first training step differs from the same step in plain operations, at images of {sizes}.",
             "A fast operation, or this version of JAX, computes something wrong at these sizes. Relative differences:",
-            *(f"  {beyond[name]:.1e} (at most {allowed[name]:.1e} by rounding): {name}" for name in worst),
+            *(f"  {beyond[name][0]:.1e} (at most {beyond[name][1]:.1e} by rounding): {name}" for name in worst),
             *([f"  ... {len(beyond) - _SHOWN} more"] if len(beyond) > _SHOWN else []),
             f"Nothing was trained. {ops.VARIABLE}=reference in the environment trains with plain operations, slower.",
-            "Other image sizes may be right. Please report these lines. --config.verify=never trains without comparing.",
+            "Other image sizes may be right. Please report these lines. --config.verify=never trains in spite of this.",
         ]
     )
 

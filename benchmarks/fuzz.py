@@ -22,7 +22,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python looks beside the program only.
 
-import jax
 from tqdm import tqdm
 
 from benchmarks import fuzz_cases, fuzz_programs, machine
@@ -32,7 +31,6 @@ EAGER_EVERY = 20  # Cases, of which one is computed without `jit` too; each oper
 _MOST = 20  # Failures, then it ends: they have one cause.
 _SHRINKING = 90.0  # Seconds.
 _CHUNK = 4  # Cases that a worker takes at a time.
-_CHUNKS_OF_WORKER = 12  # Then a new process takes its place, since compiled programs are not given back.
 
 
 def run_case(kind: str, seed: int, number: int) -> dict:
@@ -105,7 +103,7 @@ def run_all(
 
 def _run_chunk(kind: str, seed: int, numbers: Sequence[int]) -> list[dict]:
     found = [run_case(kind, seed, number) for number in numbers]
-    jax.clear_caches()
+    fuzz_programs.forget()
     return found
 
 
@@ -151,9 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun, cases = time.monotonic(), []
     file = FOLDER / f"{seed}.jsonl"
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(
-        options.workers, mp_context=context, max_tasks_per_child=_CHUNKS_OF_WORKER
-    )
+    pool = concurrent.futures.ProcessPoolExecutor(options.workers, context)
     with tqdm(total=len(kinds) * len(numbers), unit="case") as bar, pool:
         for facts in run_all(kinds, seed, numbers, pool, file):
             cases.append(facts)

@@ -131,6 +131,12 @@ def _compiled(case: Case, form: str, dtype: str) -> Callable:
     return call
 
 
+def forget() -> None:
+    """Gives back what has been compiled."""
+    _compiled.cache_clear()
+    jax.clear_caches()
+
+
 def program(case: Case, dtype: str) -> Callable:
     """Returns the function of (parameters, input, weights of the values) to the value and all gradients."""
     forward = functools.partial(apply_layers, case.layers, dtype=jnp.dtype(dtype))

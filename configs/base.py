@@ -143,6 +143,9 @@ def default_config() -> ConfigDict:
     config.evaluation.window = (0, 0)  # Height, width of sliding windows in the scaled image; 0: the whole image.
     config.evaluation.stride = (0, 0)  # Of the windows; 0: half a window.
 
+    # Compares the first step of a training, and one in --mode=check, with the same step in plain operations, and does
+    # not train on a difference: "auto" (networks of up to 2 million weights: seconds), "always" or "never".
+    config.verify = "auto"
     config.skipped_limit = 10  # So many updates in a row that are not finite, and so skipped, end the run.
     config.distributed = ConfigDict()  # A run of several processes; each is started with the same configuration.
     config.distributed.coordinator = ""  # HOST:PORT of process 0, the same for all; empty: one process.

@@ -13,8 +13,9 @@ READ = {
     "semantic": (("source",), ("labelled",)),
     "mixed": (("unlabelled",), ("source", "labelled")),
 }
-MIXING_KINDS = ("class", "cut")  # Values of mixing.kind and mixing.weighting that ass_jax/ knows.
+MIXING_KINDS = ("class", "cut")  # Values of mixing.kind, mixing.weighting and verify that ass_jax/ knows.
 MIXING_WEIGHTINGS = ("image", "pixel")
+VERIFYING = ("auto", "always", "never")
 PARTS = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}  # Of a run's data.
 
 
@@ -87,6 +88,7 @@ def check(config: ConfigDict) -> None:
     for name, value in counts.items():
         _expect(value >= 1, name, value, "1 or more")
     _expect(config.evaluation.every >= 0, "evaluation.every", config.evaluation.every, "0 (only the last step) or more")
+    _expect(config.verify in VERIFYING, "verify", repr(config.verify), f"one of {', '.join(VERIFYING)}")
     rate, deviation = config.optimizer.learning_rate, tuple(config.model.pixel_deviation)
     _expect(0 < rate < float("inf"), "optimizer.learning_rate", rate, "more than 0")
     _expect(all(value > 0 for value in deviation), "model.pixel_deviation", deviation, "numbers above 0")
