@@ -5,6 +5,7 @@
 Needs `pip install torch==2.13.0` beside the requirements. The tests read the files and need no PyTorch.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "forward.npz", **forward())
     np.savez_compressed(folder / "parts.npz", **parts())
+    np.savez_compressed(folder / "gradients.npz", **sampled_gradients())
     for variant in inputs.VARIANTS:
         np.savez_compressed(folder / f"training_{variant}.npz", **training(inputs.training_config(variant)))
 
@@ -121,6 +123,65 @@ def training(
         for name, tensor in tensors.items():
             found[f"{network}/{name}"] = inputs.sample(tensor.detach().numpy())
     return found
+
+
+def sampled_gradients() -> dict[str, np.ndarray]:
+    """Returns samples of the small network's gradients at every size, in float64.
+
+    The images are the first that keep every rectifier and maximum away from its kink by more than rounding: there, two
+    right gradients may differ.
+    """
+    config, found = inputs.gradient_config("resnet_tiny"), {}
+    for size in inputs.GRADIENT_SIZES:
+        for draw in itertools.count():
+            exact = gradients(config, size, draw, torch.float64)
+            others = [gradients(config, size, draw, torch.float64, noise) for noise in (1e-6, -1e-6)]
+            others.append(gradients(config, size, draw, torch.float32))
+            if all(relative_difference(other[name], exact[name]) < 2e-5 for other in others for name in exact):
+                break
+        prefix = f"{size[0]}x{size[1]}"
+        found[f"{prefix}/draw"] = np.array(draw)
+        for name, gradient in exact.items():
+            kept = inputs.sample(gradient, inputs.GRADIENT_SAMPLES).astype(np.float32)
+            found |= {f"{prefix}/{name}": kept, f"{prefix}/{name}/largest": np.float32(np.abs(gradient).max())}
+    return found
+
+
+def gradients(
+    config: ConfigDict, size: tuple[int, int], draw: int, dtype: torch.dtype, noise: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Returns the gradient of every parameter of segmenter and global discriminator.
+
+    Differentiated is cross-entropy, and the loss of the discriminator on the class probabilities against the source.
+
+    Args:
+      config: of `parity_inputs.gradient_config`.
+      size: height and width of the images.
+      draw: which images.
+      dtype: of the computation.
+      noise: relative change of the weights.
+    """
+    pixels, labels = inputs.gradient_batch(size, draw)
+    arrays = inputs.segmenter_arrays(build_networks(config, inputs.NUM_CLASSES), config)
+    net = {name: torch.from_numpy(array.copy()).to(dtype) for name, array in arrays.items()}
+    judge = {name: tensor.to(dtype) for name, tensor in discriminators(config)["global"].items()}
+    for name, tensor in [*net.items(), *judge.items()]:
+        tensor *= torch.from_numpy(1 + noise * inputs.draws(f"noise {name}").uniform(-1, 1, tensor.shape)).to(dtype)
+    learnt = {f"segmenter/{name}": tensor for name, tensor in net.items() if "running_" not in name}
+    learnt |= {f"global/{name}": tensor for name, tensor in judge.items()}
+    for tensor in learnt.values():
+        tensor.requires_grad_()
+    _, logits = reference.segmenter(net, _images(pixels, config).to(dtype), train=True, branches=config.model.branches)
+    scores = reference.upsample(logits, size)
+    judged = reference.global_discriminator(judge, torch.softmax(scores, dim=1))
+    loss = reference.segmentation_loss(scores, torch.from_numpy(labels).long()) + reference.domain_loss(judged, 0)
+    loss.backward()
+    return {name: tensor.grad.numpy() for name, tensor in learnt.items()}
+
+
+def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference over the largest value."""
+    return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 def discriminators(config: ConfigDict) -> dict[str, dict[str, torch.Tensor]]:

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ass_jax.losses import domain_loss, segmentation_loss
 from ass_jax.models import Networks, build_networks
 from ass_jax.optimizers import make_optimizer
 from ass_jax.pretrained import Pretrained, flatten, place, to_foreign
+from ass_jax.resize import resize_bilinear
 from ass_jax.state import TrainState, Variables, abstract_segmenter, create_state
+from ass_jax.steps import normalise
 from ass_jax.weight_names import adaptsegnet_name, find_source
 from configs import base
 
@@ -22,6 +25,20 @@ SAMPLES = 200  # Values that are kept of each parameter after training.
 STEPS = 10
 NUM_CLASSES = 7
 VARIANTS = ("joint", "adaptsegnet", "ass")
+# Height and width of the images whose gradients are compared: none is a power of two in both directions.
+GRADIENT_SIZES = (
+    (33, 47),
+    (41, 97),
+    (48, 61),
+    (65, 97),
+    (75, 50),
+    (72, 120),
+    (90, 160),
+    (96, 128),
+    (97, 131),
+    (129, 257),
+)
+GRADIENT_SAMPLES = 40  # Values that are kept of each gradient.
 IMAGE_SIZES = {"source": (64, 96), "labelled": (64, 80), "unlabelled": (64, 80)}
 
 
@@ -129,10 +146,49 @@ def training_batch(step: int, streams: tuple[str, ...], sizes: Mapping[str, tupl
     return batch
 
 
-def sample(array: np.ndarray) -> np.ndarray:
-    """Returns up to `SAMPLES` values of an array, evenly spread."""
+def gradient_config(backbone: str) -> ConfigDict:
+    """Returns the configuration whose gradients are compared; batch norm's scale and offset are trained too."""
+    config = training_config("adaptsegnet", backbone)
+    config.model.train_norm_affine = True
+    return config
+
+
+def gradient_batch(size: tuple[int, int], draw: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns two images uint8 [2, H, W, 3] and labels uint8 [2, H, W] of one of `GRADIENT_SIZES`."""
+    name = f"gradients {size[0]}x{size[1]} {draw}"
+    return images(name, 2, size), labels(name, 2, size)
+
+
+def sample(array: np.ndarray, count: int = SAMPLES) -> np.ndarray:
+    """Returns up to `count` values of an array, evenly spread."""
     flat = np.asarray(array).reshape(-1)
-    return flat[:: -(-flat.size // SAMPLES)]
+    return flat[:: -(-flat.size // count)]
+
+
+def gradients(config: ConfigDict, params: dict, batch_stats: dict, pixels: jax.Array, labels: jax.Array) -> dict:
+    """Returns the gradients that `benchmarks.make_golden.gradients` has of PyTorch, as parameters are kept here."""
+    networks, images = build_networks(config, NUM_CLASSES), normalise(pixels, config)
+
+    def loss(params: dict) -> jax.Array:
+        variables = {"params": params["segmenter"], "batch_stats": batch_stats}
+        (_, logits), _ = networks.segmenter.apply(variables, images, train=True, mutable=["batch_stats"])
+        scores = resize_bilinear(logits, images.shape[1:3])
+        discriminator = {"params": params["global_discriminator"]}
+        judged = networks.global_discriminator.apply(discriminator, jax.nn.softmax(scores))
+        return segmentation_loss(scores, labels) + domain_loss(judged, 0)
+
+    return jax.grad(loss)(params)
+
+
+def named_gradients(gradients: Mapping, config: ConfigDict) -> dict[str, np.ndarray]:
+    """Returns gradients of {"segmenter": ..., "global_discriminator": ...} under PyTorch's names and in its layouts."""
+    found = {}
+    for path, leaf in flatten({"params": gradients["segmenter"]}):
+        found[f"segmenter/{adaptsegnet_name(path, config.model.backbone)}"] = to_foreign(path, np.asarray(leaf))
+    for layer, leaves in gradients["global_discriminator"].items():
+        found[f"global/{layer}.weight"] = np.asarray(leaves["kernel"]).transpose(3, 2, 0, 1)
+        found[f"global/{layer}.bias"] = np.asarray(leaves["bias"])
+    return found
 
 
 def final_samples(state: TrainState, config: ConfigDict) -> dict[str, np.ndarray]:

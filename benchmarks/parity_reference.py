@@ -4,6 +4,7 @@ Names of weights are AdaptSegNet's; a model is its state dict, a function runs i
 optimisers and `detach`, as its training script has it.
 """
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -20,15 +21,15 @@ def segmenter(
 
     With `train`, batch norm uses the statistics of the batch and updates the running ones in `weights`.
     """
-    features = resnet(weights, images, train)
+    features = resnet(weights, images, train) if "conv1.weight" in weights else vgg(weights, images)
     return features, classifier(weights, features, branches)
 
 
 def classifier(weights: Weights, features: torch.Tensor, branches: int) -> torch.Tensor:
     """Sums the first branches of the pyramid."""
-    total = 0.0
+    total, head = 0.0, "layer5" if "conv1.weight" in weights else "classifier"
     for place, dilation in enumerate(DILATIONS[:branches]):
-        name = f"layer5.conv2d_list.{place}"
+        name = f"{head}.conv2d_list.{place}"
         total = total + functional.conv2d(
             features, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=dilation, dilation=dilation
         )
@@ -46,6 +47,22 @@ def resnet(weights: Weights, images: torch.Tensor, train: bool) -> torch.Tensor:
         while f"layer{stage}.{block}.conv1.weight" in weights:
             x = _block(weights, f"layer{stage}.{block}", x, stride if block == 0 else 1, dilation, train)
             block += 1
+    return x
+
+
+def vgg(weights: Weights, images: torch.Tensor) -> torch.Tensor:
+    """Runs VGG-16 with stride 8: its last pools left out, its last convolutions dilated, the head's as well."""
+    x, pooled = images, (2, 7, 14)
+    for place in sorted(int(name.split(".")[1]) for name in weights if re.fullmatch(r"features\.\d+\.weight", name)):
+        dilation = 4 if place >= 29 else 2 if place >= 23 else 1
+        name = f"features.{place}"
+        x = functional.relu(
+            functional.conv2d(
+                x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=dilation, dilation=dilation
+            )
+        )
+        if place in pooled:
+            x = functional.max_pool2d(x, 2)
     return x
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ass_jax.compilation import options_of_steps
 from ass_jax.losses import domain_loss, segmentation_loss
 from ass_jax.models import build_networks
 from ass_jax.models.deeplab import Classifier
@@ -115,3 +116,21 @@ def test_training(variant):
         np.testing.assert_allclose(found, expected[name], rtol=1e-4, err_msg=name)
     for name, values in inputs.final_samples(state, config).items():
         assert relative_difference(values, expected[name]) < 1e-3, name
+
+
+@pytest.mark.parametrize("size", inputs.GRADIENT_SIZES)
+@pytest.mark.parametrize("options", [HASTY, options_of_steps()], ids=["default", "steps"])
+def test_gradients_of_whole_networks(size, options):
+    expected, prefix = golden("gradients"), f"{size[0]}x{size[1]}"
+    config = inputs.gradient_config("resnet_tiny")
+    gradient = jax.jit(functools.partial(inputs.gradients, config), compiler_options=options)
+    params, batch_stats = inputs.initial_state(config).params, inputs.initial_state(config).batch_stats
+    pixels, labels = inputs.gradient_batch(size, int(expected[f"{prefix}/draw"]))
+    found = inputs.named_gradients(gradient(params, batch_stats, pixels, labels), config)
+    assert {f"{prefix}/{name}" for name in found} == {
+        name for name in expected if name.startswith(f"{prefix}/") and not name.endswith(("/largest", "/draw"))
+    }
+    for name, values in found.items():
+        kept = inputs.sample(values, inputs.GRADIENT_SAMPLES)
+        distance = np.abs(kept - expected[f"{prefix}/{name}"]).max()
+        assert distance < 1e-4 * expected[f"{prefix}/{name}/largest"], name
