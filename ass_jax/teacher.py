@@ -76,7 +76,9 @@ def mixed_examples(
     if settings.weighting == "image":
         weight = jnp.broadcast_to(jnp.mean(weight, axis=(1, 2), keepdims=True), weight.shape)
     receiver = {"image": images, "label": labels.astype(jnp.int32), "weight": weight}
-    mixed = paste(REGIONS[settings.kind](regions, donor["label"], num_classes), donor, receiver)
+    # Behind a barrier: image and label must not each have regions of their own rounding.
+    pasted = jax.lax.optimization_barrier(REGIONS[settings.kind](regions, donor["label"], num_classes))
+    mixed = paste(pasted, donor, receiver)
     return mixed | {"image": perturb(colours, mixed["image"], settings.jitter, settings.blur)}
 
 

@@ -30,7 +30,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "runs" / "fuzz"
 EAGER_EVERY = 20  # Cases, of which one is computed without `jit` too; each operation of it compiles by itself.
 _MOST = 20  # Failures, then it ends: they have one cause.
 _SHRINKING = 90.0  # Seconds.
-_CHUNK = 4  # Cases that a worker takes at a time.
+_CHUNK = 20  # Cases that a worker takes at a time, of as few programs as can be.
 
 
 def run_case(kind: str, seed: int, number: int) -> dict:
@@ -86,9 +86,8 @@ def run_all(
     yield from done
     left = wanted - {(facts["kind"], facts["number"]) for facts in done}
     # All kinds side by side, so that what is there after some time says something of each.
-    queue = sorted(left, key=lambda one: (one[1] // _CHUNK, kinds.index(one[0]), one[1]))
     chunks = collections.defaultdict(list)
-    for kind, number in queue:
+    for kind, number in sorted(left, key=lambda one: (one[1] // _CHUNK, kinds.index(one[0]), one[1])):
         chunks[number // _CHUNK, kind].append(number)
     futures = []
     for (_, kind), of_chunk in chunks.items():

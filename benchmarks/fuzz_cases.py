@@ -28,8 +28,8 @@ KINDS = OPERATIONS + BLOCKS + NETWORKS
 
 VALUES = ("normal", "ties", "offset", "constant", "photo")
 OPTIONS = ("steps", "default")  # The compiler's options: those of training, or XLA's own.
-# Cases of one program, of which only the values differ: deep networks take long to compile.
-DRAWS = dict.fromkeys(BLOCKS, 2) | dict.fromkeys(NETWORKS, 4) | {"resnet50": 10}
+# Cases of one program, of which only the values differ: compiling takes the time, above all of deep networks.
+DRAWS = dict.fromkeys(OPERATIONS, 2) | dict.fromkeys(BLOCKS, 4) | dict.fromkeys(NETWORKS, 10) | {"resnet50": 20}
 _MOST_VALUES = 2**18  # Of a map, so that a case takes about a second.
 _MOST_PRODUCTS = 2**25  # Of a layer.
 
@@ -87,7 +87,7 @@ class Case:
 def draw(kind: str, seed: int, number: int) -> Case:
     """Returns case `number` of a kind."""
     of_kind = zlib.crc32(kind.encode())
-    generator = np.random.default_rng([seed, of_kind, number // DRAWS.get(kind, 1)])
+    generator = np.random.default_rng([seed, of_kind, number // DRAWS[kind]])
     while True:
         shape, layers = _DRAWN[kind](generator) if kind in _DRAWN else _chain(kind, generator)
         if fits(shape, layers):

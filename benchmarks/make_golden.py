@@ -5,6 +5,7 @@
 Needs `pip install torch==2.13.0` beside the requirements. The tests read the files and need no PyTorch.
 """
 
+import collections
 import itertools
 import os
 import sys
@@ -126,12 +127,12 @@ def training(
 
 
 def sampled_gradients() -> dict[str, np.ndarray]:
-    """Returns samples of the small network's gradients at every size, in float64.
+    """Returns samples of the small network's gradients at every size, stacked; they are computed in float64.
 
     The images are the first that keep every rectifier and maximum away from its kink by more than rounding: there, two
     right gradients may differ.
     """
-    config, found = inputs.gradient_config("resnet_tiny"), {}
+    config, draws, found = inputs.gradient_config("resnet_tiny"), [], collections.defaultdict(list)
     for size in inputs.GRADIENT_SIZES:
         for draw in itertools.count():
             exact = gradients(config, size, draw, torch.float64)
@@ -139,12 +140,11 @@ def sampled_gradients() -> dict[str, np.ndarray]:
             others.append(gradients(config, size, draw, torch.float32))
             if all(relative_difference(other[name], exact[name]) < 2e-5 for other in others for name in exact):
                 break
-        prefix = f"{size[0]}x{size[1]}"
-        found[f"{prefix}/draw"] = np.array(draw)
+        draws.append(draw)
         for name, gradient in exact.items():
-            kept = inputs.sample(gradient, inputs.GRADIENT_SAMPLES).astype(np.float32)
-            found |= {f"{prefix}/{name}": kept, f"{prefix}/{name}/largest": np.float32(np.abs(gradient).max())}
-    return found
+            found[name].append(inputs.sample(gradient, inputs.GRADIENT_SAMPLES).astype(np.float32))
+            found[f"{name}/largest"].append(np.abs(gradient).max().astype(np.float32))
+    return {"draws": np.array(draws)} | {name: np.stack(values) for name, values in found.items()}
 
 
 def gradients(

@@ -38,7 +38,7 @@ GRADIENT_SIZES = (
     (97, 131),
     (129, 257),
 )
-GRADIENT_SAMPLES = 40  # Values that are kept of each gradient.
+GRADIENT_SAMPLES = 24  # Values that are kept of each gradient.
 IMAGE_SIZES = {"source": (64, 96), "labelled": (64, 80), "unlabelled": (64, 80)}
 
 
