@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ladder bench faults notebook test clean
+.PHONY: help demo ladder bench faults fuzz notebook test clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +24,9 @@ bench: $(VENV)/installed ## Measure speed and memory, beside PyTorch where it is
 
 faults: $(VENV)/installed-tests ## Provoke every fault that training survives; measure what happens.
 	$(RUN) benchmarks/faults.py
+
+fuzz: $(VENV)/installed-tests ## Look for wrong numbers at random sizes, for ten minutes.
+	$(RUN) benchmarks/fuzz.py --minutes=10
 
 notebook: $(VENV)/installed-tests ## Run the notebook's cells at a small size.
 	$(RUN) -m pytest -q tests/test_notebook.py

@@ -85,12 +85,13 @@ def _changed(state: TrainState, attempt: int) -> TrainState:
     A rectifier whose input lies within rounding of 0 passes a gradient or not: both are right, and differ. A fault is
     there whatever the weights are; such an input is not.
     """
-    leaves, structure = jax.tree.flatten(state.params)
-    keys = jax.random.split(jax.random.key(attempt), len(leaves))
-    changed = [
-        leaf * (1 + _CHANGE * jax.random.normal(key, leaf.shape)) for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return state.replace(params=jax.tree.unflatten(structure, changed))
+    generator = np.random.default_rng(attempt)  # On the host, where there is nothing to compile.
+
+    def change(leaf: jax.Array) -> jax.Array:
+        factors = 1 + _CHANGE * generator.standard_normal(leaf.shape, np.float32)
+        return jax.device_put(np.asarray(leaf) * factors.astype(leaf.dtype), leaf.sharding)
+
+    return state.replace(params=jax.tree.map(change, state.params))
 
 
 def described(difference: float) -> str:

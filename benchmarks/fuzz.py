@@ -30,7 +30,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "runs" / "fuzz"
 EAGER_EVERY = 20  # Cases, of which one is computed without `jit` too; each operation of it compiles by itself.
 _MOST = 20  # Failures, then it ends: they have one cause.
 _SHRINKING = 90.0  # Seconds.
-_CHUNK = 20  # Cases that a worker takes at a time, of as few programs as can be.
+_REMEMBERED = 20  # Cases of a kind, after which what was compiled is given back.
 
 
 def run_case(kind: str, seed: int, number: int) -> dict:
@@ -86,12 +86,10 @@ def run_all(
     yield from done
     left = wanted - {(facts["kind"], facts["number"]) for facts in done}
     # All kinds side by side, so that what is there after some time says something of each.
-    chunks = collections.defaultdict(list)
-    for kind, number in sorted(left, key=lambda one: (one[1] // _CHUNK, kinds.index(one[0]), one[1])):
-        chunks[number // _CHUNK, kind].append(number)
-    futures = []
-    for (_, kind), of_chunk in chunks.items():
-        futures.append(pool.submit(_run_chunk, kind, seed, of_chunk))
+    programs = collections.defaultdict(list)
+    for kind, number in sorted(left, key=lambda one: (one[1], kinds.index(one[0]))):
+        programs[kind, number // fuzz_cases.DRAWS[kind]].append(number)
+    futures = [pool.submit(_run_program, kind, seed, of_program) for (kind, _), of_program in programs.items()]
     with file.open("a") as out:
         for future in concurrent.futures.as_completed(futures):
             for facts in future.result():
@@ -100,17 +98,19 @@ def run_all(
                 yield facts
 
 
-def _run_chunk(kind: str, seed: int, numbers: Sequence[int]) -> list[dict]:
-    found = [run_case(kind, seed, number) for number in numbers]
-    fuzz_programs.forget()
-    return found
+def _run_program(kind: str, seed: int, numbers: Sequence[int]) -> list[dict]:
+    """Returns the facts of the cases of one program."""
+    if numbers[0] % _REMEMBERED == 0:
+        fuzz_programs.forget()
+    return [run_case(kind, seed, number) for number in numbers]
 
 
 def table(cases: Sequence[dict]) -> list[str]:
     """Returns the lines of a table, one for each kind."""
     lines = [
-        "| kind | cases | float32 within 1e-4 | explained by rounding | largest within | bfloat16 | no jit | failed |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| kind | cases | programs | float32 within 1e-4 | largest of these | explained by rounding | bfloat16 | "
+        "no jit | failed |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for kind in fuzz_cases.KINDS:
         of_kind = [facts for facts in cases if facts["kind"] == kind]
@@ -119,11 +119,12 @@ def table(cases: Sequence[dict]) -> list[str]:
         single = [facts for facts in of_kind if facts["dtype"] == "float32" and not facts["failed"]]
         within = [facts for facts in single if not facts["rounding"]]
         largest = max((facts["error"] for facts in within), default=0.0)
+        programs = len({facts["number"] // fuzz_cases.DRAWS[kind] for facts in of_kind})
         half = sum(facts["dtype"] == "bfloat16" for facts in of_kind)
         eager, failed = (sum(bool(facts.get(key)) for facts in of_kind) for key in ("eager", "failed"))
         lines.append(
-            f"| `{kind}` | {len(of_kind)} | {len(within)} | {len(single) - len(within)} | {largest:.1e} | {half} | "
-            f"{eager} | {failed} |"
+            f"| `{kind}` | {len(of_kind)} | {programs} | {len(within)} | {largest:.1e} | {len(single) - len(within)} | "
+            f"{half} | {eager} | {failed} |"
         )
     return lines
 

@@ -1,6 +1,10 @@
 """Trains the same steps in PyTorch and here, from the same weights on the same batches, and compares them.
 
     python benchmarks/parity.py --backbone=resnet101 --height=64 --width=96
+    python benchmarks/parity.py --gradients --backbone=resnet50
+
+With `--gradients`, instead of training: the gradients of all parameters of segmenter and global discriminator at ten
+sizes, against PyTorch in float64, beside those of PyTorch in float32.
 
 Rounding differs between the two, and a deep network from random weights magnifies any difference from step to step:
 how much is shown by PyTorch itself, from weights that are changed by 1e-7.
@@ -20,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import jax
 import numpy as np
+import torch
 
 from ass_jax.models import build_networks
 from ass_jax.models.deeplab import BACKBONES
@@ -27,6 +32,8 @@ from ass_jax.optimizers import make_optimizer
 from ass_jax.state import TrainState
 from ass_jax.steps import train_step
 from benchmarks import machine, make_golden, parity_inputs
+
+_DRAWS = 4  # Of images, for the gradients.
 
 
 def main() -> None:
@@ -37,7 +44,12 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--learning_rate", type=float, default=2.5e-4, help="of the segmenter; the paper's: 2.5e-4")
+    parser.add_argument("--gradients", action="store_true", help="compare gradients at ten sizes, instead of training")
     options = parser.parse_args()
+    if options.gradients:
+        print(machine.describe_in_words(machine.describe(os.environ)))
+        compare_gradients(options.backbone)
+        return
     sizes = dict.fromkeys(parity_inputs.IMAGE_SIZES, (options.height, options.width))
     print(machine.describe_in_words(machine.describe(os.environ)))
     for variant in options.variants.split(","):
@@ -60,6 +72,35 @@ def main() -> None:
             differences = [np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max() for name in names]
             if differences:
                 print(f"  {network:35} {max(differences):.1e}  ({len(names)} arrays)")
+
+
+def compare_gradients(backbone: str) -> None:
+    """Prints for each size how far the gradients are from PyTorch's in float64, ours and PyTorch's own in float32.
+
+    Of each array the least difference over some draws of images counts, since a rectifier whose input lies within
+    rounding of 0 passes a gradient or not, and both are right; then the largest of all arrays.
+    """
+    config = parity_inputs.gradient_config(backbone)
+    state = parity_inputs.initial_state(config)
+    gradient = jax.jit(functools.partial(parity_inputs.gradients, config))
+    print(f"| {backbone} | here | PyTorch, float32 |\n|---|---:|---:|")
+    for size in parity_inputs.GRADIENT_SIZES:
+        least = {}
+        for draw in range(_DRAWS):
+            exact = make_golden.gradients(config, size, draw, torch.float64)
+            both = {
+                "here": parity_inputs.named_gradients(
+                    gradient(state.params, state.batch_stats, *parity_inputs.gradient_batch(size, draw)), config
+                ),
+                "torch": make_golden.gradients(config, size, draw, torch.float32),
+            }
+            for side, found in both.items():
+                for name, expected in exact.items():
+                    difference = make_golden.relative_difference(found[name], expected)
+                    least[side, name] = min(least.get((side, name), np.inf), difference)
+        worst = {side: max(value for (of, _), value in least.items() if of == side) for side in ("here", "torch")}
+        print(f"| {size[0]}×{size[1]} | {worst['here']:.1e} | {worst['torch']:.1e} |", flush=True)
+        jax.clear_caches()
 
 
 def _print_differences(title: str, found: np.ndarray, expected: np.ndarray) -> None:
