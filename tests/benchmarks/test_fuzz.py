@@ -15,7 +15,7 @@ from benchmarks.fuzz_cases import Case, Layer
 
 SEED = 5
 # Of each kind; networks take seconds to compile.
-PROGRAMS = dict.fromkeys(fuzz_cases.OPERATIONS + fuzz_cases.BLOCKS, 4) | dict.fromkeys(fuzz_cases.NETWORKS, 1)
+PROGRAMS = dict.fromkeys(fuzz_cases.OPERATIONS + fuzz_cases.BLOCKS, 2) | dict.fromkeys(fuzz_cases.NETWORKS, 1)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in fuzz_cases.KINDS if kind != "resnet50"])
@@ -26,7 +26,7 @@ def test_random_cases(kind):
 
 
 # Batch, height, width and channels at which the stem's gradient was once wrong by a third under jit.
-STEMS = [(7, (2, 64, 96, 64)), (7, (1, 129, 257, 64)), (3, (4, 96, 128, 16)), (3, (2, 96, 128, 16)), (3, (1, 1, 5, 2))]
+STEMS = [(7, (2, 64, 96, 64)), (3, (2, 96, 128, 16)), (3, (1, 1, 5, 2))]
 
 
 def stem(kernel, shape, options):
@@ -45,7 +45,7 @@ def test_stems_that_were_wrong(kernel, shape, options):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def pool_that_compares(x, side, padding):
-    """Has the fault that was: the backward pass looks for the entry that equals the maximum."""
+    """Has the fault that was: the backward pass looks for the entry that equals the maximum, and rounds otherwise."""
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, side, side, 1), (1, 2, 2, 1), ((0, 0), padding, padding, (0, 0)))
 
 
@@ -60,7 +60,7 @@ def _backward(side, padding, residuals, gradient):
     padded, taken = jnp.pad(x, ((0, 0), padding, padding, (0, 0)), constant_values=-jnp.inf), jnp.zeros(y.shape, bool)
     for row, column in np.ndindex(side, side):
         place = (slice(None), slice(row, row + 2 * y.shape[1] - 1, 2), slice(column, column + 2 * y.shape[2] - 1, 2))
-        holds = (padded[place] == y) & ~taken
+        holds = (lax.reduce_precision(padded[place], exponent_bits=8, mantissa_bits=21) == y) & ~taken
         found, taken = found.at[place].add(jnp.where(holds, gradient, 0)), taken | holds
     return (found[:, padding[0] : padding[0] + x.shape[1], padding[0] : padding[0] + x.shape[2]],)
 
@@ -68,18 +68,26 @@ def _backward(side, padding, residuals, gradient):
 pool_that_compares.defvjp(_forward, _backward)
 
 
+@pytest.fixture
+def forgetful():
+    """Nothing that was compiled with one operation is taken for another."""
+    fuzz_programs.forget()
+    yield
+    fuzz_programs.forget()
+
+
+@pytest.mark.usefixtures("forgetful")
 def test_finds_a_pool_that_compares_floats_and_makes_it_small(monkeypatch):
     monkeypatch.setattr(ops, "max_pool", ops._either(pool_that_compares, ops._reference.max_pool))
     found = next(
-        facts for facts in (fuzz.run_case("stem", SEED, number) for number in range(0, 160, 4)) if facts["failed"]
+        facts for facts in (fuzz.run_case("stem", SEED, number) for number in range(0, 40, 4)) if facts["failed"]
     )
-    monkeypatch.setattr(fuzz, "_SHRINKING", 20.0)
+    monkeypatch.setattr(fuzz, "_SHRINKING", 4.0)
     assert found["error"] > 1e-2
-    small = fuzz.shrink("stem", SEED, found["number"])
-    fuzz_programs.forget()
-    assert "max_pool" in small
+    assert "max_pool" in fuzz.shrink("stem", SEED, found["number"])
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_a_wrong_operation_fails_in_both_types(monkeypatch):
     def half_of_it(x, y):
         return 0.5 * ops._relu.add_relu(x, y)
@@ -88,7 +96,6 @@ def test_a_wrong_operation_fails_in_both_types(monkeypatch):
     for dtype in ("float32", "bfloat16"):
         case = Case("add_relu", (1, 3, 4, 2), (Layer("add_relu"),), "normal", dtype, False, "default", 0)
         assert not fuzz_programs.judge(case).passed
-    fuzz_programs.forget()
 
 
 def test_cases_are_the_same_every_time_and_fit():
