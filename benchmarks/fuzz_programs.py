@@ -32,6 +32,7 @@ TOLERANCE_OF_BFLOAT16, TIMES_OF_BFLOAT16 = 0.02, 3.0
 # Where float32 itself is far from float64 (a kink of a rectifier or maximum within rounding, sums that cancel): so many
 # times as far as the plain form in float32, or as float64 itself goes when all that it is given changes by rounding.
 TIMES_OF_ROUNDING, ROUNDING, TRIES = 10.0, 2e-7, 2
+TRIFLE = 1e-6  # Of the largest gradient: differences of smaller arrays are measured by it.
 DRAWS = 8  # Of other values, where one has shown a difference.
 _EXPANSION = 4  # Of a bottleneck block.
 
@@ -355,15 +356,21 @@ def _on_host(result: tuple) -> dict[str, np.ndarray]:
 
 
 def _errors(found: dict, truth: dict, norm: Callable) -> Errors:
-    return {name: _error(found[name], truth[name], norm) for name in truth}
+    """Returns the norm of each difference over that of the truth, or over a trifle of the largest gradient if more.
+
+    Some gradients cancel out to nothing, such as that of a scale before another normalisation.
+    """
+    sizes = {name: norm(np.asarray(array, np.float64)) if array.size else 0.0 for name, array in truth.items()}
+    trifle = TRIFLE * max((size for name, size in sizes.items() if name.startswith("gradient")), default=0.0)
+    return {name: _error(found[name], truth[name], norm, max(size, trifle)) for name, size in sizes.items()}
 
 
-def _error(found: np.ndarray, truth: np.ndarray, norm: Callable) -> float:
-    """Returns the norm of the difference over that of the truth; infinite where one of them alone is not finite."""
+def _error(found: np.ndarray, truth: np.ndarray, norm: Callable, size: float) -> float:
+    """Returns the norm of the difference over the size; infinite where the truth alone is finite."""
     found, truth = (np.asarray(array, np.float64) for array in (found, truth))
     if not np.isfinite(found).all() or not truth.size:
         return float("inf") if truth.size and np.isfinite(truth).all() else 0.0
-    size, distance = norm(truth), norm(found - truth)
+    distance = norm(found - truth)
     return float(distance / size) if size else float(distance)
 
 

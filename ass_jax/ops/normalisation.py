@@ -40,7 +40,9 @@ def _product_forward(x, matrix, scale, offset, epsilon):
     inverse = jax.lax.rsqrt(variance + epsilon)
     factor = inverse * scale
     scaled = (matrix * factor).astype(x.dtype)
-    y = x @ scaled + (offset - mean * factor)
+    # The mean of the product as it is rounded: in bfloat16, another one would move a channel whose mean is large.
+    rounded_mean = jnp.matmul(mean_of_x, scaled.astype(jnp.float32), precision="highest")
+    y = x @ scaled + (offset - rounded_mean)
     return (y, mean, variance), (x, matrix, scaled, mean_of_x, with_covariance, mean, inverse, factor)
 
 
@@ -49,8 +51,9 @@ def _product_backward(epsilon, residuals, gradients):
     x, matrix, scaled, mean_of_x, with_covariance, mean, inverse, factor = residuals
     gradient, *_ = gradients
     count = x.size // x.shape[-1]
-    offset_gradient = jnp.sum(gradient, axis=(0, 1, 2))
+    # Both sums are of the rounded gradient: where a channel hardly varies, they have to cancel out.
     gradient = jax.lax.optimization_barrier(gradient.astype(x.dtype))
+    offset_gradient = jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32)
     product = transposed_product(x, gradient)
     scale_gradient = inverse * (jnp.sum(matrix * product, axis=0) - mean * offset_gradient)
     from_covariance = inverse * scale_gradient
