@@ -32,7 +32,8 @@ TOLERANCE_OF_BFLOAT16, TIMES_OF_BFLOAT16 = 0.02, 3.0
 # Where float32 itself is far from float64 (a kink of a rectifier or maximum within rounding, sums that cancel): so many
 # times as far as the plain form in float32, or as float64 itself goes when all that it is given changes by rounding.
 TIMES_OF_ROUNDING, ROUNDING, TRIES = 10.0, 2e-7, 2
-TRIFLE = 1e-6  # Of the largest gradient: differences of smaller arrays are measured by it.
+# Gradients that cancel out to nothing, such as that of a scale where nothing varies, are measured by the largest one.
+TRIFLE_OF_BFLOAT16 = 1e-2
 DRAWS = 8  # Of other values, where one has shown a difference.
 _EXPANSION = 4  # Of a bottleneck block.
 
@@ -98,8 +99,8 @@ def _of_values(case: Case, eager: bool) -> Verdict:
     else:
         found = compiled(case, "fast", case.dtype)(given)
     if case.dtype == "bfloat16":
-        errors = _errors(found, truth, _root_mean_square)
-        plain = _errors(compiled(case, "reference", "bfloat16")(given), truth, _root_mean_square)
+        errors = _errors(found, truth, _root_mean_square, TRIFLE_OF_BFLOAT16)
+        plain = _errors(compiled(case, "reference", "bfloat16")(given), truth, _root_mean_square, TRIFLE_OF_BFLOAT16)
         allowed = {name: TOLERANCE_OF_BFLOAT16 + TIMES_OF_BFLOAT16 * plain[name] for name in errors}
         return Verdict.of(errors, allowed, rounding=False)
     errors = _errors(found, truth, _largest)
@@ -355,13 +356,10 @@ def _on_host(result: tuple) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
 
 
-def _errors(found: dict, truth: dict, norm: Callable) -> Errors:
-    """Returns the norm of each difference over that of the truth, or over a trifle of the largest gradient if more.
-
-    Some gradients cancel out to nothing, such as that of a scale before another normalisation.
-    """
+def _errors(found: dict, truth: dict, norm: Callable, share: float = 0.0) -> Errors:
+    """Returns the norm of each difference over that of the truth, or over a share of the largest gradient if more."""
     sizes = {name: norm(np.asarray(array, np.float64)) if array.size else 0.0 for name, array in truth.items()}
-    trifle = TRIFLE * max((size for name, size in sizes.items() if name.startswith("gradient")), default=0.0)
+    trifle = share * max((size for name, size in sizes.items() if name.startswith("gradient")), default=0.0)
     return {name: _error(found[name], truth[name], norm, max(size, trifle)) for name, size in sizes.items()}
 
 
