@@ -112,6 +112,8 @@ def fits(shape: tuple[int, ...], layers: tuple[Layer, ...]) -> bool:
     for layer in layers:
         if layer.name in NETWORKS or layer.name in BLOCKS:
             return True  # Drawn small.
+        if layer.name == "softmax" and shape[-1] == 1:
+            return False  # Is 1 everywhere: see the limit in docs/numerics.md.
         after = shape_after(layer, shape)
         if after is None or np.prod(after) > _MOST_VALUES or _products(layer, shape, after) > _MOST_PRODUCTS:
             return False
