@@ -40,9 +40,10 @@ def _product_forward(x, matrix, scale, offset, epsilon):
     inverse = jax.lax.rsqrt(variance + epsilon)
     factor = inverse * scale
     scaled = (matrix * factor).astype(x.dtype)
-    # The mean of the product as it is rounded: in bfloat16, another one would move a channel whose mean is large.
-    rounded_mean = jnp.matmul(mean_of_x, scaled.astype(jnp.float32), precision="highest")
-    y = x @ scaled + (offset - rounded_mean)
+    scaled_mean = mean * factor
+    if x.dtype != jnp.float32:  # That of the rounded matrix, or a channel whose mean is large would be moved.
+        scaled_mean = jnp.matmul(mean_of_x, scaled.astype(jnp.float32), precision="highest")
+    y = x @ scaled + (offset - scaled_mean)
     return (y, mean, variance), (x, matrix, scaled, mean_of_x, with_covariance, mean, inverse, factor)
 
 
