@@ -156,7 +156,7 @@ def verify(config: ConfigDict, class_table: labels.ClassTable) -> None:
     with told_plainly(verification.DifferentError, code=EXIT_CODE_OF_DIFFERENCE):
         difference = verification.verify_shapes(config, len(class_table.names), streams.shapes(config))
     if difference is None:
-        print("Not compared with plain operations: the network is large. --config.verify=always does it.", flush=True)
+        print("Not compared with plain operations. --config.verify=always does it for any network.", flush=True)
     else:
         print(verification.described(difference), flush=True)
 

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ass_jax import compilation, ops
+from ass_jax.memory import Sizes
 from ass_jax.models import build_networks
 from ass_jax.optimizers import make_optimizer
 from ass_jax.state import TrainState, create_state
@@ -167,13 +168,13 @@ def _message(least: dict[str, tuple[float, float]], batch: dict) -> str:
     )
 
 
-def verify_shapes(config: ConfigDict, num_classes: int, sizes: dict[str, tuple[int, int, int, bool]]) -> float | None:
+def verify_shapes(config: ConfigDict, num_classes: int, sizes: Sizes) -> float | None:
     """Does what `verify` does with random weights and images, for a configuration alone.
 
     Args:
       config: the whole configuration.
       num_classes: C.
-      sizes: by stream: images, height, width, whether there are labels.
+      sizes: of the streams of a step.
 
     Returns:
       The largest relative difference; None where `wanted` says no.
@@ -192,7 +193,7 @@ def verify_shapes(config: ConfigDict, num_classes: int, sizes: dict[str, tuple[i
     return verify(step.compile(compiler_options=compilation.options_of_steps()), state, batch, config, num_classes)
 
 
-def _random_batch(sizes: dict[str, tuple[int, int, int, bool]], num_classes: int) -> dict:
+def _random_batch(sizes: Sizes, num_classes: int) -> dict:
     """Returns smooth images under noise, with labels in blocks."""
     generator, batch = np.random.default_rng(0), {}
     for stream, (count, height, width, has_label) in sizes.items():

@@ -138,7 +138,7 @@ def sampled_gradients() -> dict[str, np.ndarray]:
             exact = gradients(config, size, draw, torch.float64)
             others = [gradients(config, size, draw, torch.float64, noise) for noise in (1e-6, -1e-6)]
             others.append(gradients(config, size, draw, torch.float32))
-            if all(relative_difference(other[name], exact[name]) < 2e-5 for other in others for name in exact):
+            if all(inputs.relative_difference(other[name], exact[name]) < 2e-5 for other in others for name in exact):
                 break
         draws.append(draw)
         for name, gradient in exact.items():
@@ -177,11 +177,6 @@ def gradients(
     loss = reference.segmentation_loss(scores, torch.from_numpy(labels).long()) + reference.domain_loss(judged, 0)
     loss.backward()
     return {name: tensor.grad.numpy() for name, tensor in learnt.items()}
-
-
-def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """Returns the largest difference over the largest value."""
-    return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 def discriminators(config: ConfigDict) -> dict[str, dict[str, torch.Tensor]]:

@@ -96,7 +96,7 @@ def compare_gradients(backbone: str) -> None:
             }
             for side, found in both.items():
                 for name, expected in exact.items():
-                    difference = make_golden.relative_difference(found[name], expected)
+                    difference = parity_inputs.relative_difference(found[name], expected)
                     least[side, name] = min(least.get((side, name), np.inf), difference)
         worst = {side: max(value for (of, _), value in least.items() if of == side) for side in ("here", "torch")}
         print(f"| {size[0]}×{size[1]} | {worst['here']:.1e} | {worst['torch']:.1e} |", flush=True)

@@ -165,6 +165,11 @@ def sample(array: np.ndarray, count: int = SAMPLES) -> np.ndarray:
     return flat[:: -(-flat.size // count)]
 
 
+def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference over the largest value."""
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
 def gradients(config: ConfigDict, params: dict, batch_stats: dict, pixels: jax.Array, labels: jax.Array) -> dict:
     """Returns the gradients that `benchmarks.make_golden.gradients` has of PyTorch, as parameters are kept here."""
     networks, images = build_networks(config, NUM_CLASSES), normalise(pixels, config)

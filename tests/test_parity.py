@@ -19,6 +19,7 @@ from ass_jax.semantic import class_means
 from ass_jax.steps import normalise, train_step
 from ass_jax.weight_names import adaptsegnet_name
 from benchmarks import parity_inputs as inputs
+from benchmarks.parity_inputs import relative_difference
 
 GOLDEN = Path(__file__).parent / "golden"
 HASTY = {"xla_backend_optimization_level": 1}
@@ -27,10 +28,6 @@ HASTY = {"xla_backend_optimization_level": 1}
 def golden(name):
     with np.load(GOLDEN / f"{name}.npz") as file:
         return dict(file)
-
-
-def relative_difference(found, expected):
-    return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
 
 
 @pytest.fixture(scope="module")

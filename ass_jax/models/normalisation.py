@@ -45,7 +45,11 @@ class BatchNorm(nn.Module):
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape)
         if self.use_running_average:
             mean, variance = running_mean.value, running_variance.value
-            y = ops.normalise(x, mean, variance, scale, offset, self.epsilon, matrix)
+            factor = scale * jax.lax.rsqrt(variance + self.epsilon)
+            if matrix is None:
+                y = ops.normalise(x, mean, factor, offset)
+            else:
+                y = ops.matmul(x, (matrix * factor).astype(x.dtype)) + (offset - mean * factor)
             return (nn.relu(y) if self.relu else y).astype(self.dtype)
         if matrix is None:
             y, mean, variance = ops.batch_norm(x, scale, offset, self.epsilon, self.relu)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ass_jax.ops.moments import moments
-from ass_jax.ops.products import multiply, transposed_product
+from ass_jax.ops.products import transposed_product
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -68,33 +68,9 @@ def _product_backward(epsilon, residuals, gradients):
 normalise_product.defvjp(_product_forward, _product_backward)
 
 
-def normalise(
-    x: jax.Array,
-    mean: jax.Array,
-    variance: jax.Array,
-    scale: jax.Array,
-    offset: jax.Array,
-    epsilon: float,
-    matrix: jax.Array | None = None,
-) -> jax.Array:
-    """Normalises `x`, or `x @ matrix`, by given statistics.
-
-    Args:
-      x: [B, H, W, inputs], any float type.
-      mean: [channels].
-      variance: [channels].
-      scale: [channels].
-      offset: [channels].
-      epsilon: added to the variance.
-      matrix: [inputs, channels] float32. None: there are as many channels as inputs.
-
-    Returns:
-      [B, H, W, channels] float32.
-    """
-    factor = scale * jax.lax.rsqrt(variance + epsilon)
-    if matrix is None:
-        return _affine(_from(mean, x), factor, offset)
-    return multiply(x, (matrix * factor).astype(x.dtype)) + (offset - mean * factor)
+def normalise(x: jax.Array, mean: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+    """Returns `(x - mean) * factor + offset`, [B, H, W, channels] float32, of x of any float type and [channels]."""
+    return _affine(_from(mean, x), factor, offset)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

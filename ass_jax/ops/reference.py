@@ -35,7 +35,7 @@ def batch_norm(
     """Normalises by the statistics of the batch; see `ass_jax.ops.normalisation.normalise_batch`."""
     values = _wide(x)
     mean, variance = jnp.mean(values, (0, 1, 2)), jnp.var(values, (0, 1, 2))
-    y = normalise(values, mean, variance, scale, offset, epsilon)
+    y = normalise(values, mean, scale * lax.rsqrt(variance + epsilon), offset)
     return jax.nn.relu(y) if relu else y, lax.stop_gradient(mean), lax.stop_gradient(variance)
 
 
@@ -46,18 +46,9 @@ def matmul_batch_norm(
     return batch_norm(matmul(x, matrix.astype(x.dtype)), scale, offset, epsilon)
 
 
-def normalise(
-    x: jax.Array,
-    mean: jax.Array,
-    variance: jax.Array,
-    scale: jax.Array,
-    offset: jax.Array,
-    epsilon: float,
-    matrix: jax.Array | None = None,
-) -> jax.Array:
+def normalise(x: jax.Array, mean: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
     """Normalises by given statistics; see `ass_jax.ops.normalisation.normalise`."""
-    y = x if matrix is None else matmul(x, matrix.astype(x.dtype))
-    return (_wide(y) - mean) * (scale * lax.rsqrt(variance + epsilon)) + offset
+    return (_wide(x) - mean) * factor + offset
 
 
 def max_pool(x: jax.Array, side: int, padding: tuple[int, int] = (0, 0)) -> jax.Array:
