@@ -18,12 +18,15 @@ import jax
 import numpy as np
 import torch
 from ml_collections import ConfigDict
+from torch.nn import functional
 
 from ass_jax.models import build_networks
 from ass_jax.optimizers import make_optimizer
 from ass_jax.state import create_state
 from benchmarks import parity_inputs as inputs
 from benchmarks import parity_reference as reference
+
+EPSILON = 1e-5  # Of batch norm.
 
 
 def main(folder: Path) -> None:
@@ -177,6 +180,31 @@ def gradients(
     loss = reference.segmentation_loss(scores, torch.from_numpy(labels).long()) + reference.domain_loss(judged, 0)
     loss.backward()
     return {name: tensor.grad.numpy() for name, tensor in learnt.items()}
+
+
+def stem_gradient(
+    kernel: np.ndarray, x: np.ndarray, scale: np.ndarray, offset: np.ndarray, weights: np.ndarray, dtype: torch.dtype
+) -> np.ndarray:
+    """Returns the gradient of the kernel of convolution, batch norm, ReLU and max pooling.
+
+    Args:
+      kernel: [side, side, 3, channels].
+      x: [B, H, W, 3].
+      scale: [channels].
+      offset: [channels].
+      weights: [B, H', W', channels], by which the sum that is differentiated weighs the result.
+      dtype: of the computation.
+    """
+
+    def tensor(array: np.ndarray, *axes: int) -> torch.Tensor:
+        return torch.from_numpy(array).to(dtype).permute(*axes).contiguous()
+
+    learnt = tensor(kernel, 3, 2, 0, 1).requires_grad_()
+    y = functional.conv2d(tensor(x, 0, 3, 1, 2), learnt, stride=2, padding=len(kernel) // 2)
+    y = functional.batch_norm(y, None, None, tensor(scale, 0), tensor(offset, 0), training=True, eps=EPSILON)
+    y = functional.max_pool2d(functional.relu(y), 3, 2, 1, ceil_mode=True)
+    (y * tensor(weights, 0, 3, 1, 2)).sum().backward()
+    return learnt.grad.permute(2, 3, 1, 0).numpy()
 
 
 def discriminators(config: ConfigDict) -> dict[str, dict[str, torch.Tensor]]:

@@ -2,9 +2,10 @@
 
     python benchmarks/parity.py --backbone=resnet101 --height=64 --width=96
     python benchmarks/parity.py --gradients --backbone=resnet50
+    python benchmarks/parity.py --stems
 
 With `--gradients`, instead of training: the gradients of all parameters of segmenter and global discriminator at ten
-sizes, against PyTorch in float64, beside those of PyTorch in float32.
+sizes, against PyTorch in float64, beside those of PyTorch in float32. With `--stems`: that of the stem's kernel alone.
 
 Rounding differs between the two, and a deep network from random weights magnifies any difference from step to step:
 how much is shown by PyTorch itself, from weights that are changed by 1e-7.
@@ -23,9 +24,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
+from ass_jax import ops
+from ass_jax.compilation import options_of_steps
 from ass_jax.models import build_networks
 from ass_jax.models.deeplab import BACKBONES
 from ass_jax.optimizers import make_optimizer
@@ -34,6 +38,18 @@ from ass_jax.steps import train_step
 from benchmarks import machine, make_golden, parity_inputs
 
 _DRAWS = 4  # Of images, for the gradients.
+# Side of the kernel; batch, height, width and channels: the last five were once wrong under `jit`.
+STEMS = (
+    (7, (1, 64, 128, 64)),
+    (7, (1, 128, 256, 64)),
+    (7, (4, 64, 128, 16)),
+    (7, (2, 256, 512, 64)),
+    (7, (2, 64, 96, 64)),
+    (7, (1, 129, 257, 64)),
+    (3, (4, 96, 128, 16)),
+    (3, (2, 96, 128, 16)),
+    (7, (1, 720, 1280, 64)),
+)
 
 
 def main() -> None:
@@ -45,13 +61,16 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--learning_rate", type=float, default=2.5e-4, help="of the segmenter; the paper's: 2.5e-4")
     parser.add_argument("--gradients", action="store_true", help="compare gradients at ten sizes, instead of training")
+    parser.add_argument("--stems", action="store_true", help="compare the stem's gradient at some sizes")
     options = parser.parse_args()
+    print(machine.describe_in_words(machine.describe(os.environ)))
+    if options.stems:
+        compare_stems()
+        return
     if options.gradients:
-        print(machine.describe_in_words(machine.describe(os.environ)))
         compare_gradients(options.backbone)
         return
     sizes = dict.fromkeys(parity_inputs.IMAGE_SIZES, (options.height, options.width))
-    print(machine.describe_in_words(machine.describe(os.environ)))
     for variant in options.variants.split(","):
         config = parity_inputs.training_config(variant, options.backbone)
         config.data.source_size = config.data.target_size = (options.height, options.width)
@@ -69,9 +88,37 @@ def main() -> None:
         found = parity_inputs.final_samples(state, config)
         for network in ("segmenter", "global", "semantic"):
             names = [name for name in found if name.startswith(f"{network}/")]
-            differences = [np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max() for name in names]
+            differences = [parity_inputs.relative_difference(found[name], expected[name]) for name in names]
             if differences:
                 print(f"  {network:35} {max(differences):.1e}  ({len(names)} arrays)")
+
+
+def compare_stems() -> None:
+    """Prints how far the gradient of the stem's kernel is from PyTorch's in float64, compiled in both ways and not."""
+    print("| kernel | batch × height × width, channels | XLA's options | of training | no jit | PyTorch, float32 |")
+    print("|---|---|---:|---:|---:|---:|")
+    for side, (*shape, features) in STEMS:
+        generator = np.random.default_rng(0)
+        x, kernel = generator.standard_normal((*shape, 3)), 0.1 * generator.standard_normal((side, side, 3, features))
+        scale, offset = generator.uniform(0.5, 1.5, features), 0.2 * generator.standard_normal(features)
+        halves = [-(-length // 2) for length in shape[1:]]  # Of the convolution; pooling rounds up.
+        weights = generator.standard_normal((shape[0], *(length // 2 + 1 for length in halves), features))
+        given = [array.astype(np.float32) for array in (kernel, x, scale, offset, weights)]
+        exact = make_golden.stem_gradient(*given, torch.float64)
+        gradients = [
+            jax.jit(jax.grad(_stem))(*given),
+            jax.jit(jax.grad(_stem), compiler_options=options_of_steps())(*given),
+            jax.grad(_stem)(*map(jnp.asarray, given)),
+            make_golden.stem_gradient(*given, torch.float32),
+        ]
+        errors = [parity_inputs.relative_difference(np.asarray(found), exact) for found in gradients]
+        size = "×".join(map(str, shape))
+        print(f"| {side}×{side} | {size}, {features} |", *(f"{error:.0e} |" for error in errors), flush=True)
+
+
+def _stem(kernel, x, scale, offset, weights):
+    y, *_ = ops.batch_norm(ops.conv2d(x, kernel, 2), scale, offset, make_golden.EPSILON, True)
+    return jnp.sum(weights * ops.max_pool(y, 3, (1, 2)))
 
 
 def compare_gradients(backbone: str) -> None:
