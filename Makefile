@@ -14,19 +14,19 @@ help: ## Show this list.
 demo: $(VENV)/installed ## Train without and with adaptation on generated data, compare the scores.
 	$(RUN) main.py --config=configs/toy.py:source_only --workdir=runs/toy_source_only
 	$(RUN) main.py --config=configs/toy.py --workdir=runs/toy
-	@$(RUN) -m ass_jax.compare runs/toy_source_only runs/toy
+	@$(RUN) -m ass_jax.evaluation.compare_runs runs/toy_source_only runs/toy
 
 ladder: $(VENV)/installed ## Train every variant on generated data, over several seeds; plot the scores.
-	$(RUN) benchmarks/ladder.py
+	$(RUN) -m benchmarks.ladder.ladder
 
 bench: $(VENV)/installed ## Measure speed and memory, beside PyTorch where it is installed; write docs/performance*.md.
-	$(RUN) benchmarks/performance.py
+	$(RUN) -m benchmarks.speed.performance
 
 faults: $(VENV)/installed-tests ## Provoke every fault that training survives; measure what happens.
-	$(RUN) benchmarks/faults.py
+	$(RUN) -m benchmarks.faults.faults
 
 fuzz: $(VENV)/installed-tests ## Look for wrong numbers at random sizes, for ten minutes.
-	$(RUN) benchmarks/fuzz.py --minutes=10
+	$(RUN) -m benchmarks.parity.fuzz --minutes=10
 
 notebook: $(VENV)/installed-tests ## Run the notebook's cells at a small size.
 	$(RUN) -m pytest -q tests/test_notebook.py

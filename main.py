@@ -23,11 +23,12 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ass_jax import lock  # These two import nothing heavy.
-from ass_jax import workdir as run_files
+from ass_jax.runtime import lock  # These two import nothing heavy.
+from ass_jax.runtime import workdir as run_files
 from configs import command_line
-from data import check, labels, streams
-from data.faults import printable
+from data import classes, streams
+from data.checking import check
+from data.raw.faults import printable
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; words after a colon choose its variant.", lock_config=True
@@ -47,7 +48,7 @@ CHECK_FILES = flags.DEFINE_integer(
     "check_files", None, "For check: so many evenly spread images of each split; default: all.", 1
 )
 EXIT_CODE_OF_BAD_DATA = 1
-EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C; SIGTERM in training: 143. See `ass_jax/signals.py`.
+EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C; SIGTERM in training: 143. See `ass_jax/runtime/preemption.py`.
 EXIT_CODE_OF_DIFFERENCE = 1  # Between the training step and the same in plain operations.
 EXIT_CODE_OF_UNREADABLE = 1  # Some images of --mode=predict; the others are done.
 
@@ -98,9 +99,13 @@ def main(arguments: list[str]) -> None:
     import jax
     from clu import metric_writers
 
-    from ass_jax import compilation, distributed, evaluate, models, train
-    from ass_jax.damage import DamagedError
-    from data import pipeline, substitution
+    from ass_jax import models
+    from ass_jax.checkpoints.integrity import DamagedError
+    from ass_jax.evaluation import evaluate
+    from ass_jax.runtime import compilation, distributed
+    from ass_jax.training import loop
+    from data import pipeline
+    from data.reading import bad_records
 
     with told_plainly(ValueError):
         models.build_networks(config, len(class_table.names))  # Says what is impossible before an hour of preparing.
@@ -114,7 +119,7 @@ def main(arguments: list[str]) -> None:
         "workdir": workdir,
     }
     if MODE.value == "eval":
-        with told_plainly(FileNotFoundError, DamagedError, substitution.UndecodableError):
+        with told_plainly(FileNotFoundError, DamagedError, bad_records.UndecodableError):
             report = evaluate.evaluate(config, **common)
     else:
         with told_plainly(ValueError):
@@ -123,9 +128,9 @@ def main(arguments: list[str]) -> None:
         if config.data.held_out:
             common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
         writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
-        plainly = told_plainly(*train.ENDS, substitution.UndecodableError)
+        plainly = told_plainly(*loop.ENDS, bad_records.UndecodableError)
         with distributed.ended_together(), contextlib.closing(writer), plainly:
-            report = train.train(
+            report = loop.train(
                 config,
                 training_batches=training_batches,
                 labelled=chosen.summary() if chosen else None,
@@ -137,21 +142,21 @@ def main(arguments: list[str]) -> None:
         (workdir / run_files.SCORES).write_text(json.dumps(report, indent=2) + "\n")
 
 
-def tell_memory(config: ConfigDict, class_table: labels.ClassTable) -> None:
+def tell_memory(config: ConfigDict, class_table: classes.ClassTable) -> None:
     """Says for `--mode=check` what memory a training step takes; nothing that goes wrong here is the data's fault."""
     print("\nCompiling a training step to see what memory it needs ...", file=sys.stderr, flush=True)
     try:
-        from ass_jax import memory
+        from ass_jax.training import memory_estimate
 
-        lines = memory.lines(config, len(class_table.names), streams.shapes(config))
+        lines = memory_estimate.lines(config, len(class_table.names), streams.shapes(config))
     except Exception as error:
         lines = [f"The memory of a training step could not be calculated: {error}"]
     print("", *map(printable, lines), sep="\n", flush=True)
 
 
-def verify(config: ConfigDict, class_table: labels.ClassTable) -> None:
+def verify(config: ConfigDict, class_table: classes.ClassTable) -> None:
     """Compares a training step with plain operations for `--mode=check`; ends with code 1 where they differ."""
-    from ass_jax import verification
+    from ass_jax.training import verification
 
     with told_plainly(verification.DifferentError, code=EXIT_CODE_OF_DIFFERENCE):
         difference = verification.verify_shapes(config, len(class_table.names), streams.shapes(config))
@@ -161,9 +166,9 @@ def verify(config: ConfigDict, class_table: labels.ClassTable) -> None:
         print(verification.described(difference), flush=True)
 
 
-def predict(config: ConfigDict, class_table: labels.ClassTable, workdir: Path) -> None:
+def predict(config: ConfigDict, class_table: classes.ClassTable, workdir: Path) -> None:
     """Labels the images of `--input`; ends with code 1 if some could not be read."""
-    from ass_jax import predict
+    from ass_jax.inference import predictor as predict
 
     with told_plainly(OSError, ValueError):
         inputs = predict.find_images(INPUT.value)

@@ -24,7 +24,7 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.variant = "ass"  # Set by the word; recorded in reports.
     config.seed = 0  # Initial weights, order of the data, augmentation.
-    config.init = ""  # Weight file to start from, see ass_jax/pretrained.py; empty: random weights.
+    config.init = ""  # Weight file to start from, see ass_jax/weights/pretrained.py; empty: random weights.
     config.steps = 150_000  # Training stops here; the schedule is as long as optimizer.decay_steps.
 
     config.data = ConfigDict()
@@ -33,7 +33,7 @@ def default_config() -> ConfigDict:
     config.data.target = "toy"  # Data set of the target domain.
     config.data.source_root = ""  # Folder of the source data set as downloaded and unpacked.
     config.data.target_root = ""  # The same of the target data set.
-    config.data.classes = "toy"  # Class table of data/labels.py.
+    config.data.classes = "toy"  # Class table of data/classes.py.
     config.data.labelled_count = 100  # Labelled target images; -1 takes all.
     config.data.labelled_seed = 0  # Which ones: lists of one seed are nested.
     config.data.labelled_list = ""  # File that names them, one a line; empty: chosen by count and seed.
@@ -53,7 +53,7 @@ def default_config() -> ConfigDict:
     config.data.batch.labelled = 1
     config.data.batch.unlabelled = 1
 
-    config.data.toy = ConfigDict()  # The generated data set (data/toy.py); other data sets ignore it.
+    config.data.toy = ConfigDict()  # The generated data set (data/toy/builder.py); other data sets ignore it.
     config.data.toy.height = 64  # Pixels.
     config.data.toy.width = 128
     config.data.toy.source_count = 400

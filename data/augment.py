@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data.labels import IGNORED
+from data.classes import IGNORED
 
 Example = dict[str, tf.Tensor]
 Augmentation = Callable[[Example, tf.Tensor], Example]

@@ -1,8 +1,8 @@
 """Batches for training and evaluation: numpy dictionaries, read by tf.data.
 
 A training batch is a pure function of (config.seed, step). Each stream counts its examples from step 0 on:
-step s of a stream of B images per step takes the positions s * B ... s * B + B - 1. `data/order.py` turns a
-position into an image, and the augmentation is seeded by the position. So any step is reached at once, every
+step s of a stream of B images per step takes the positions s * B ... s * B + B - 1. `data/sampling/epoch_order.py`
+turns a position into an image, and the augmentation is seeded by the position. So any step is reached at once, every
 image comes once an epoch, and no stream depends on another one, on the number of threads or on the number of
 hosts. Of every step, host h of n takes the h-th of n equal slices of the positions.
 """
@@ -23,12 +23,15 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data import augment, decoded, index, labelled
-from data.labels import IGNORED
-from data.opened import RECORDS_PER_READ, UNDECODABLE, Split, open_splits
-from data.order import Order, choice, positions
+from data import augment
+from data.classes import IGNORED
+from data.preparation import split_index as index
+from data.reading import decoded_cache as decoded
+from data.reading.bad_records import Stream, check_records, training_steps
+from data.reading.split_reader import RECORDS_PER_READ, UNDECODABLE, Split, open_splits
+from data.sampling import labelled_subset
+from data.sampling.epoch_order import Order, choice, positions
 from data.streams import PARTS, STREAMS, check, host_share, parts, reads_target_labels, streams
-from data.substitution import Stream, check_records, training_steps
 
 # The accelerators belong to JAX; TensorFlow would take all of their memory.
 for _kind in ("GPU", "TPU"):
@@ -130,8 +133,8 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
 def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
     """Yields this host's part of one pass over the held-out labelled target images.
 
-    They are `config.data.held_out` images of the target training split, see `data/labelled.py`: the labelled
-    stream never holds them, the unlabelled one does.
+    They are `config.data.held_out` images of the target training split, see `data/sampling/labelled_subset.py`: the
+    labelled stream never holds them, the unlabelled one does.
 
     Args:
       config: the whole configuration.
@@ -151,7 +154,7 @@ def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Itera
     return _evaluation(config, split, choice(config, split).held_out, True, host, hosts)
 
 
-def labelled_list(config: ConfigDict) -> labelled.Choice | None:
+def labelled_list(config: ConfigDict) -> labelled_subset.Choice | None:
     """Returns the labelled target images of a run; None if it reads no label of them.
 
     Raises:

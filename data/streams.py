@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from data import labelled
+from data.sampling import labelled_subset
 
 STREAMS = ("source", "labelled", "unlabelled")
 # What each term of the loss reads: one or more streams of each group.
@@ -118,7 +118,7 @@ def check(config: ConfigDict) -> None:
     for name in ("brightness", "contrast", "saturation"):
         _expect(0 <= augment[name] <= 1, f"augment.{name}", augment[name], "0 to 1")
     _expect(0 <= augment.hue <= 0.5, "augment.hue", augment.hue, "0 to 0.5")
-    labelled.check(config)
+    labelled_subset.check(config)
 
 
 def host_share(name: str, images: int, hosts: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ass_jax import lock
+from ass_jax.runtime import lock
 
 ROOT = Path(__file__).parent.parent
 # Runs main.py with stand-ins for what is heavy; they write down how they are called.
@@ -80,15 +80,16 @@ stand_in("jax", process_index=lambda: 0, process_count=lambda: 2)
 stand_in("clu")
 sys.modules["clu"].metric_writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: Writer())
 stand_in("ass_jax", __path__=["ass_jax"])  # Its light modules are the real ones.
-stand_in("ass_jax.compilation", keep_programs=lambda workdir: print("programs kept in", workdir.name))
-stand_in("ass_jax.train", train=train, ENDS=(StoppedError,))
-stand_in("ass_jax.distributed", join=lambda settings: None, ended_together=contextlib.nullcontext)
-stand_in("ass_jax.evaluate", evaluate=evaluate)
+stand_in("ass_jax.evaluation", __path__=["ass_jax/evaluation"])
+stand_in("ass_jax.runtime.compilation", keep_programs=lambda workdir: print("programs kept in", workdir.name))
+stand_in("ass_jax.training.loop", train=train, ENDS=(StoppedError,))
+stand_in("ass_jax.runtime.distributed", join=lambda settings: None, ended_together=contextlib.nullcontext)
+stand_in("ass_jax.evaluation.evaluate", evaluate=evaluate)
 stand_in("ass_jax.models", build_networks=build_networks)
-stand_in("ass_jax.damage", DamagedError=type("DamagedError", (ValueError,), {}))
-stand_in("data.substitution", UndecodableError=type("UndecodableError", (ValueError,), {}))
+stand_in("ass_jax.checkpoints.integrity", DamagedError=type("DamagedError", (ValueError,), {}))
+stand_in("data.reading.bad_records", UndecodableError=type("UndecodableError", (ValueError,), {}))
 stand_in(
-    "ass_jax.predict",
+    "ass_jax.inference.predictor",
     find_images=lambda pattern: [pattern, "other"],
     open_predictor=lambda weights, config, class_table: f"{weights.name} {class_table.names[0]}",
     predict_files=lambda *arguments: print(*arguments) or (["other: unreadable \x1b[31m"] if arguments[-1] else []),

@@ -1,4 +1,4 @@
-"""Our numbers against PyTorch's, which `benchmarks/make_golden.py` wrote to `tests/golden/`."""
+"""Our numbers against PyTorch's, which `benchmarks/parity/make_golden.py` wrote to `tests/golden/`."""
 
 import functools
 from pathlib import Path
@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ass_jax.compilation import options_of_steps
-from ass_jax.losses import domain_loss, segmentation_loss
+from ass_jax.method.class_means import class_means
+from ass_jax.method.losses import domain_loss, segmentation_loss
+from ass_jax.method.optimizers import make_optimizer
+from ass_jax.method.train_step import train_step
 from ass_jax.models import build_networks
 from ass_jax.models.deeplab import Classifier
-from ass_jax.optimizers import make_optimizer
-from ass_jax.pretrained import flatten
-from ass_jax.resize import resize_bilinear
-from ass_jax.semantic import class_means
-from ass_jax.steps import normalise, train_step
-from ass_jax.weight_names import adaptsegnet_name
-from benchmarks import parity_inputs as inputs
-from benchmarks.parity_inputs import relative_difference
+from ass_jax.models.preprocess import normalise
+from ass_jax.ops import resize_bilinear
+from ass_jax.runtime.compilation import options_of_steps
+from ass_jax.weights.names import adaptsegnet_name
+from ass_jax.weights.pretrained import flatten
+from benchmarks.parity import inputs
+from benchmarks.parity.inputs import relative_difference
 
 GOLDEN = Path(__file__).parent / "golden"
 HASTY = {"xla_backend_optimization_level": 1}

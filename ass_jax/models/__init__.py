@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from ass_jax.losses import DOMAIN_LOSSES
 from ass_jax.models.deeplab import build_deeplab, check_setting
 from ass_jax.models.discriminators import GlobalDiscriminator, SemanticDiscriminator
 
@@ -35,7 +34,7 @@ def build_networks(config: ConfigDict, num_classes: int) -> Networks:
     """
     segmenter = build_deeplab(config.model, num_classes)
     outputs = semantic_outputs(config.loss.semantic_outputs, num_classes)
-    check_setting("loss.global_kind", config.loss.global_kind, DOMAIN_LOSSES)
+    check_setting("loss.global_kind", config.loss.global_kind, ("bce", "least_squares"))
     check_setting("loss.semantic_input", config.loss.semantic_input, ("features", "logits"))
     for name in ("global_width", "semantic_width"):
         if config.discriminator[name] < 1:

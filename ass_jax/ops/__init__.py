@@ -18,6 +18,7 @@ from ass_jax.ops import products as _products
 from ass_jax.ops import pyramid as _pyramid
 from ass_jax.ops import reference as _reference
 from ass_jax.ops import relu as _relu
+from ass_jax.ops.resize import interpolation_matrix, nearest_indices, resize_bilinear
 
 VARIABLE = "ASS_JAX_OPS"  # Of the environment.
 FORMS = ("fast", "reference")
@@ -73,3 +74,21 @@ matmul_batch_norm = _either(_normalisation.normalise_product, _reference.matmul_
 normalise = _either(_normalisation.normalise, _reference.normalise)
 max_pool = _either(_pooling.max_pool, _reference.max_pool)
 add_relu = _either(_relu.add_relu, _reference.add_relu)
+
+__all__ = [
+    "FORMS",
+    "VARIABLE",
+    "add_relu",
+    "atrous_sum",
+    "batch_norm",
+    "conv2d",
+    "form",
+    "form_at_hand",
+    "interpolation_matrix",
+    "matmul",
+    "matmul_batch_norm",
+    "max_pool",
+    "nearest_indices",
+    "normalise",
+    "resize_bilinear",
+]

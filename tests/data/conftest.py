@@ -3,8 +3,8 @@
 import pytest
 
 from configs import base
-from tests.data import trees
-from tests.data.layouts import SIZES, own_settings
+from tests.helpers import trees
+from tests.helpers.layouts import SIZES, own_settings
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from configs import base
 from data import augment
-from data.labels import IGNORED
+from data.classes import IGNORED
 
 HEIGHT, WIDTH = 12, 20
 SEEDS = [tf.constant([7, number], tf.int64) for number in range(40)]

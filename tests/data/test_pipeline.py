@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import datasets, opened, pipeline, toy
-from data.labels import IGNORED
-from tests.data import toy_streams
-from tests.data.toy_streams import COUNTS, places, stored, take
+from data import pipeline
+from data.classes import IGNORED
+from data.reading import builders, split_reader
+from data.toy import builder as toy
+from tests.helpers import toy_streams
+from tests.helpers.toy_streams import COUNTS, places, stored, take
 
 config = toy_streams.config
 
@@ -184,8 +186,8 @@ def reads(monkeypatch):
         builder.as_data_source = counting
         return builder
 
-    monkeypatch.setattr(opened, "_OPENED", {})
-    monkeypatch.setitem(datasets.DATASETS, "toy", datasets.DATASETS["toy"]._replace(open=open_counting))
+    monkeypatch.setattr(split_reader, "_OPENED", {})
+    monkeypatch.setitem(builders.DATASETS, "toy", builders.DATASETS["toy"]._replace(open=open_counting))
     return counts
 
 
@@ -208,7 +210,7 @@ def test_only_what_a_term_needs_is_read(config, reads, batch, global_weight, exp
 
 
 def test_labels_of_unlabelled_images_are_not_decoded(config):
-    split = opened.open_splits(config, ["target_train"])["target_train"]
+    split = split_reader.open_splits(config, ["target_train"])["target_train"]
     record = tf.train.Example.FromString(split.fetch(np.array([0]))[0])
     record.features.feature["label"].bytes_list.value[0] = b"no picture"
     damaged = tf.constant(record.SerializeToString())
@@ -229,7 +231,7 @@ def test_unknown_data_sets_are_refused(config, key):
 
 
 def test_a_data_set_without_the_domain_is_refused(config, monkeypatch):
-    monkeypatch.setitem(datasets.DATASETS, "roads", datasets.DataSet(datasets._open_toy, "source_train", None, None))
+    monkeypatch.setitem(builders.DATASETS, "roads", builders.DataSet(builders._open_toy, "source_train", None, None))
     config.data.target = "roads"
     with pytest.raises(ValueError, match=r"'roads' for target_validation\. Valid: toy"):
         pipeline.evaluation_batches(config)

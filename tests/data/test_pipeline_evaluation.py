@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import datasets, pipeline
-from data.labels import IGNORED
-from tests.data import toy_streams
-from tests.data.toy_streams import VALIDATION_COUNT, places, stored
+from data import pipeline
+from data.classes import IGNORED
+from data.reading import builders
+from tests.helpers import toy_streams
+from tests.helpers.toy_streams import VALIDATION_COUNT, places, stored
 
 HEIGHT, WIDTH = 16, 32
 
@@ -54,7 +55,7 @@ def test_length_hint_is_the_number_of_batches_left(config):
 
 def test_test_images_come_without_labels(config, monkeypatch):
     splits = ("source_train", "target_train", "target_train", "target_validation")
-    monkeypatch.setitem(datasets.DATASETS, "tested", datasets.DataSet(datasets._open_toy, *splits))
+    monkeypatch.setitem(builders.DATASETS, "tested", builders.DataSet(builders._open_toy, *splits))
     config.data.target = "tested"
     config.evaluation.update(split="test", batch=VALIDATION_COUNT)
     (batch,) = pipeline.evaluation_batches(config)

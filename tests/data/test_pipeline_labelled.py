@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from data import opened, pipeline, rare_classes
-from data.labels import IGNORED
-from tests.data.toy_streams import stored, take
+from data import pipeline
+from data.classes import IGNORED
+from data.reading import split_reader
+from data.sampling import rare_classes
+from tests.helpers.toy_streams import stored, take
 
 COUNT = 9
 
@@ -110,7 +112,7 @@ def equal(one, other):
 
 
 def test_class_counts_are_those_of_the_labels(config):
-    split = opened.open_splits(config, ["target_train"])["target_train"]
+    split = split_reader.open_splits(config, ["target_train"])["target_train"]
     counts = split.class_counts()
     assert (counts.dtype, counts.shape) == (np.int64, (COUNT, 256))
     for found, record in zip(counts, stored(config, "target_train"), strict=True):
@@ -167,6 +169,8 @@ def test_a_late_step_of_rare_classes_is_reached_at_once(config):
 
 def test_images_of_rare_classes_need_labels_with_classes(config, monkeypatch):
     config.data.rare_class_temperature = 0.01
-    monkeypatch.setattr(opened.Split, "class_counts", lambda split: np.eye(256, dtype=np.int64)[[255] * split.count])
+    monkeypatch.setattr(
+        split_reader.Split, "class_counts", lambda split: np.eye(256, dtype=np.int64)[[255] * split.count]
+    )
     with pytest.raises(ValueError, match=r"rare_class_temperature .* found none in 7 images"):
         pipeline.training_batches(config)

@@ -9,10 +9,10 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from ass_jax import compilation
 from ass_jax.models.convolution import Conv, Matrix
 from ass_jax.models.resnet import ResNet
 from ass_jax.ops import add_relu
+from ass_jax.runtime import compilation
 
 TINY = {"stage_sizes": (2, 1, 1, 1), "width": 4, "stem_width": 4}
 

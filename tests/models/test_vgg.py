@@ -5,10 +5,10 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from ass_jax import compilation
 from ass_jax.models import vgg
 from ass_jax.models.convolution import Conv
 from ass_jax.models.vgg import Vgg
+from ass_jax.runtime import compilation
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Checkpoints of the training state: saved in the background, checked, chosen."""

@@ -1,0 +1,1 @@
+"""Predictions of a trained segmenter for images of any size."""

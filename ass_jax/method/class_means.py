@@ -1,0 +1,48 @@
+"""Class-wise feature averages: the paper's idea (ASS, section 3.2).
+
+Legend: B batch, H W pixels, h w feature cells, D feature channels, C classes.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ass_jax.ops import nearest_indices
+
+
+def class_means(features: Array, labels: Array, num_classes: int) -> tuple[Array, Array]:
+    """Averages the features of each image over the cells of each class.
+
+    `f[b,k] = sum_ij 1[y_bij = k] F_bij / sum_ij 1[y_bij = k]`: a one-hot of the labels, then one contraction
+    over the cells, accumulated in float32 whatever the features' type.
+
+    Args:
+      features: `[B, h, w, D]`.
+      labels: integers `[B, H, W]`, at least as large as the features: each cell takes the label at the place
+        that the aligned-corner up-sampling gives it; or `[B, h, w]`. 255 (any value outside `0..C-1`)
+        counts nowhere.
+      num_classes: `C`.
+
+    Returns:
+      The means, float32 `[B, C, D]`, 0 for an absent class, and `present`, bool `[B, C]`.
+
+    Raises:
+      ValueError: the labels are of another number of images, or smaller than the features.
+    """
+    batch, height, width, _ = features.shape
+    if labels.ndim != 3 or labels.shape[0] != batch or labels.shape[1] < height or labels.shape[2] < width:
+        raise ValueError(
+            f"Expected labels [{batch}, H, W] with H >= {height} and W >= {width} for features of shape "
+            f"{features.shape}, found {labels.shape}."
+        )
+    if labels.shape[1:] != (height, width):
+        labels = labels[:, nearest_indices(height, labels.shape[1])[:, None], nearest_indices(width, labels.shape[2])]
+    members = labels[..., None] == jnp.arange(num_classes)  # [B, h, w, C]
+    counts = jnp.sum(members, axis=(1, 2), dtype=jnp.int32)  # [B, C]
+    sums = jnp.einsum(
+        "bhwc,bhwd->bcd",
+        members.astype(features.dtype),
+        features,
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    return sums / jnp.maximum(counts, 1)[..., None], counts > 0

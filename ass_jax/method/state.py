@@ -1,0 +1,76 @@
+"""The training state: all that resuming needs, nothing else."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from ass_jax.models import Networks
+
+Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of the segmenter.
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params: of "segmenter" and, where their terms act, "global_discriminator" and "semantic_discriminator".
+      batch_stats: running batch-norm statistics of the segmenter; empty without batch norm.
+      optimizer_state: of `ass_jax.method.optimizers.make_optimizer`.
+      average: `{"params": ..., "batch_stats": ...}`, moving average of the segmenter; None when it is off.
+    """
+
+    step: jax.Array
+    params: dict
+    batch_stats: dict
+    optimizer_state: optax.OptState
+    average: Variables | None
+
+    @property
+    def segmenter(self) -> Variables:
+        """The segmenter's variables, ready for `apply`."""
+        return {"params": self.params["segmenter"], "batch_stats": self.batch_stats}
+
+
+def create_state(
+    *, networks: Networks, optimizer: optax.GradientTransformation, config: ConfigDict, num_classes: int
+) -> TrainState:
+    """Returns the state before the first step, with random weights. Pure: jit it, or ask for its shapes alone.
+
+    Each network draws from its own key, so that a run without a discriminator starts from the same segmenter.
+
+    Args:
+      networks: the networks to initialise.
+      optimizer: see `make_optimizer`.
+      config: the whole configuration; `seed` gives the weights.
+      num_classes: `C`.
+    """
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+    variables = _segmenter_variables(networks, config, keys[0])
+    params = {"segmenter": variables["params"]}
+    if networks.global_discriminator is not None:
+        probabilities = jnp.zeros((1, *config.data.target_size, num_classes))
+        params["global_discriminator"] = networks.global_discriminator.init(keys[1], probabilities)["params"]
+    if networks.semantic_discriminator is not None:
+        images = jnp.zeros((1, *config.data.target_size, 3))
+        features, logits = jax.eval_shape(lambda: networks.segmenter.apply(variables, images, train=False))
+        read = {"features": features, "logits": logits}[config.loss.semantic_input]
+        vectors = jnp.zeros((1, read.shape[-1]))
+        params["semantic_discriminator"] = networks.semantic_discriminator.init(keys[2], vectors)["params"]
+    # A copy: the step gives its buffers away, and one buffer cannot be given twice.
+    average = jax.tree.map(jnp.copy, variables) if config.average_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params), average)
+
+
+def abstract_segmenter(networks: Networks, config: ConfigDict) -> Variables:
+    """Returns shapes and types of the segmenter's variables."""
+    return jax.eval_shape(lambda: _segmenter_variables(networks, config, jax.random.key(0)))
+
+
+def _segmenter_variables(networks: Networks, config: ConfigDict, key: jax.Array) -> Variables:
+    images = jnp.zeros((1, *config.data.target_size, 3))
+    variables = networks.segmenter.init(key, images, train=False)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

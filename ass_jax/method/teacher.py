@@ -1,0 +1,118 @@
+"""The teacher of ASS+: a moving average of the segmenter that labels the unlabelled images (arXiv 1703.01780).
+
+Legend: B batch, H W pixels, h w feature cells, C classes.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+from ass_jax.method.color_jitter import perturb
+from ass_jax.method.mixing import REGIONS, paste
+from ass_jax.method.state import Variables
+from ass_jax.ops import nearest_indices, resize_bilinear
+
+Examples = dict[str, Array]
+
+
+def follow(average: Variables, segmenter: Variables, step: Array, decay: float) -> Variables:
+    """Moves the average towards the segmenter: `decay * average + (1 - decay) * segmenter`.
+
+    Over the first steps the decay rises as `1 - 1 / (step + 1)`, so that the average forgets its start.
+
+    Args:
+      average: of the steps before.
+      segmenter: after this step.
+      step: steps done before this one.
+      decay: share of the average that a late step leaves in place.
+    """
+    decay = jnp.minimum(decay, 1.0 - 1.0 / (step + 1.0))
+    return optax.incremental_update(segmenter, average, 1.0 - decay)
+
+
+def pseudo_labels(logits: Array, size: tuple[int, int], threshold: float) -> tuple[Array, Array]:
+    """Returns the likeliest class of each pixel and whether its probability reaches the threshold.
+
+    Args:
+      logits: `[B, h, w, C]` of the teacher.
+      size: (H, W), to which they are up-sampled first.
+      threshold: probability, 0 to 1.
+
+    Returns:
+      int32 `[B, H, W]` and bool `[B, H, W]`; no gradient passes.
+    """
+    probabilities = jax.nn.softmax(resize_bilinear(jax.lax.stop_gradient(logits), size))
+    return jnp.argmax(probabilities, axis=-1), jnp.max(probabilities, axis=-1) >= threshold
+
+
+def mixed_examples(
+    key: Array, batch: dict[str, Examples], labels: Array, confident: Array, *, config: ConfigDict, num_classes: int
+) -> Examples:
+    """Pastes regions of source and of labelled target images onto the unlabelled ones, then perturbs the images.
+
+    Unlabelled images take turns: every other one receives from a source image (DACS, arXiv 2007.08702), the others
+    from a labelled target image (as IIDM does, arXiv 2308.15855). With one of these streams, all receive from it.
+
+    Args:
+      key: of this step.
+      batch: see `ass_jax.method.train_step.train_step`.
+      labels: of the unlabelled images, by the teacher, int `[B, H, W]`.
+      confident: where they count as sure, bool `[B, H, W]`.
+      config: the whole configuration; static.
+      num_classes: `C`.
+
+    Returns:
+      `image` float32 `[B, H, W, 3]` of 0..255, `label` int32 `[B, H, W]` and `weight` float32 `[B, H, W]` of each
+      pixel's cross-entropy: 1 where pasted, else by `config.mixing.weighting` the share of the image's pixels that
+      are sure ("image", DACS), or whether the pixel itself is ("pixel").
+    """
+    settings = config.mixing
+    turn, lot, regions, colours = jax.random.split(key, 4)
+    images = batch["unlabelled"]["image"].astype(jnp.float32)
+    donor = _donors(turn, lot, batch, images.shape[:3])
+    weight = confident.astype(jnp.float32)
+    if settings.weighting == "image":
+        weight = jnp.broadcast_to(jnp.mean(weight, axis=(1, 2), keepdims=True), weight.shape)
+    receiver = {"image": images, "label": labels.astype(jnp.int32), "weight": weight}
+    # Behind a barrier: image and label must not each have regions of their own rounding.
+    pasted = jax.lax.optimization_barrier(REGIONS[settings.kind](regions, donor["label"], num_classes))
+    mixed = paste(pasted, donor, receiver)
+    return mixed | {"image": perturb(colours, mixed["image"], settings.jitter, settings.blur)}
+
+
+def _donors(turn: Array, lot: Array, batch: dict[str, Examples], shape: tuple[int, int, int]) -> Examples:
+    """Draws one labelled image for each of the `B` of `shape` `[B, H, W]`, at their size."""
+    count, *size = shape
+    found = [
+        _resized(_drawn(jax.random.fold_in(lot, number), batch[stream], count), tuple(size))
+        for number, stream in enumerate(("source", "labelled"))
+        if stream in batch
+    ]
+    # Turns that begin at random: one image a step is as often of one kind as of the other.
+    turns = (jnp.arange(count) + jax.random.randint(turn, (), 0, 2)) % len(found)
+    if len(found) == 1:
+        return found[0]
+    is_source = turns == 0
+    return {
+        name: jnp.where(is_source.reshape(-1, *(1,) * (array.ndim - 1)), array, found[1][name])
+        for name, array in found[0].items()
+    }
+
+
+def _drawn(key: Array, examples: Examples, count: int) -> Examples:
+    """Draws `count` examples, none twice where there are enough."""
+    available = len(examples["image"])
+    order = jax.random.permutation(key, available)
+    chosen = order[jnp.arange(count) % available]
+    return {name: examples[name][chosen] for name in ("image", "label")}
+
+
+def _resized(examples: Examples, size: tuple[int, int]) -> Examples:
+    """Brings images and labels to a size, with a weight of 1 for every pixel."""
+    images, labels = resize_bilinear(examples["image"], size), examples["label"].astype(jnp.int32)
+    if labels.shape[1:] != size:
+        rows, columns = (nearest_indices(size[axis], labels.shape[axis + 1]) for axis in (0, 1))
+        labels = labels[:, rows[:, None], columns]
+    return {"image": images, "label": labels, "weight": jnp.ones(labels.shape)}

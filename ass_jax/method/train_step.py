@@ -1,0 +1,259 @@
+"""The pure training step. No jit, no input or output.
+
+Legend: B batch, H W pixels, h w feature cells, D feature channels, C classes.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+from jax.lax import stop_gradient
+from ml_collections import ConfigDict
+
+from ass_jax.method.class_means import class_means
+from ass_jax.method.losses import (
+    IGNORED,
+    SOURCE,
+    TARGET,
+    domain_accuracy,
+    domain_logits,
+    domain_loss,
+    segmentation_loss,
+    semantic_loss,
+)
+from ass_jax.method.optimizers import make_schedules, segmenter_groups
+from ass_jax.method.state import TrainState
+from ass_jax.method.teacher import follow, mixed_examples, pseudo_labels
+from ass_jax.models import Networks
+from ass_jax.models.preprocess import normalise
+from ass_jax.ops import resize_bilinear
+
+Metrics = dict[str, Array]
+
+# In the order in which they pass and update the running statistics; `jit` sorts the keys of the batch. The step
+# itself makes the mixed images.
+STREAMS = ("source", "mixed", "labelled", "unlabelled")
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, dict[str, Array]],
+    *,
+    networks: Networks,
+    config: ConfigDict,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """One step of the min-max game: each image passes the segmenter once, and its backward pass trains all networks.
+
+    The players' gradients are told apart by stopping them, so that the whole game is one scalar,
+    `L(segmenter; stopped discriminators) + L_D(discriminators; stopped maps)`.
+
+    Where `loss.mixed_weight` is not 0 (ASS+), the segmenter's average first labels the unlabelled images, and images
+    mixed from them and labelled ones pass beside the others; the unlabelled ones themselves pass only where an
+    adversary reads their maps.
+
+    Args:
+      state: see `TrainState`.
+      batch: streams "source" and "labelled" with `image` uint8 `[B, H, W, 3]` and `label` `[B, H, W]`,
+        "unlabelled" with `image`; each with its own sizes, and only those that a term needs.
+      networks: the discriminators are None where their weight is 0.
+      config: the whole configuration; static.
+      optimizer: of `make_optimizer(config)`.
+
+    Returns:
+      The next state and float32 scalars: losses, accuracies, gradient norms, learning rates, and `skipped`: 1 where
+      the loss or a gradient is not finite. Then all but the number of the step stays as it was.
+    """
+    taught = {}
+    if config.loss.mixed_weight:
+        batch, taught = add_mixed(state, batch, networks, config)
+        vectors = networks.semantic_discriminator is not None and config.loss.semantic_unlabelled
+        if networks.global_discriminator is None and not vectors:
+            del batch["unlabelled"]  # No term reads its maps.
+
+    def objective(params: dict, batch_stats: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
+        params = _freeze(params, config)
+        maps, batch_stats = _forward(params["segmenter"], batch_stats, streams, networks, config)
+        total, metrics = _segmentation_terms(maps, streams, config)
+        ramp = _ramp(state.step, config.loss.warmup_steps)
+        if networks.global_discriminator is not None:
+            fool, learn, found = _global_terms(params["global_discriminator"], maps, networks, config)
+            total += ramp * config.loss.global_weight * fool + learn
+            metrics |= found
+        if networks.semantic_discriminator is not None:
+            fool, learn, found = _semantic_terms(params["semantic_discriminator"], maps, streams, networks, config)
+            total += ramp * config.loss.semantic_weight * fool + learn
+            metrics |= found
+        return total, (batch_stats, metrics)
+
+    batch_stats, sums = state.batch_stats, None
+    for name in STREAMS:
+        if name not in batch:
+            continue
+        examples = batch[name]
+        if sums is not None:
+            # No term joins two streams, so the activations of one can be gone before those of the next are made.
+            examples, batch_stats, sums = lax.optimization_barrier((examples, batch_stats, sums))
+        value_and_gradients = jax.value_and_grad(objective, has_aux=True)
+        (loss, (batch_stats, found)), gradients = value_and_gradients(state.params, batch_stats, {name: examples})
+        sums = _added(sums, {"total": loss, "metrics": found, "gradients": gradients})
+    total, metrics, gradients = sums["total"], sums["metrics"] | taught, sums["gradients"]
+    norms = {f"gradient_norm/{network}": optax.tree.norm(gradient) for network, gradient in gradients.items()}
+    finite = jnp.isfinite(jnp.stack([total, *norms.values()])).all()
+    metrics |= norms | {"skipped": 1.0 - finite}
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params, finite=finite)
+    params = optax.apply_updates(state.params, updates)
+    for group, schedule in make_schedules(config).items():
+        if group in ("backbone", "classifier") or group in params:
+            metrics[f"learning_rate/{group}"] = schedule(state.step)
+    average = state.average
+    if average is not None:
+        segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
+        average = follow(average, segmenter, state.step, config.average_decay)
+    updated, unchanged = (params, batch_stats, average), (state.params, state.batch_stats, state.average)
+    params, batch_stats, average = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
+    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average), metrics
+
+
+def add_mixed(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
+    """Adds the mixed stream, and the teacher's sure labels to the unlabelled one.
+
+    Args:
+      state: before the step.
+      batch: as for `train_step`.
+      networks: the segmenter is used.
+      config: the whole configuration; static.
+
+    Returns:
+      The streams, with "mixed" of `ass_jax.method.teacher.mixed_examples`, and `pseudo_label` `[B, H, W]`, 255 where
+      not sure, beside the unlabelled images; and `teacher/confident`: the share of pixels whose label counts as sure.
+    """
+    images = batch["unlabelled"]["image"]
+    _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)
+    labels, confident = pseudo_labels(logits, images.shape[1:3], config.mixing.threshold)
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
+    unlabelled = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
+    streams = batch | {"mixed": mixed, "unlabelled": unlabelled}
+    return streams, {"teacher/confident": jnp.mean(confident, dtype=jnp.float32)}
+
+
+def _freeze(params: dict, config: ConfigDict) -> dict:
+    """Stops the gradients of the segmenter's frozen group, which is then neither computed, clipped nor logged."""
+    groups = segmenter_groups(params["segmenter"], config.model.train_norm_affine)
+    segmenter = jax.tree.map(
+        lambda leaf, group: stop_gradient(leaf) if group == "frozen" else leaf, params["segmenter"], groups
+    )
+    return params | {"segmenter": segmenter}
+
+
+def _forward(params: dict, batch_stats: dict, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, dict]:
+    """Passes every stream once through the segmenter, each with its own batch statistics.
+
+    Returns:
+      By stream: `features` `[B, h, w, D]`, `logits` `[B, h, w, C]`, `scores` (logits at image size)
+      `[B, H, W, C]`; and the running statistics after all streams, in the order of `STREAMS`.
+    """
+    maps = {}
+    for stream in STREAMS:
+        if stream not in batch:
+            continue
+        images = normalise(batch[stream]["image"], config)
+        (features, logits), updated = networks.segmenter.apply(
+            {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
+        )
+        batch_stats = updated.get("batch_stats", batch_stats)
+        scores = resize_bilinear(logits, images.shape[1:3])
+        maps[stream] = {"features": features, "logits": logits, "scores": scores}
+    return maps, batch_stats
+
+
+def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Array, Metrics]:
+    losses = {
+        f"loss/segmentation_{stream}": segmentation_loss(
+            maps[stream]["scores"], examples["label"], examples.get("weight")
+        )
+        for stream, examples in batch.items()
+        if "label" in examples
+    }
+    weights = {"loss/segmentation_mixed": config.loss.mixed_weight}
+    return sum(weights.get(name, 1.0) * loss for name, loss in losses.items()), losses
+
+
+def _global_terms(params: dict, maps: dict, networks: Networks, config: ConfigDict) -> tuple[Array, Array, Metrics]:
+    """The output-space adversary (AdaptSegNet): its terms for the segmenter and for itself, and what to log.
+
+    All are sums over the streams at hand.
+    """
+    kind = config.loss.global_kind
+    threshold = 0.5 if kind == "least_squares" else 0.0
+
+    def judge(discriminator: dict, probabilities: Array) -> Array:
+        return networks.global_discriminator.apply({"params": discriminator}, probabilities)
+
+    fool = learn = accuracy = jnp.zeros(())
+    for stream, domain in (("source", SOURCE), ("unlabelled", TARGET)):
+        if stream not in maps:
+            continue
+        probabilities = jax.nn.softmax(maps[stream]["scores"])
+        logits = judge(params, stop_gradient(probabilities))
+        learn += 0.5 * domain_loss(logits, domain, kind=kind)
+        accuracy += 0.5 * domain_accuracy(logits - threshold, domain)
+        if domain == TARGET:
+            fool += domain_loss(judge(stop_gradient(params), probabilities), SOURCE, kind=kind)
+    return fool, learn, _adversary_metrics("global", fool, learn, accuracy)
+
+
+def _semantic_terms(
+    params: dict, maps: dict, batch: dict, networks: Networks, config: ConfigDict
+) -> tuple[Array, Array, Metrics]:
+    """The adversary on class means (ASS): its terms for the segmenter and for itself, and what to log.
+
+    All are sums over the streams at hand.
+    """
+    kind, read = config.loss.semantic_outputs, config.loss.semantic_input
+    roles = [("source", "label", SOURCE, 1.0), ("labelled", "label", TARGET, 1.0)]
+    if config.loss.mixed_weight and config.loss.semantic_unlabelled:
+        # Paper: labelled images alone; here: unlabelled ones weigh as much, where the teacher is sure of the class.
+        roles[1:] = [("labelled", "label", TARGET, 0.5), ("unlabelled", "pseudo_label", TARGET, 0.5)]
+
+    def judge(discriminator: dict, vectors: Array) -> Array:
+        return networks.semantic_discriminator.apply({"params": discriminator}, vectors)
+
+    fool = learn = accuracy = jnp.zeros(())
+    for stream, key, domain, share in roles:
+        if stream not in maps:
+            continue
+        vectors, present = class_means(maps[stream][read], batch[stream][key], networks.segmenter.num_classes)
+        outputs = judge(params, stop_gradient(vectors))
+        learn += 0.5 * share * semantic_loss(outputs, domain, present, kind)
+        accuracy += 0.5 * share * domain_accuracy(domain_logits(outputs, kind), domain, present)
+        if domain == TARGET:
+            fool += share * semantic_loss(judge(stop_gradient(params), vectors), SOURCE, present, kind)
+    return fool, learn, _adversary_metrics("semantic", fool, learn, accuracy)
+
+
+def _adversary_metrics(name: str, fool: Array, learn: Array, accuracy: Array) -> Metrics:
+    return {
+        f"loss/{name}": fool,
+        f"loss/{name}_discriminator": learn,
+        f"accuracy/{name}_discriminator": accuracy,
+    }
+
+
+def _added(sums: dict | None, found: dict) -> dict:
+    """Adds dictionaries of arrays, nested, entry by entry; what only one has stays as it is."""
+    if sums is None:
+        return found
+    both = sums | found
+    for name, value in found.items():  # In an order that is the same in every process: it is the program's.
+        if name in sums:
+            both[name] = _added(sums[name], value) if isinstance(value, dict) else sums[name] + value
+    return both
+
+
+def _ramp(step: Array, warmup_steps: int) -> Array | float:
+    """Share of the adversarial weights in force: rises linearly from 0 to 1 over the warm-up."""
+    return jnp.minimum(1.0, step / warmup_steps) if warmup_steps else 1.0

@@ -1,0 +1,1 @@
+"""What any run needs around the method: console, files, compilation, devices, processes, signals."""

@@ -1,0 +1,210 @@
+"""Compares a training step with the same one in plain operations: a fault of a fast one would train on in silence."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ass_jax import ops
+from ass_jax.method.optimizers import make_optimizer
+from ass_jax.method.state import TrainState, create_state
+from ass_jax.method.train_step import train_step
+from ass_jax.models import build_networks
+from ass_jax.runtime import compilation
+from ass_jax.training.memory_estimate import Sizes
+
+# Relative, of root mean squares. Rounding alone makes some 1e-5 of a small network and 1e-3 of a deep one with random
+# weights; the smallest fault that was ever found made 4e-2.
+TOLERANCE = 1e-2
+# Beyond that: so many times as far as the plain step is from one in float32, or, where it is of float32 itself, as it
+# moves when all weights change by rounding: deep networks from random weights magnify that.
+TIMES = 3.0
+_FEW_WEIGHTS = 2_000_000  # Of the segmenter, up to which "auto" compares: it takes seconds.
+_ROUNDING = 3e-7
+_ATTEMPTS, _CHANGE = 5, 1e-3  # With weights changed by so much, where a step differs.
+_SHOWN = 5
+
+
+class DifferentError(Exception):
+    """The step and the plain step differ; the message says by how much, and what to do."""
+
+
+def wanted(config: ConfigDict, state: TrainState) -> bool:
+    """Returns whether the first step is to be compared.
+
+    Args:
+      config: the whole configuration; `verify` decides.
+      state: arrays or their shapes.
+    """
+    if ops.form_at_hand() == "reference" or config.verify == "never":
+        return False
+    weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))
+    return config.verify == "always" or weights <= _FEW_WEIGHTS
+
+
+def verify(step: Callable, state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> float:
+    """Does one step both ways from the same state, and compares losses, gradients and running statistics.
+
+    What is compared of the gradients is what the optimisers remember of them: momentum, and Adam's moments.
+
+    Args:
+      step: the compiled training step, `(state, batch) -> (state, metrics)`; it may take the state's buffers.
+      state: before the first step; stays as it is.
+      batch: of the first step.
+      config: the whole configuration.
+      num_classes: C.
+
+    Returns:
+      The largest relative difference, of all losses and arrays.
+
+    Raises:
+      DifferentError: the steps differ by more than rounding.
+    """
+    plain = _plain_step(state, batch, config, num_classes)
+    # On a CPU, float32 is computed as such.
+    coarse = jax.default_backend() != "cpu" or config.model.dtype != "float32"
+    precise = None
+    least: dict[str, tuple[float, float]] = {}
+    for attempt in range(_ATTEMPTS):
+        given = _changed(state, attempt, _CHANGE) if attempt else state
+        found, expected = _outcome(*step(jax.tree.map(jnp.copy, given), batch)), _outcome(*plain(given, batch))
+        differences, allowed = _differences(found, expected), dict.fromkeys(expected, TOLERANCE)
+        if not all(difference <= TOLERANCE for difference in differences.values()):
+            if coarse:
+                precise = precise or _precise_step(state, batch, config, num_classes)
+                truth = _outcome(*precise(given, batch))
+                differences, rounding = _differences(found, truth), _differences(expected, truth)
+            else:
+                nearby = plain(_changed(given, _ATTEMPTS + attempt, _ROUNDING), batch)
+                rounding = _differences(_outcome(*nearby), expected)
+            allowed = {name: TOLERANCE + TIMES * rounding[name] for name in expected}
+        for name, difference in differences.items():
+            pair = difference, allowed[name]
+            least[name] = min(least.get(name, pair), pair, key=lambda pair: pair[0] / pair[1])
+        if all(difference <= allowed for difference, allowed in least.values()):
+            return max(difference for difference, _ in least.values())
+    raise DifferentError(_message(least, batch))
+
+
+def _changed(state: TrainState, seed: int, change: float) -> TrainState:
+    """Returns the state with all weights changed by about a share of each.
+
+    A rectifier whose input lies within rounding of 0 passes a gradient or not: both are right, and differ. A fault is
+    there whatever the weights are; such an input is not.
+    """
+    generator = np.random.default_rng(seed)  # On the host, where there is nothing to compile.
+
+    def changed(leaf: jax.Array) -> jax.Array:
+        factors = 1 + change * generator.standard_normal(leaf.shape, np.float32)
+        return jax.device_put(np.asarray(leaf) * factors.astype(leaf.dtype), leaf.sharding)
+
+    return state.replace(params=jax.tree.map(changed, state.params))
+
+
+def described(difference: float) -> str:
+    """Says that the steps agree."""
+    return f"The first step agrees with plain operations: losses, gradients and statistics within {difference:.0e}."
+
+
+def _plain_step(state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> Callable:
+    networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
+    step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
+    with ops.form("reference"):
+        lowered = jax.jit(step, out_shardings=state.step.sharding).lower(state, batch)
+    return lowered.compile(compiler_options=compilation.options_of_one_use())
+
+
+def _precise_step(state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> Callable:
+    config = config.copy_and_resolve_references()
+    config.model.dtype = "float32"
+    with jax.default_matmul_precision("highest"):
+        return _plain_step(state, batch, config, num_classes)
+
+
+def _outcome(state: TrainState, metrics: dict) -> dict[str, np.ndarray]:
+    """Returns what a step has found out, by name: losses, and what it keeps for the next one, but the weights.
+
+    The weights hardly change in a step: by float32, their difference would be told too coarsely.
+    """
+    losses = {name: value for name, value in metrics.items() if name.startswith(("loss/", "gradient_norm/"))}
+    trees = {"": losses, "running": state.batch_stats, "of the optimiser": state.optimizer_state}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(trees)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/").lstrip("/"): np.asarray(leaf)
+        for path, leaf in leaves
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+
+
+def _differences(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: _difference(found[name], expected[name]) for name in expected}
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    if not np.isfinite(expected).all():  # Such a step is skipped, and told of elsewhere.
+        return 0.0
+    if not np.isfinite(found).all():
+        return float("inf")
+    size, distance = np.linalg.norm(expected), np.linalg.norm(found - expected)
+    return float(distance / size) if size > 0 else float(distance)
+
+
+def _message(least: dict[str, tuple[float, float]], batch: dict) -> str:
+    sizes = ", ".join(f"{name} {'x'.join(map(str, examples['image'].shape))}" for name, examples in batch.items())
+    beyond = {name: pair for name, pair in least.items() if not pair[0] <= pair[1]}
+    worst = sorted(beyond, key=lambda name: -beyond[name][0])[:_SHOWN]
+    return "\n".join(
+        [
+            f"The first training step differs from the same step in plain operations, at images of {sizes}.",
+            "A fast operation, or this version of JAX, computes something wrong at these sizes. Relative differences:",
+            *(f"  {beyond[name][0]:.1e} (at most {beyond[name][1]:.1e} by rounding): {name}" for name in worst),
+            *([f"  ... {len(beyond) - _SHOWN} more"] if len(beyond) > _SHOWN else []),
+            f"Nothing was trained. {ops.VARIABLE}=reference in the environment trains with plain operations, slower.",
+            "Other image sizes may be right. Please report these lines. --config.verify=never trains in spite of this.",
+        ]
+    )
+
+
+def verify_shapes(config: ConfigDict, num_classes: int, sizes: Sizes) -> float | None:
+    """Does what `verify` does with random weights and images, for a configuration alone.
+
+    Args:
+      config: the whole configuration.
+      num_classes: C.
+      sizes: of the streams of a step.
+
+    Returns:
+      The largest relative difference; None where `wanted` says no.
+
+    Raises:
+      DifferentError: the steps differ by more than rounding.
+    """
+    networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
+    shared = {"networks": networks, "config": config, "optimizer": optimizer}
+    create = functools.partial(create_state, num_classes=num_classes, **shared)
+    if not wanted(config, jax.eval_shape(create)):
+        return None
+    state = jax.jit(create, compiler_options=compilation.options_of_one_use())()
+    batch = jax.device_put(_random_batch(sizes, num_classes))
+    step = jax.jit(functools.partial(train_step, **shared), donate_argnums=0).lower(state, batch)
+    return verify(step.compile(compiler_options=compilation.options_of_steps()), state, batch, config, num_classes)
+
+
+def _random_batch(sizes: Sizes, num_classes: int) -> dict:
+    """Returns smooth images under noise, with labels in blocks."""
+    generator, batch = np.random.default_rng(0), {}
+    for stream, (count, height, width, has_label) in sizes.items():
+        cells = count, -(-height // 8), -(-width // 8)
+
+        def magnified(values: np.ndarray, height: int = height, width: int = width) -> np.ndarray:
+            return values.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
+
+        coarse = magnified(generator.integers(0, 200, (*cells, 3)))
+        batch[stream] = {"image": (coarse + generator.integers(0, 56, coarse.shape)).astype(np.uint8)}
+        if has_label:
+            batch[stream]["label"] = magnified(generator.integers(0, num_classes, cells)).astype(np.uint8)
+    return batch

@@ -1,0 +1,1 @@
+"""Weights in files: other projects', and a run's own."""

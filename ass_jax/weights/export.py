@@ -1,0 +1,150 @@
+"""Takes a trained segmenter out of a run.
+
+    python -m ass_jax.weights.export runs/toy --output=model.safetensors    our names: for --config.init and --weights
+    python -m ass_jax.weights.export runs/gta5 --output=model.pth           AdaptSegNet's names: for PyTorch
+    python -m ass_jax.weights.export runs/toy --output=model.jaxexport      a program that runs without this code
+
+The last one needs JAX alone:
+
+    import jax, numpy as np
+    from PIL import Image
+    with open("model.jaxexport", "rb") as file:
+        program = jax.export.deserialize(bytearray(file.read()))
+    image = np.asarray(Image.open("street.png").convert("RGB"))
+    labels, confidence = program.call(image[None])  # uint8 and float32 [1, H, W]
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from ass_jax.models.deeplab import DILATIONS
+from ass_jax.models.preprocess import normalise
+from ass_jax.ops import resize_bilinear
+from ass_jax.weights.files import WeightFileError, make_folder_of, write_arrays
+from ass_jax.weights.names import adaptsegnet_name
+from ass_jax.weights.pretrained import flat_variables, settings_metadata, to_foreign
+from ass_jax.weights.trained_model import Trained, description, open_run
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_COUNTER = "num_batches_tracked"  # Which PyTorch's batch norm saves beside its statistics.
+
+
+def weight_settings(trained: Trained) -> dict[str, object]:
+    """Returns the settings of `config.model` without which the weights mean something else."""
+    names = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")
+    return {name: trained.config.model[name] for name in names}
+
+
+def state_dict(trained: Trained) -> dict[str, np.ndarray]:
+    """Returns the segmenter as a PyTorch state dict with AdaptSegNet's names, for its model with one classifier.
+
+    That model has all four branches: where ours has fewer, the others are 0.
+
+    Returns:
+      float32 arrays in PyTorch's layouts, and int64 counters of batch norm (0).
+    """
+    backbone, found = trained.config.model.backbone, {}
+    for path, array in flat_variables(trained.variables).items():
+        name = adaptsegnet_name(path, backbone)
+        found[name] = to_foreign(path, array).copy()  # PyTorch wants memory that it may write to.
+        if name.endswith(".running_var"):
+            found[name.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
+    first, *others = (f"params/classifier/dilation{dilation}/" for dilation in DILATIONS)
+    for leaf in ("kernel", "bias"):
+        zeros = np.zeros_like(found[adaptsegnet_name(first + leaf, backbone)])
+        for branch in others:
+            found.setdefault(adaptsegnet_name(branch + leaf, backbone), zeros.copy())
+    return found
+
+
+def program(trained: Trained) -> bytes:
+    """Returns a program for images of any number and size that runs on CPU, GPU and TPU without this code.
+
+    It maps images uint8 [B, H, W, 3] RGB to labels uint8 [B, H, W] and their probabilities float32 [B, H, W], and
+    like evaluation it resizes them to the size of training for the network. `jax.export` serialises it, weights
+    within.
+    """
+    network, config = trained.networks.segmenter, trained.config
+    variables = jax.tree.map(jnp.asarray, trained.variables)
+
+    def label(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        size = (images.shape[0], *config.data.target_size, 3)
+        resized = jax.image.resize(images.astype(jnp.float32), size, "linear")
+        _, logits = network.apply(variables, normalise(jnp.round(resized), config), train=False)
+        probabilities = jax.nn.softmax(resize_bilinear(logits, images.shape[1:3]))
+        return jnp.argmax(probabilities, axis=-1).astype(jnp.uint8), jnp.max(probabilities, axis=-1)
+
+    images = jax.ShapeDtypeStruct(export.symbolic_shape("batch, height, width, 3"), jnp.uint8)
+    return export.export(jax.jit(label), platforms=PLATFORMS)(images).serialize()
+
+
+def write(trained: Trained, path: str | os.PathLike) -> None:
+    """Writes a segmenter in the form that the file's ending asks for: see the module's text.
+
+    Raises:
+      WeightFileError: the ending is unknown, the folder cannot be made, or PyTorch, which `.pth` needs, is missing.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    writers = {".safetensors": _write_safetensors, ".pth": _write_torch, ".jaxexport": _write_program}
+    if suffix not in writers:
+        raise WeightFileError(f"{path}: unknown ending. Valid: {', '.join(writers)}.")
+    make_folder_of(path)
+    writers[suffix](trained, path)
+
+
+def _write_safetensors(trained: Trained, path: Path) -> None:
+    metadata = settings_metadata(weight_settings(trained)) | description(trained)
+    write_arrays(path, flat_variables(trained.variables), metadata)
+
+
+def _write_torch(trained: Trained, path: Path) -> None:
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightFileError(f"{path}: writing PyTorch files needs PyTorch: `pip install torch`.") from error
+    temporary = path.with_name(f"{path.name}.tmp")
+    torch.save({name: torch.from_numpy(array) for name, array in state_dict(trained).items()}, temporary)
+    temporary.replace(path)
+
+
+def _write_program(trained: Trained, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(program(trained))
+    temporary.replace(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ass_jax.weights.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("workdir", help="working directory of a training run")
+    parser.add_argument("--output", required=True, help="file to write; its ending says in which form")
+    parser.add_argument("--step", type=int, help="of the checkpoint; default: the latest one")
+    parser.add_argument("--average", action="store_true", help="the moving average of the weights")
+    options = parser.parse_args(arguments)
+    try:
+        trained = open_run(options.workdir, options.step, options.average)
+        write(trained, options.output)
+    except (WeightFileError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"Written: {options.output}, {os.path.getsize(options.output) / 1e6:.1f} MB.")
+    if options.output.lower().endswith(".pth"):
+        settings = (f"{name}={value}" for name, value in weight_settings(trained).items())
+        print(f"A state dict cannot say it, but its weights expect {', '.join(settings)}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Files of named arrays: `.safetensors`, `.npz` and, where PyTorch is installed, its pickled state dicts."""
+
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
+_LEAST_TORCH = (2, 10)  # From here on, files cannot make the restricted unpickler run code, as far as is known.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # Under which training scripts put their state dict.
+
+
+class WeightFileError(ValueError):
+    """A weight file that cannot be used; the message names the file and says why."""
+
+
+def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads all arrays of a file, with their own names and layouts.
+
+    Nothing in a file is run: `.npz` is read without pickles, PyTorch's files with its restricted unpickler.
+
+    Args:
+      path: `.safetensors`, `.npz`, or a PyTorch state dict, which needs PyTorch 2.10 or newer.
+
+    Returns:
+      Arrays by name, of the types in the file, and the file's metadata (`.safetensors` only).
+
+    Raises:
+      WeightFileError: the file is missing, damaged, of an unknown kind, or holds other things than arrays.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise WeightFileError(f"{path}: there is no such file.")
+    if not path.is_file():
+        raise WeightFileError(f"{path}: expected a file, found a folder.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise WeightFileError(f"{path}: unknown kind of weight file. Expected one of {', '.join(SUFFIXES)}.")
+    readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
+    arrays, metadata = readers.get(path.suffix.lower(), _read_torch)(path)
+    if not arrays:
+        raise WeightFileError(f"{path}: there are no arrays in it.")
+    return arrays, metadata
+
+
+def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes a `.safetensors` file; an existing one is replaced only by a complete one.
+
+    Raises:
+      WeightFileError: the file's name ends otherwise, or its folder cannot be made.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        raise WeightFileError(f"{path}: expected a name that ends in .safetensors.")
+    make_folder_of(path)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        # Writes memory as it lies: a view of other strides would come back permuted.
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def make_folder_of(path: Path) -> None:
+    """Makes the folder that a file will lie in.
+
+    Raises:
+      WeightFileError: there cannot be such a folder, or the file itself is one.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightFileError(f"{path}: {path.parent} cannot be made a folder ({error.strerror}).") from error
+    if path.is_dir():
+        raise WeightFileError(f"{path}: expected a file to write, found a folder.")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except Exception as error:  # Of many kinds, as for the other formats: each library raises its own.
+        raise WeightFileError(f"{path}: not a whole .safetensors file ({_first_line(error)}).") from error
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if not zipfile.is_zipfile(path):  # NumPy would go by the content and read other formats too.
+        raise WeightFileError(f"{path}: not a whole .npz file of arrays.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:
+        raise WeightFileError(f"{path}: not a whole .npz file of arrays ({_first_line(error)}).") from error
+    others = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if others:
+        raise WeightFileError(f"{path}: expected only arrays, found another file {others[0]!r} in it.")
+    return arrays, {}
+
+
+def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    torch = _import_torch(path)
+    try:
+        # Mapped, the values are read where they are used and take no memory of their own.
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise WeightFileError(
+            f"{path}: refused or damaged. Only plain tensors are read, as a pickle may run code ({_first_line(error)})."
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping) or not any(isinstance(value, torch.Tensor) for value in found.values()):
+        raise WeightFileError(f"{path}: expected a state dict of tensors, found {type(found).__name__}.")
+    others = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise WeightFileError(f"{path}: expected only tensors, found {type(found[others[0]]).__name__} {others[0]!r}.")
+    arrays = {}
+    for name, tensor in found.items():
+        try:
+            # NumPy has no bfloat16.
+            arrays[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+        except (TypeError, RuntimeError) as error:  # Sparse, quantised, of eight bits.
+            raise WeightFileError(f"{path}: cannot use {name!r} of {tensor.dtype} ({_first_line(error)}).") from error
+    return arrays, {}
+
+
+def _import_torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightFileError(
+            f"{path}: PyTorch files need PyTorch {_version(_LEAST_TORCH)} or newer: `pip install torch`. Or, on a "
+            f"machine that has it: `python -m ass_jax.weights.pretrained {path.name} --output={path.stem}.safetensors`."
+        ) from error
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _LEAST_TORCH:
+        raise WeightFileError(
+            f"{path}: reading PyTorch files safely needs PyTorch {_version(_LEAST_TORCH)} or newer, "
+            f"found {torch.__version__}."
+        )
+    return torch
+
+
+def _version(parts: tuple[int, int]) -> str:
+    return ".".join(map(str, parts))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

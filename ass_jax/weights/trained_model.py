@@ -1,0 +1,157 @@
+"""A trained segmenter with all that using it takes: settings, class names, colours and weights."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ass_jax.checkpoints.manager import Checkpoints
+from ass_jax.method.state import Variables, abstract_segmenter
+from ass_jax.models import Networks, build_networks
+from ass_jax.runtime.workdir import CHECKPOINTS, CLASSES, CONFIGURATION, parse_json, read_json
+from ass_jax.weights.files import WeightFileError
+from ass_jax.weights.pretrained import Pretrained, place, with_settings
+
+# What using a segmenter takes of a configuration.
+_SETTINGS = {
+    "checkpoint.keep": int,
+    "data.target_size": list,
+    "discriminator.global_width": int,
+    "discriminator.semantic_width": int,
+    "loss.global_kind": str,
+    "loss.global_weight": float,
+    "loss.semantic_input": str,
+    "loss.semantic_outputs": str,
+    "loss.semantic_weight": float,
+    "model.backbone": str,
+    "model.batch_norm": str,
+    "model.branches": int,
+    "model.dtype": str,
+    "model.pixel_deviation": list,
+    "model.pixel_mean": list,
+    "model.pixel_order": str,
+    "model.stride_in": str,
+}
+_CLASS_TABLE = {"names": list, "palette": list}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained segmenter.
+
+    Attributes:
+      config: the whole configuration of its training.
+      names: of the C classes.
+      palette: uint8 [C, 3].
+      variables: float32 arrays.
+    """
+
+    config: ConfigDict
+    names: tuple[str, ...]
+    palette: np.ndarray
+    variables: Variables
+
+    @property
+    def networks(self) -> Networks:
+        """The modules; the variables belong to the segmenter."""
+        return build_networks(self.config, len(self.names))
+
+
+def write_description(workdir: Path, config: ConfigDict, class_table: Any) -> None:
+    """Writes the files of a working directory from which `open_run` knows its model."""
+    (workdir / CONFIGURATION).write_text(config.to_json(indent=2) + "\n")
+    classes = {"names": list(class_table.names), "palette": np.asarray(class_table.palette).tolist()}
+    (workdir / CLASSES).write_text(json.dumps(classes, indent=2) + "\n")
+
+
+def open_run(workdir: str | os.PathLike, step: int | None = None, average: bool = False) -> Trained:
+    """Reads the segmenter of a training run.
+
+    Args:
+      workdir: of the run.
+      step: of its checkpoint; default: the latest one.
+      average: the moving average of the weights instead.
+
+    Raises:
+      FileNotFoundError: the folder is not that of a run, or there is no such checkpoint.
+      ValueError: the checkpoint is of another model than the configuration, or a file is not what the run wrote.
+    """
+    workdir = Path(workdir)
+    for name in (CONFIGURATION, CLASSES, CHECKPOINTS):
+        if not (workdir / name).exists():
+            raise FileNotFoundError(f"{workdir} has no {name}: it is not the working directory of a training run.")
+    config = _config(read_json(workdir / CONFIGURATION, _SETTINGS), workdir / CONFIGURATION)
+    names, palette = _classes(read_json(workdir / CLASSES, _CLASS_TABLE), workdir / CLASSES)
+    with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, read_only=True) as checkpoints:
+        shapes = abstract_segmenter(build_networks(config, len(names)), config)
+        variables = checkpoints.restore_segmenter(shapes, step, average=average)
+    return Trained(config, names, palette, jax.tree.map(np.asarray, variables))
+
+
+def open_foreign(pretrained: Pretrained, config: ConfigDict, class_table: Any) -> Trained:
+    """Builds the segmenter of a weight file; its classifier has to be there.
+
+    Args:
+      pretrained: of `ass_jax.weights.pretrained.open_weights`.
+      config: the whole configuration; the settings that belong to the weights are taken from the file.
+      class_table: `names` and `palette`.
+
+    Raises:
+      WeightFileError: the file does not fit the model, or has no classifier for as many classes.
+    """
+    config = with_settings(config, pretrained.settings_for(len(class_table.names)))
+    return _fill(pretrained, config, tuple(class_table.names), np.asarray(class_table.palette))
+
+
+def description(trained: Trained) -> dict[str, str]:
+    """Returns what a weight file says of its model beside the arrays: `open_description` reads it."""
+    classes = {"names": list(trained.names), "palette": trained.palette.tolist()}
+    return {"configuration": trained.config.to_json(), "classes": json.dumps(classes)}
+
+
+def open_description(pretrained: Pretrained) -> Trained | None:
+    """Returns the segmenter of a file that describes its own model, as `ass_jax.weights.export` writes it; else None.
+
+    Raises:
+      WeightFileError: the arrays do not fit the description.
+      ValueError: the description is not what an export wrote.
+    """
+    metadata = pretrained.metadata
+    if not metadata.keys() >= {"configuration", "classes"}:
+        return None
+    place = f"configuration in {pretrained.path}"
+    config = _config(parse_json(metadata["configuration"], place, _SETTINGS), place)
+    place = f"classes in {pretrained.path}"
+    names, palette = _classes(parse_json(metadata["classes"], place, _CLASS_TABLE), place)
+    return _fill(pretrained, config, names, palette)
+
+
+def _fill(pretrained: Pretrained, config: ConfigDict, names: tuple[str, ...], palette: np.ndarray) -> Trained:
+    variables, placement = place(pretrained, abstract_segmenter(build_networks(config, len(names)), config))
+    if placement.random:
+        raise WeightFileError(
+            f"{pretrained.path} cannot label images: it lacks {', '.join(placement.random[:3])} for "
+            f"{len(names)} classes. Train from it with --config.init={pretrained.path} first."
+        )
+    return Trained(config, names, palette, variables)
+
+
+def _config(found: dict, place: object) -> ConfigDict:
+    try:
+        return ConfigDict(found)
+    except (AttributeError, TypeError, ValueError) as error:  # Keys that would hide its own methods, or with dots.
+        raise ValueError(f"{place}: it holds keys that no configuration has ({error}).") from error
+
+
+def _classes(found: dict, place: object) -> tuple[tuple[str, ...], np.ndarray]:
+    names, colours = found["names"], found["palette"]
+    levels = [level for colour in colours if isinstance(colour, list) and len(colour) == 3 for level in colour]
+    sound = len(levels) == 3 * len(colours) and all(isinstance(level, int) and 0 <= level <= 255 for level in levels)
+    if not sound or len(colours) != len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{place}: expected names of classes, and for each a colour of three numbers of 0 to 255.")
+    return tuple(names), np.array(colours, np.uint8)

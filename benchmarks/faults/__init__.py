@@ -1,0 +1,1 @@
+"""Faults that training survives, provoked and measured."""

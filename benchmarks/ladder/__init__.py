@@ -1,0 +1,1 @@
+"""Every variant of the method, trained over several seeds."""

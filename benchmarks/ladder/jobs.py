@@ -1,0 +1,122 @@
+"""Trains runs in processes of their own, several at a time, each on its share of the processor's cores."""
+
+import json
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from benchmarks.common.machine import usable_cores
+from benchmarks.common.runs import JOB, LOG, Run
+
+
+def environment_of_jobs(jobs: int) -> dict[str, str]:
+    """Returns the environment of runs of which `jobs` go on at a time.
+
+    One alone has the machine, with any accelerator, to itself. Several compute on the processor, in one thread
+    each: how many threads share a sum changes its last bits, and so the result must not depend on who is idle.
+    """
+    if jobs == 1:
+        return dict(os.environ)
+    xla_flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags}
+
+
+def train_all(
+    runs: Sequence[Run], *, command: Sequence[str], jobs: int, environment: dict[str, str], machine: dict
+) -> Iterator[tuple[Run, str]]:
+    """Trains the runs and yields each as it ends, with an empty text or what went wrong.
+
+    Leaving the iteration early, also by an exception, ends the processes that are still at work.
+
+    Args:
+      runs: in the order in which they start.
+      command: program to which the arguments of a run are added.
+      jobs: runs at a time.
+      environment: of `environment_of_jobs`.
+      machine: facts that are noted of every run.
+    """
+    shares = _shares(usable_cores(), jobs)
+    note = {"jobs": jobs, "cores": len(shares[0]), "machine": machine}
+    free = queue.SimpleQueue()
+    for share in shares:
+        free.put(share)
+    processes = _Processes(environment)
+    with ThreadPoolExecutor(jobs, initializer=lambda: _pin(free.get())) as executor:
+        futures = {executor.submit(_train, run, command, processes, note): run for run in runs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+            processes.stop()
+
+
+def tail(run: Run, count: int = 15) -> list[str]:
+    """Returns the last lines of a run's log, `count` of them."""
+    return (run.folder / LOG).read_text(errors="replace").splitlines()[-count:]
+
+
+class _Processes:
+    """The processes at work; after `stop` none is left and none starts."""
+
+    def __init__(self, environment: dict[str, str]):
+        self._environment, self._lock = environment, threading.Lock()
+        self._live, self._stopped = set(), False
+
+    def call(self, arguments: Sequence[str], log: int) -> int:
+        """Runs a program to its end and returns its exit code."""
+        with self._lock:
+            if self._stopped:
+                raise InterruptedError
+            # A session of its own: Ctrl-C reaches this program alone, which then stops all of them once.
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,
+            )
+            self._live.add(process)
+        code = process.wait()
+        with self._lock:
+            self._live.remove(process)
+        return code
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._live:
+                process.terminate()
+
+
+def _train(run: Run, command: Sequence[str], processes: _Processes, note: dict) -> str:
+    """Trains one run; notes its time, to which earlier attempts that it goes on from are added."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    try:
+        with (run.folder / LOG).open("ab") as log:
+            code = processes.call([*command, *run.arguments], log.fileno())
+    finally:
+        seconds = run.job().get("seconds", 0.0) + time.monotonic() - begun
+        (run.folder / JOB).write_text(json.dumps({"seconds": seconds, **note}, indent=2) + "\n")
+    if code:
+        return f"exit code {code}"
+    return "" if run.scores() else f"no scores of step {run.config.steps}"
+
+
+def _shares(cores: Sequence[int], jobs: int) -> list[list[int]]:
+    """Divides the cores evenly; where there are more jobs than cores, several share one."""
+    size = max(1, len(cores) // jobs)
+    starts = [job * size % len(cores) for job in range(jobs)]
+    return [list(cores[start : start + size]) for start in starts]
+
+
+def _pin(cores: Sequence[int]) -> None:
+    """Keeps the calling thread, and the processes that it starts, on the given cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)

@@ -1,0 +1,203 @@
+"""Trains every variant of the method over several seeds and reports their scores: `make ladder`.
+
+  python -m benchmarks.ladder.ladder
+  python -m benchmarks.ladder.ladder --seeds=0,1,2,3,4 --jobs=4
+  python -m benchmarks.ladder.ladder --report_only
+  python -m benchmarks.ladder.ladder --config=configs/toy.py:smoke --workdir=runs/trial
+  python -m benchmarks.ladder.ladder --config.optimizer.learning_rate=0.01 --workdir=runs/trial
+  python -m benchmarks.ladder.ladder --config.data.labelled_count=3 --workdir=runs/ladder_3 --output=docs/ladder_3
+
+Finished runs are kept, unfinished ones go on from their last checkpoint: after an interruption, the same
+command again. `--config.KEY=VALUE` changes a setting of every run, except where the variant itself sets it (a
+term that a variant lacks stays off). The report goes to docs/ and its short table into README.md; that of a
+trial (other settings, not all variants) goes to the working directory, or to --output. Runs whose steps are the same
+program, as those of different seeds mostly are, compile it once.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ass_jax.runtime import compilation
+from ass_jax.runtime.console import format_seconds
+from ass_jax.runtime.workdir import STRIP
+from benchmarks.common import machine
+from benchmarks.common.runs import LOG, Run, key_of, plan, typical_run
+from benchmarks.ladder.jobs import environment_of_jobs, tail, train_all
+from benchmarks.ladder.plot import save_plot
+from benchmarks.ladder.report import markdown, refresh_readme, short_table
+from benchmarks.ladder.statistics import summarise
+from configs.base import VARIANTS
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "configs/toy.py"
+WORKDIR = Path("runs/ladder")
+SEEDS = (0, 1, 2)
+SET_BY_LADDER = ("seed", "data.labelled_seed", "variant")
+EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C.
+
+
+def main(arguments: Sequence[str] | None = None, command: Sequence[str] = (), root: Path = ROOT) -> int:
+    """Trains what is missing, writes the report, and returns the exit code: 1 where a run failed.
+
+    Args:
+      arguments: of the command line; default: those of this process.
+      command: program that trains one run; default: `main.py`.
+      root: of the repository, in which `docs/` and `README.md` are written.
+    """
+    options, overrides = _parse(arguments)
+    try:
+        runs = plan(options.config, options.variants, options.seeds, overrides, options.workdir)
+    except ValueError as error:
+        return _refuse(str(error))
+    conflicts = list(filter(None, (run.conflict() for run in runs)))
+    if conflicts:
+        lines = "\n".join(f"  {conflict}" for conflict in conflicts)
+        return _refuse(f"Runs of other settings are there: remove them or choose another --workdir.\n{lines}")
+    failed = []
+    if not options.report_only:
+        try:
+            failed = _train(runs, command or (sys.executable, str(ROOT / "main.py")), options.jobs)
+        except KeyboardInterrupt:
+            print(
+                "Interrupted. The same command goes on where the runs stopped; --report_only reports those that ended.",
+                file=sys.stderr,
+            )
+            return EXIT_CODE_OF_INTERRUPT
+    # The report names no place of this machine.
+    path = Path(options.config).resolve()
+    config = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    shown = [override for override in overrides if key_of(override) != "data.directory"]
+    try:
+        summary = summarise(runs, config, _command(options, config, shown), shown)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    trial = config != CONFIG or options.variants != list(VARIANTS) or bool(shown)
+    folder = options.output or (options.workdir if trial else root / "docs")
+    _write(summary, runs, folder, None if trial else root / "README.md")
+    return 1 if failed else 0
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the options and the overrides of the configuration."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    cores = len(machine.usable_cores())
+    parser.add_argument("--config", default=CONFIG, help=f"configuration file (default: {CONFIG})")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="default: %(default)s")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="default: %(default)s")
+    parser.add_argument("--workdir", type=Path, default=WORKDIR, help="folder of the runs (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="folder of the report")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=cores,
+        help="runs at a time (default: one a core, here %(default)s). More than one: on the processor, in one thread "
+        "each; one: on all cores, or on the accelerator that JAX finds.",
+    )
+    parser.add_argument("--report_only", action="store_true", help="train nothing; report the finished runs")
+    options, overrides = parser.parse_known_args(arguments)
+    for override in overrides:
+        if not (override.startswith("--config.") and "=" in override) and not override.startswith("--noconfig."):
+            parser.error(f"unexpected argument {override!r}; a setting is written --config.KEY=VALUE")
+        if key_of(override) in SET_BY_LADDER:
+            parser.error(f"{key_of(override)} is set by the ladder: --seeds, --variants")
+    options.variants = options.variants.split(",")
+    unknown = [variant for variant in options.variants if variant not in VARIANTS]
+    if unknown:
+        parser.error(f"unknown variant {unknown[0]!r}; valid: {', '.join(VARIANTS)}")
+    try:
+        options.seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        parser.error(f"--seeds={options.seeds}: expected numbers such as 0,1,2")
+    for name in ("variants", "seeds"):
+        if len(set(getattr(options, name))) < len(getattr(options, name)):
+            parser.error(f"--{name}: one is named twice")
+    if options.jobs < 1:
+        parser.error(f"--jobs={options.jobs}: expected 1 or more")
+    return options, overrides
+
+
+def _train(runs: Sequence[Run], command: Sequence[str], jobs: int) -> list[Run]:
+    """Trains the runs that have not finished, tells of each, and returns those that failed."""
+    left = [run for run in runs if not run.scores()]
+    print(f"{len(runs)} runs, {len(runs) - len(left)} finished before.", flush=True)
+    if not left:
+        return []
+    programs = {"JAX_COMPILATION_CACHE_DIR": str((left[0].folder.parent / compilation.CACHE).resolve())}
+    environment = programs | environment_of_jobs(jobs)
+    facts = machine.describe(environment)
+    print(f"{machine.describe_in_words(facts)}; {jobs} at a time. Logs: {left[0].folder.parent}/*/{LOG}", flush=True)
+    begun, failed = time.monotonic(), []
+    ended = train_all(left, command=command, jobs=jobs, environment=environment, machine=facts)
+    for number, (run, problem) in enumerate(ended, 1):
+        if problem:
+            failed.append(run)
+            result = f"FAILED, {problem}"
+        else:
+            result = f"mIoU {_score(run)}, {format_seconds(run.job()['seconds'])}"
+        rest = (time.monotonic() - begun) / number * (len(left) - number)
+        print(f"{number:3}/{len(left)}  {run}: {result}  (about {format_seconds(rest)} left)", flush=True)
+        if problem:
+            print(
+                "\n".join([f"      The end of {run.folder / LOG}:", *(f"      | {line}" for line in tail(run))]),
+                flush=True,
+            )
+    if failed:
+        print(f"{len(failed)} runs failed: {', '.join(map(str, failed))}.", file=sys.stderr)
+    return failed
+
+
+def _interrupt_on_signals() -> None:
+    """Makes the signals that would end only this process end the runs too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # As nohup asks for.
+            signal.signal(number, signal.default_int_handler)
+
+
+def _score(run: Run) -> str:
+    score = next(iter(run.scores()["mean_iou"].values()))
+    return "–" if score is None else f"{100 * score:.1f} %"
+
+
+def _command(options: argparse.Namespace, config: str, overrides: Sequence[str]) -> str:
+    """Returns the command that makes the ladder again."""
+    given = {
+        "config": (config, CONFIG),
+        "variants": (",".join(options.variants), ",".join(VARIANTS)),
+        "seeds": (",".join(map(str, options.seeds)), ",".join(map(str, SEEDS))),
+    }
+    changed = [f"--{name}={value}" for name, (value, default) in given.items() if value != default]
+    return shlex.join(["python", "benchmarks/ladder/ladder.py", *changed, *overrides])
+
+
+def _write(summary: dict, runs: Sequence[Run], folder: Path, readme: Path | None) -> None:
+    """Writes the report into a folder, its short table into the README, and says where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ladder.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "ladder.md").write_text(markdown(summary))
+    save_plot(summary, folder / "ladder.png")
+    picture = typical_run([run for run in runs if run.scores()]).folder / STRIP
+    if picture.is_file():
+        shutil.copyfile(picture, folder / STRIP)
+    if readme is not None and not refresh_readme(readme, short_table(summary)):
+        print(f"{readme} has no place for the short table.", file=sys.stderr)
+    print(f"{short_table(summary)}\n\nReport: {folder}/ladder.md")
+
+
+def _refuse(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    _interrupt_on_signals()
+    sys.exit(main())

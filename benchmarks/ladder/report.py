@@ -1,0 +1,272 @@
+"""The ladder's report: all of its text is computed from the scores and the configurations."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.common.machine import describe_in_words
+from configs.base import VARIANTS
+from data.streams import STREAMS
+
+TERMS = ("global", "semantic", "mixed")  # Of the loss, beside the cross-entropy of the labelled images.
+
+
+def markdown(summary: dict) -> str:
+    """Returns the report as a page of Markdown; the plot is expected beside it as `ladder.png`."""
+    config, count, missing = summary["config"], len(summary["seeds"]), _missing(summary)
+    file, overrides = summary["config_file"].partition(":"), summary["overrides"]
+    words = f"{file[0]}:VARIANT{file[2] and ','}{file[2]}"
+    parts = [
+        f"# The ladder: every variant on `{summary['config_file']}`",
+        f"Written by `benchmarks/ladder/ladder.py` from {len(summary['runs']) - len(missing)} finished runs of "
+        f"{len(summary['runs'])}; changes by hand are lost. Make it again with `{summary['command']}`.",
+        *([f"**Missing: {_listed(missing)}.**"] if missing else []),
+        *([f"**Settings changed for it: `{shlex.join(overrides)}`.**"] if overrides else []),
+        "![mIoU of every variant, a dot a seed](ladder.png)",
+        "## Scores",
+        f"IoU in % on the target's validation images after step {config['steps']:,}: of the last checkpoint, not of "
+        f"one chosen by its score. {_explain_spread(count)}",
+        _score_table(summary),
+    ]
+    if summary["differences"]:
+        parts += [
+            "## Differences, seed by seed",
+            "In percentage points of mIoU; positive: the first is better. Runs of one seed share the segmenter's "
+            "initial weights, the order of each stream and, where only some target images are labelled, the choice "
+            f"of them, so that some of the chance cancels. {_explain_sign(count)} The standard error is that of "
+            "the mean difference.",
+            _difference_table(summary),
+        ]
+    parts += [
+        "## IoU by class",
+        "Means over the seeds, in %.",
+        _class_table(summary),
+        *([_class_difference_table(summary)] if summary["differences"] else []),
+        "## What acts in each variant",
+        "All variants train for as many steps, on as many labelled images a step (source and target together). "
+        "Unlabelled images come on top where the global term or the teacher reads them. A discriminator exists only "
+        "where its term has a weight; a teacher, an average of the segmenter, only where mixed images have one.",
+        _parts_table(summary),
+        "## Settings",
+        _bullets(_settings(config)),
+        "## How it was run",
+        f"Every run is a process of its own, with SEED {_listed(summary['seeds'])}:",
+        f"```\npython main.py --config={words} --config.seed=SEED --config.data.labelled_seed=SEED"
+        f"{''.join(f' {shlex.quote(override)}' for override in overrides)} --workdir=WORKDIR\n```",
+        _bullets(_conditions(summary)),
+        "On the same CPU, the same versions and number of threads give the same numbers again, bit by bit. "
+        "Otherwise the last bits of sums differ, which training can amplify.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def short_table(summary: dict) -> str:
+    """Returns the few lines about the ladder that the README shows."""
+    rows = [
+        [f"`{name}`", describe_parts(name, row["labelled_count"]), _percent(_main(row, summary))]
+        for name, row in summary["variants"].items()
+    ]
+    missing = _missing(summary)
+    return "\n\n".join(
+        [
+            _table(["variant", "what acts", "mIoU in %"], rows, words=2),
+            f"The last checkpoint, after {summary['config']['steps']:,} steps of `{summary['config_file']}`. "
+            f"{_explain_spread(len(summary['seeds']))}" + (f" Missing: {_listed(missing)}." if missing else ""),
+        ]
+    )
+
+
+def refresh_readme(file: Path, text: str, mark: str = "ladder") -> bool:
+    """Puts `text` between `<!-- mark -->` and `<!-- /mark -->` in a file; returns whether the file has them."""
+    first, last = re.escape(f"<!-- {mark} -->"), re.escape(f"<!-- /{mark} -->")
+    old = file.read_text() if file.is_file() else ""
+    between = re.compile(f"(?s)(?<={first}\n).*?(?={last})")
+    if not between.search(old):
+        return False
+    file.write_text(between.sub(lambda _: f"{text}\n", old, count=1))
+    return True
+
+
+def describe_parts(variant: str, labelled_count: int) -> str:
+    """Says in a few words what acts in a variant, such as "source + 8 labelled target images + global + semantic"."""
+    source, target, global_term, semantic_term, teacher = VARIANTS[variant]
+    labels = {"none": "", "few": f"{labelled_count} labelled target images", "all": "all target images labelled"}
+    terms = {"global": global_term, "semantic": semantic_term, "teacher": teacher}
+    parts = ("source" * source, labels[target], *(name for name, acts in terms.items() if acts))
+    return " + ".join(filter(None, parts))
+
+
+def _missing(summary: dict) -> list[str]:
+    return [f"{run['variant']} seed {run['seed']}" for run in summary["runs"] if run["scores"] is None]
+
+
+def _conditions(summary: dict) -> list[str]:
+    """Says on what the runs were made, a line for each kind of machine and way of sharing it."""
+    kinds = {}
+    for run in summary["runs"]:
+        if run["scores"] is not None:
+            kinds.setdefault(_condition(run["job"]), []).append(f"{run['variant']} seed {run['seed']}")
+    if len(kinds) == 1:
+        return [f"{kind}." for kind in kinds]
+    return [f"{_listed(names)}: {kind}." for kind, names in kinds.items()]
+
+
+def _condition(job: dict) -> str:
+    if not job:
+        return "Machine and time were not noted"
+    way = "one run at a time"
+    if job["jobs"] > 1:
+        way = f"{job['jobs']} runs at a time, each in one thread on {job['cores']} core(s)"
+    return f"{describe_in_words(job['machine'])}; {way}"
+
+
+def _explain_spread(count: int) -> str:
+    if count == 1:
+        return "One seed, which tells nothing about chance."
+    return f"Mean ± sample standard deviation over {count} seeds."
+
+
+def _explain_sign(count: int) -> str:
+    if count == 1:
+        return "One seed cannot tell a difference from chance."
+    return (
+        f"Were two variants equally good, chance alone would make all {count} differences positive once in "
+        f"{2**count} ladders."
+    )
+
+
+def _score_table(summary: dict) -> str:
+    subsets, rows = summary["subsets"], []
+    taught = any(row["average"]["count"] for row in summary["variants"].values())
+    for name, row in summary["variants"].items():
+        share = row["share_of_oracle"]
+        rows.append(
+            [
+                f"`{name}`",
+                *(_percent(row["mean_iou"].get(subset)) for subset in subsets),
+                *([_percent(row["average"])] if taught else []),
+                ", ".join(_number(row["by_seed"].get(seed)) for seed in summary["seeds"]),
+                "–" if share is None else f"{100 * share:.0f} %",
+            ]
+        )
+    means = [f"mIoU {subset}" for subset in subsets] + [f"teacher's mIoU {subsets[0]}"] * taught
+    by_seed = f"seed {', '.join(map(str, summary['seeds']))}"
+    return _table(["variant", *means, by_seed, "share of oracle"], rows)
+
+
+def _difference_table(summary: dict) -> str:
+    rows = [
+        [
+            _name(pair),
+            _percent(pair, signed=True),
+            "–" if pair["error"] is None else f"{100 * pair['error']:.1f}",
+            ", ".join(_number(pair["by_seed"].get(seed), signed=True) for seed in summary["seeds"]),
+            f"{pair['positive']} of {pair['count']}",
+        ]
+        for pair in summary["differences"]
+    ]
+    by_seed = f"seed {', '.join(map(str, summary['seeds']))}"
+    return _table(["difference", "mIoU", "standard error", by_seed, "positive"], rows)
+
+
+def _class_table(summary: dict) -> str:
+    names = list(dict.fromkeys(name for row in summary["variants"].values() for name in row["class_iou"]))
+    rows = [
+        [f"`{variant}`", *(_number(row["class_iou"].get(name, {}).get("mean")) for name in names)]
+        for variant, row in summary["variants"].items()
+    ]
+    return _table(["variant", *names], rows)
+
+
+def _name(pair: dict) -> str:
+    return f"`{pair['of']}` − `{pair['against']}`"
+
+
+def _class_difference_table(summary: dict) -> str:
+    pairs = summary["differences"]
+    names = list(dict.fromkeys(name for pair in pairs for name in pair["class_iou"]))
+    rows = [[_name(pair), *(_number(pair["class_iou"].get(name), signed=True) for name in names)] for pair in pairs]
+    return _table(["difference", *names], rows)
+
+
+def _parts_table(summary: dict) -> str:
+    rows = []
+    for name, row in summary["variants"].items():
+        count = {-1: "all", 0: "–"}.get(row["labelled_count"], row["labelled_count"])
+        images = [row["images_per_step"].get(stream, "–") for stream in STREAMS]
+        weights = [row[f"{term}_weight"] or "–" for term in TERMS]
+        rows.append([f"`{name}`", *images, count, *weights])
+    heads = ["variant", *(f"{stream} images a step" for stream in STREAMS)]
+    return _table([*heads, "labelled target images", *(f"{term} weight" for term in TERMS)], rows)
+
+
+def _settings(config: dict) -> list[str]:
+    """Returns the main numbers of a configuration that all variants share, a line each."""
+    data, model, loss, optimizer = (config[group] for group in ("data", "model", "loss", "optimizer"))
+    discriminator, toy = config["discriminator"], data["toy"]
+    lines = [f"Data: {data['source']} → {data['target']}, classes {data['classes']}."]
+    if "toy" in (data["source"], data["target"]):
+        lines.append(
+            f"Generated images: {toy['source_count']} source, {toy['target_count']} target and "
+            f"{toy['validation_count']} validation images of {toy['height']}×{toy['width']} pixels, scenes of seed "
+            f"{toy['seed']}, shift {toy['shift']:g}; the same in every run."
+        )
+    lines += [
+        f"Training size (height × width): source {_size(data['source_size'])}, target {_size(data['target_size'])}.",
+        f"Network: {model['backbone']}, {model['branches']} dilations, {model['dtype']}.",
+        f"Segmenter: SGD, learning rate {optimizer['learning_rate']:g} (classifier ×"
+        f"{optimizer['classifier_factor']:g}), momentum {optimizer['momentum']:g}, weight decay "
+        f"{optimizer['weight_decay']:g}; polynomial decay of power {optimizer['decay_power']:g} over "
+        f"{optimizer['decay_steps']:,} steps.",
+        f"Global term: {loss['global_kind']}, width {discriminator['global_width']}, learning rate "
+        f"{discriminator['global_learning_rate']:g}.",
+        f"Semantic term: averages {loss['semantic_input']}, outputs {loss['semantic_outputs']}, width "
+        f"{discriminator['semantic_width']}, learning rate {discriminator['semantic_learning_rate']:g}.",
+        f"Adversarial weights rise over {loss['warmup_steps']:,} steps.",
+    ]
+    if loss["mixed_weight"]:
+        mixing = config["mixing"]
+        lines.append(
+            f"Teacher and mixing: decay of the average {config['average_decay']:g}, {mixing['kind']} regions, "
+            f"threshold {mixing['threshold']:g}, weights by {mixing['weighting']}, jitter {mixing['jitter']:g}, "
+            f"{'' if mixing['blur'] else 'no '}blur; labelled images drawn at rare-class temperature "
+            f"{data['rare_class_temperature']:g}."
+        )
+    return lines
+
+
+def _main(row: dict, summary: dict) -> dict | None:
+    return row["mean_iou"].get(summary["subsets"][0])
+
+
+def _percent(spread: dict | None, signed: bool = False) -> str:
+    """Formats mean and deviation of shares of 1 in percent."""
+    if not spread or spread["mean"] is None:
+        return "–"
+    deviation = spread["deviation"]
+    return _number(spread["mean"], signed) + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def _number(share: float | None, signed: bool = False) -> str:
+    if share is None:
+        return "–"
+    return f"{100 * share:{'+' if signed else ''}.1f}".replace("-", "−")
+
+
+def _size(size: Sequence[int]) -> str:
+    return "×".join(map(str, size))
+
+
+def _listed(values: Iterable) -> str:
+    return ", ".join(map(str, values))
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], words: int = 1) -> str:
+    """Lays out a table in Markdown: the first columns, `words` of them, to the left, numbers to the right."""
+    rule = ["---"] * words + ["---:"] * (len(heads) - words)
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (heads, rule, *rows))

@@ -1,0 +1,1 @@
+"""Numbers compared with PyTorch, with float64 and with earlier code."""

@@ -1,0 +1,103 @@
+"""Tells whether a change left the training of every variant as it was, to the last bit.
+
+    git stash; python -m benchmarks.parity.variants --write=before.json; git stash pop
+    python -m benchmarks.parity.variants --against=before.json
+
+Every variant of the toy configuration is trained for 50 steps by `main.py`, with every step's metrics written down, and
+scored. `--init` starts all of them from a file of weights, for changes after which random weights are others.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIANTS = [
+    "source_only",
+    "target_only",
+    "joint",
+    "adaptsegnet",
+    "semantic",
+    "ass",
+    "teacher",
+    "adaptsegnet_plus",
+    "ass_plus",
+    "oracle",
+    "ass_all",
+]
+STEPS = 50
+_TIMES = "images_per_second"  # Differs from run to run.
+
+
+def main() -> int:
+    """Trains all variants; returns 1 if a number differs from that of the file to compare with."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", type=Path, help="file of the numbers, in JSON")
+    parser.add_argument("--against", type=Path, help="such a file, to compare with")
+    parser.add_argument("--init", default="", help="file of weights that all variants start from")
+    parser.add_argument("--data", type=Path, help="folder of prepared data; default: a temporary one")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")
+    options = parser.parse_args()
+    expected = json.loads(options.against.read_text()) if options.against else {}
+    found, differing = {}, 0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for variant in options.variants.split(","):
+            found[variant] = train(variant, folder / variant, options.data or folder / "data", options.init)
+            if variant in expected:
+                largest, where = difference(found[variant], expected[variant])
+                differing += largest > 0
+                print(f"{variant}: {f'differs by {largest:.1e} ({where})' if largest else 'equal'}", flush=True)
+            else:
+                print(f"{variant}: done", flush=True)
+    if options.write:
+        options.write.write_text(json.dumps(found, indent=1) + "\n")
+    return int(differing > 0)
+
+
+def train(variant: str, workdir: Path, data: Path, init: str) -> dict:
+    """Trains a variant and returns its numbers: `steps`, a dictionary of metrics each, and `scores`."""
+    settings = {
+        "steps": STEPS,
+        "log_every": 1,
+        "evaluation.every": 0,
+        "checkpoint.every": STEPS,
+        "data.directory": data,
+        "init": init,
+        "verify": "never",
+    }
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "main.py", f"--config=configs/toy.py:{variant}", f"--workdir={workdir}", *flags]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"{variant} ended with code {result.returncode}:\n{result.stderr[-3000:]}")
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [{name: value for name, value in line.items() if name != _TIMES} for line in lines]
+    scores = json.loads((workdir / "eval.json").read_text())
+    return {"steps": steps, "scores": {name: scores[name] for name in ("mean_iou", "class_iou")}}
+
+
+def difference(found: dict, expected: dict) -> tuple[float, str]:
+    """Returns the largest relative difference and where it is; infinity if a name is missing."""
+    found, expected = dict(_flat(found)), dict(_flat(expected))
+    if found.keys() != expected.keys():
+        return float("inf"), f"names {sorted(found.keys() ^ expected.keys())[:3]}"
+    apart = {
+        name: abs(found[name] - value) / max(abs(value), 1e-6) for name, value in expected.items() if value is not None
+    }
+    where = max(apart, key=apart.get)
+    return apart[where], where
+
+
+def _flat(value: object, name: str = "") -> list[tuple[str, float | None]]:
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [leaf for key, entry in items for leaf in _flat(entry, f"{name}/{key}")]
+    return [(name, value)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Times the training step written in PyTorch, on the same random images as `benchmarks/speed/step.py`.
+
+  python -m benchmarks.pytorch.step --config=configs/toy.py:ass --setting=channels_last
+  python -m benchmarks.pytorch.step --config=configs/gta5.py --config.model.dtype=bfloat16
+  --setting=channels_last+compile
+
+Needs PyTorch (`pip install torch`) beside the requirements. It takes the first GPU if there is one, where float32 is
+multiplied in TF32; on a CPU, as many threads as there are cores.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+
+import torch
+from ml_collections import ConfigDict
+
+from benchmarks.common import command, machine, random_batches, timing, turns
+from benchmarks.pytorch.training import PLAIN, TRANSFORMS, Setting, Training
+
+
+class Runner:
+    """A step that is ready to run.
+
+    Attributes:
+      training: see `Training`.
+      images_per_step: of all streams.
+    """
+
+    def __init__(self, config: ConfigDict, num_classes: int, setting: str):
+        """Builds everything and lets PyTorch use what it has."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if device.type == "cpu":
+            # As XLA does. Without it, steps on random images take 1.4 times as long from the fourth on, on a processor
+            # of Intel's. Threads take it over from the one that starts them: it has to come first.
+            torch.set_flush_denormal(True)
+            torch.set_num_threads(len(machine.usable_cores()))
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+        torch.manual_seed(config.seed)
+        self.training = Training(config, num_classes, Setting.parse(setting), device)
+        batches = random_batches.training_batches(config, num_classes)
+        self.images_per_step = random_batches.images_per_step(batches[0])
+        self._batches = [self.training.place(batch) for batch in batches]
+
+    def run(self, steps: int) -> float:
+        """Does so many steps and returns the seconds until the last one is done."""
+        begun = time.perf_counter()
+        for number in range(steps):
+            self.training.step(self._batches[number % len(self._batches)])
+        if self.training.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    def memory(self) -> dict:
+        """Returns bytes, at most in use so far: `device`, None on a CPU, and `process`."""
+        on_gpu = self.training.device.type == "cuda"
+        return {"device": torch.cuda.max_memory_allocated() if on_gpu else None, "process": timing.peak_rss()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the figures, writes them as JSON, or serves steps to another program."""
+    parser = command.parser(__doc__)
+    parser.add_argument("--setting", default=PLAIN, help=f"{PLAIN}, or of {', '.join(TRANSFORMS)} joined by +")
+    parser.add_argument("--steps", type=int, default=10, help="samples to time: %(default)s")
+    parser.add_argument("--serve", action="store_true", help="run steps on demand: benchmarks/common/turns.py")
+    options, config = command.parse(parser, arguments)
+    runner = Runner(config, options.classes, options.setting)
+    begun = time.perf_counter()
+    runner.run(1)  # Compiles.
+    facts = {
+        "framework": "torch",
+        "config": options.config,
+        "overrides": options.overrides,
+        "classes": options.classes,
+        "dtype": config.model.dtype,
+        "setting": options.setting,
+        "command": command.described(__file__, arguments),
+        "images_per_step": runner.images_per_step,
+        "first_step_seconds": time.perf_counter() - begun,
+        "machine": describe(runner.training.device),
+    }
+    if options.serve:
+        turns.serve(runner.run, facts | {"memory": runner.memory()})
+        return
+    seconds = timing.step_seconds(runner.run, options.steps)
+    rate = runner.images_per_step / seconds["median"]
+    result = facts | {"seconds": seconds, "images_per_second": rate, "memory": runner.memory()}
+    print(
+        f"PyTorch, {options.config}, {config.model.dtype}, {options.setting}: step {1000 * seconds['median']:.1f} ms "
+        f"(quartiles {1000 * seconds['lower']:.1f} to {1000 * seconds['upper']:.1f}), {rate:.2f} images/s"
+    )
+    command.write(options.json, result)
+
+
+def describe(device: torch.device) -> dict:
+    """Returns the facts of `benchmarks.common.machine`, with PyTorch among the packages."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    facts = machine.describe(os.environ, f"1 {kind}")
+    return facts | {"packages": facts["packages"] | {"torch": torch.__version__}}
+
+
+if __name__ == "__main__":
+    main()

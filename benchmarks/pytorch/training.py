@@ -1,0 +1,237 @@
+"""The training step as users of PyTorch would write it at its best: the peer of `train_step`.
+
+The same networks, streams, losses and optimisers; one pass of each image, a backward pass for each stream as soon as
+its loss is known, which frees its activations; fused optimisers; the discriminators' weights ask for no gradient
+while the segmenter learns. What ours does beside the update (norms of gradients, skipping what is not finite) is left
+out. Nothing waits for the device within a step.
+"""
+
+import dataclasses
+
+import torch
+from ml_collections import ConfigDict
+
+from benchmarks.common.random_batches import Batch
+from benchmarks.pytorch import losses
+from benchmarks.pytorch.networks import GlobalDiscriminator, Segmenter, SemanticDiscriminator, feature_cells
+
+SOURCE, TARGET = 0, 1
+# What a setting may name, joined by "+". "passive" is up to who starts the process: OMP_WAIT_POLICY=PASSIVE, so that
+# threads do not burn the time of others while they wait, which pays where a processor is shared. "graphs" hands a GPU
+# whole graphs of kernels, for processors that are too slow to hand out one by one.
+TRANSFORMS = ("channels_last", "compile", "autotune", "graphs", "passive")
+_MODES = {"compile": "default", "autotune": "max-autotune-no-cudagraphs", "graphs": "reduce-overhead"}
+PLAIN = "plain"
+
+Tensors = dict[str, dict[str, torch.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How PyTorch runs.
+
+    Attributes:
+      memory_format: of images, activations and kernels.
+      compile_mode: of `torch.compile`; None: it is not used.
+    """
+
+    memory_format: torch.memory_format
+    compile_mode: str | None
+
+    @classmethod
+    def parse(cls, name: str) -> "Setting":
+        """Reads "plain", or some of `TRANSFORMS` joined by "+"; raises ValueError for others."""
+        parts = [] if name == PLAIN else name.split("+")
+        if unknown := set(parts) - set(TRANSFORMS):
+            raise ValueError(f"Unknown setting {sorted(unknown)}. Valid: {PLAIN}, or of {', '.join(TRANSFORMS)}.")
+        layout = torch.channels_last if "channels_last" in parts else torch.contiguous_format
+        return cls(layout, next((mode for name, mode in _MODES.items() if name in parts), None))
+
+
+class Training:
+    """Networks, optimisers and the step.
+
+    Attributes:
+      networks: "segmenter", and "global" and "semantic" where their terms act.
+      device: where all is.
+    """
+
+    def __init__(self, config: ConfigDict, num_classes: int, setting: Setting, device: torch.device):
+        """Builds everything with random weights.
+
+        Raises:
+          ValueError: a setting of the configuration is not known here.
+        """
+        _check(config)
+        self._config, self._classes, self._setting, self.device = config, num_classes, setting, device
+        self.networks = make_networks(config, num_classes)
+        for network in self.networks.values():
+            network.to(device, memory_format=setting.memory_format).train()
+        self._optimizers = _optimizers(self.networks, config)
+        self._count = 0
+        names = ("source", "labelled", "unlabelled", "judge_global", "judge_semantic")
+        self._parts = {name: self._compiled(getattr(self, f"_{name}")) for name in names}
+
+    def place(self, batch: Batch) -> Tensors:
+        """Brings a batch to the device, normalised, as a user's input pipeline hands it over."""
+        return {stream: self._place(examples) for stream, examples in batch.items()}
+
+    def step(self, batch: Tensors) -> dict[str, torch.Tensor]:
+        """Does one step and returns its losses, on the device, under the names of `train_step`."""
+        torch.compiler.cudagraph_mark_step_begin()  # What graphs of the step before have returned may go.
+        self._decay()
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        found, maps = {}, {}
+        self._let_judges_learn(False)
+        for stream, tensors in batch.items():
+            total, found_here, maps[stream] = self._parts[stream](**tensors)
+            total.backward()
+            found |= found_here
+        self._let_judges_learn(True)
+        for name in ("global", "semantic"):
+            if name in self.networks:
+                total = self._parts[f"judge_{name}"](maps)
+                total.backward()
+                found[f"loss/{name}_discriminator"] = total.detach()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self._count += 1
+        return found
+
+    def _source(self, image: torch.Tensor, label: torch.Tensor, cells: torch.Tensor) -> tuple:
+        """Returns what to go back from, the losses, and what the discriminators learn from."""
+        loss, scores, features = self._supervised(image, label)
+        kept = {}
+        if "global" in self.networks:
+            kept["probabilities"] = scores.detach().softmax(1)
+        if "semantic" in self.networks:
+            kept["means"] = losses.class_means(features.detach(), cells, self._classes)
+        return loss, {"loss/segmentation_source": loss.detach()}, kept
+
+    def _labelled(self, image: torch.Tensor, label: torch.Tensor, cells: torch.Tensor) -> tuple:
+        loss, _, features = self._supervised(image, label)
+        found, kept, total = {"loss/segmentation_labelled": loss.detach()}, {}, loss
+        if "semantic" in self.networks:
+            means, present = losses.class_means(features, cells, self._classes)
+            fool = self._semantic_loss(means, present, SOURCE)
+            total = loss + self._config.loss.semantic_weight * fool
+            found["loss/semantic"], kept["means"] = fool.detach(), (means.detach(), present)
+        return total, found, kept
+
+    def _unlabelled(self, image: torch.Tensor) -> tuple:
+        with self._precision():
+            _, logits = self.networks["segmenter"](image)
+            probabilities = losses.upsample(logits, image.shape[-2:]).softmax(1)
+        fool = self._global_loss(probabilities, SOURCE)
+        kept = {"probabilities": probabilities.detach()}
+        return self._config.loss.global_weight * fool, {"loss/global": fool.detach()}, kept
+
+    def _judge_global(self, maps: dict) -> torch.Tensor:
+        on_source = self._global_loss(maps["source"]["probabilities"], SOURCE)
+        return 0.5 * (on_source + self._global_loss(maps["unlabelled"]["probabilities"], TARGET))
+
+    def _judge_semantic(self, maps: dict) -> torch.Tensor:
+        on_source = self._semantic_loss(*maps["source"]["means"], SOURCE)
+        return 0.5 * (on_source + self._semantic_loss(*maps["labelled"]["means"], TARGET))
+
+    def _supervised(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with self._precision():
+            features, logits = self.networks["segmenter"](image)
+            loss, scores = losses.segmentation_loss(logits, label)
+        return loss, scores, features
+
+    def _global_loss(self, probabilities: torch.Tensor, domain: int) -> torch.Tensor:
+        with self._precision():
+            return losses.global_loss(self.networks["global"](probabilities), domain)
+
+    def _semantic_loss(self, means: torch.Tensor, present: torch.Tensor, domain: int) -> torch.Tensor:
+        with self._precision():
+            outputs = self.networks["semantic"](means)
+            return losses.semantic_loss(outputs, domain, present, self._config.loss.semantic_outputs)
+
+    def _precision(self) -> torch.autocast:
+        low = self._config.model.dtype == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
+
+    def _compiled(self, function):
+        mode = self._setting.compile_mode
+        return function if mode is None else torch.compile(function, dynamic=False, mode=mode)
+
+    def _let_judges_learn(self, learn: bool) -> None:
+        for name in self.networks.keys() - {"segmenter"}:
+            self.networks[name].requires_grad_(learn)
+
+    def _decay(self) -> None:
+        settings = self._config.optimizer
+        factor = (1 - self._count / settings.decay_steps) ** settings.decay_power
+        for group in [group for optimizer in self._optimizers for group in optimizer.param_groups]:
+            group["lr"] = group["initial"] * factor
+
+    def _place(self, examples: dict) -> dict[str, torch.Tensor]:
+        model = self._config.model
+        pixels = torch.from_numpy(examples["image"]).to(self.device).float()
+        pixels = pixels.flip(-1) if model.pixel_order == "bgr" else pixels
+        mean, deviation = (
+            torch.tensor(value, device=self.device) for value in (model.pixel_mean, model.pixel_deviation)
+        )
+        image = ((pixels - mean) / deviation).permute(0, 3, 1, 2)
+        found = {"image": image.contiguous(memory_format=self._setting.memory_format)}
+        if "label" in examples:
+            label = torch.from_numpy(examples["label"]).to(self.device).long()
+            rows, columns = (losses.nearest(feature_cells(length), length) for length in label.shape[1:])
+            found |= {"label": label, "cells": label[:, rows][:, :, columns]}
+        return found
+
+
+def make_networks(config: ConfigDict, num_classes: int) -> dict[str, torch.nn.Module]:
+    """Builds the segmenter, and each discriminator whose loss has a weight."""
+    model, width = config.model, config.discriminator
+    segmenter = Segmenter(model.backbone, num_classes, model.branches, model.stride_in)
+    norms = [module for module in segmenter.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.requires_grad_(model.train_norm_affine)
+    networks = {"segmenter": segmenter}
+    if config.loss.global_weight > 0:
+        networks["global"] = GlobalDiscriminator(num_classes, width.global_width)
+    if config.loss.semantic_weight > 0:
+        outputs = {"binary": 1, "per_class": num_classes, "class_domain": 2 * num_classes}
+        networks["semantic"] = SemanticDiscriminator(
+            segmenter.features, width.semantic_width, outputs[config.loss.semantic_outputs]
+        )
+    return networks
+
+
+def _optimizers(networks: dict[str, torch.nn.Module], config: ConfigDict) -> list[torch.optim.Optimizer]:
+    settings, segmenter = config.optimizer, networks["segmenter"]
+    heads = list(segmenter.layer5.parameters())
+    backbone = [
+        value for name, value in segmenter.named_parameters() if value.requires_grad and not name.startswith("layer5.")
+    ]
+    rates = {"backbone": settings.learning_rate, "classifier": settings.learning_rate * settings.classifier_factor}
+    groups = [{"params": backbone, "lr": rates["backbone"]}, {"params": heads, "lr": rates["classifier"]}]
+    optimizers = [torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True)]
+    for name in networks.keys() - {"segmenter"}:
+        rate = config.discriminator[f"{name}_learning_rate"]
+        betas = tuple(config.discriminator.betas)
+        optimizers.append(torch.optim.Adam(networks[name].parameters(), rate, betas, fused=True))
+    for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
+        group["initial"] = group["lr"]
+    return optimizers
+
+
+def _check(config: ConfigDict) -> None:
+    """Raises ValueError where the configuration asks for what is not written here."""
+    loss, settings = config.loss, config.optimizer
+    known = {
+        "loss.global_kind": loss.global_kind == "bce",
+        "loss.semantic_input": loss.semantic_input == "features",
+        "loss.warmup_steps": not loss.warmup_steps,
+        "model.backbone": config.model.backbone.startswith("resnet"),
+        "model.batch_norm": config.model.batch_norm == "batch",
+        "optimizer.decay_biases": settings.decay_biases,
+        "optimizer.clip_norm": not settings.clip_norm,
+        "average_decay": not config.average_decay,
+    }
+    if unknown := [name for name, holds in known.items() if not holds]:
+        raise ValueError(f"PyTorch's step does not know this value of {', '.join(unknown)}.")

@@ -1,0 +1,1 @@
+"""Speed and memory of steps, input and evaluation."""

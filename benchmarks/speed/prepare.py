@@ -1,0 +1,210 @@
+"""Measures how fast real data sets are prepared and read: `python -m benchmarks.speed.prepare`.
+
+  python -m benchmarks.speed.prepare --pairs=64 --seconds=20 --cores=1,2
+
+Scenes of the sizes of GTA5 and Cityscapes are drawn, with noise so that they compress like photos, prepared at the
+training sizes and read through the training pipeline; reading is compared with the PNG decoder alone on the same
+records. Every figure comes from a process of its own, which may use so many cores. Nothing is left behind.
+"""
+
+import argparse
+import functools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from configs import base
+from data.classes import RAW_IDS, class_table
+from data.toy.scenes import render
+
+# Data set -> its domain, the size of its files, the size it is prepared at.
+SETS = {
+    "gta5": ("source", (1052, 1914), (720, 1280)),
+    "cityscapes": ("target", (1024, 2048), (512, 1024)),
+}
+_SCENES = 8  # Drawn; the other files are copies under other names.
+_NOISE = 3.0  # Standard deviation in grey values.
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints one line per figure, or, for a process of its own, the figure as JSON."""
+    options = _parse(arguments)
+    if options.measure:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(options.cores)])
+        print(json.dumps(MEASURES[options.measure](options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in SETS:
+            write_tree(Path(folder) / name, name, options.pairs)
+        for cores in options.cores.split(","):
+            for name, (_, own, size) in SETS.items():
+                where = f"{name}, {cores} core(s)"
+                rate = apart(options, "preparation", name, cores, folder)["rate"]
+                print(f"{where}: preparation {own[1]}x{own[0]} to {size[1]}x{size[0]}: {rate:.1f} pairs/s", flush=True)
+                found = apart(options, "reading", name, cores, folder)
+                share = found["rate"] / found["decoder"]
+                print(
+                    f"{where}: reading {size[1]}x{size[0]}: {found['rate']:.1f} pairs/s; the decoder alone "
+                    f"{found['decoder']:.1f} pairs/s, so {share:.0%} of it",
+                    flush=True,
+                )
+                found = apart(options, "full_size", name, cores, folder)
+                print(
+                    f"{where}: reading {own[1]}x{own[0]}: {found['rate']:.1f} pairs/s, at most "
+                    f"{found['memory'] / 2**20:.0f} MiB above {found['before'] / 2**20:.0f} MiB of the libraries",
+                    flush=True,
+                )
+
+
+def write_tree(root: Path, name: str, pairs: int) -> None:
+    """Writes a data set of real-sized files."""
+    _, size, _ = SETS[name]
+    ids = {class_name: raw_id for raw_id, class_name in RAW_IDS[name].items()}
+    table = np.array([ids.get(class_name, 0) for class_name in class_table("toy").names] + [0] * 246, np.uint8)
+    for index in range(pairs):
+        image_file, label_file = (root / file for file in _files(name, index))
+        if index < _SCENES:
+            image, label = render("source", 0, name, index, *size)
+            noise = np.random.default_rng(index).normal(0, _NOISE, image.shape)
+            contents = [np.clip(image + noise, 0, 255).astype(np.uint8), table[label]]
+        for file, content in zip((image_file, label_file), contents, strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if index < _SCENES:
+                Image.fromarray(content).save(file, compress_level=3)
+            else:
+                file.write_bytes((root / _files(name, index % _SCENES)[file == label_file]).read_bytes())
+
+
+def _files(name: str, index: int) -> tuple[str, str]:
+    """Returns the relative names of an image and its label."""
+    if name == "gta5":
+        return f"images/{index + 1:05}.png", f"labels/{index + 1:05}.png"
+    start = f"train/ulm/ulm_{index:06}_000019"
+    return f"leftImg8bit/{start}_leftImg8bit.png", f"gtFine/{start}_gtFine_labelIds.png"
+
+
+def apart(options: argparse.Namespace, measure: str, name: str, cores: str, folder: str) -> dict:
+    """Runs a measurement in a process of its own, on so many cores.
+
+    Args:
+      options: `seconds` is the length of the measurement.
+      measure: of `MEASURES`.
+      name: of `SETS`.
+      cores: a number.
+      folder: in which `write_tree` wrote the data set under its name.
+    """
+    flags = {"measure": measure, "name": name, "cores": cores, "folder": folder, "seconds": options.seconds}
+    command = [sys.executable, __file__, *(f"--{key}={value}" for key, value in flags.items())]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{measure} of {name} failed:\n{result.stderr}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def _config(options: argparse.Namespace, full_size: bool = False) -> base.ConfigDict:
+    """Returns a configuration that reads only the data set of the options, one pair a batch."""
+    domain, own, size = SETS[options.name]
+    config = base.get_config("ass")
+    folder = Path(options.folder)
+    config.data.directory = str(folder / f"prepared_{options.cores}")
+    config.data.update({domain: options.name, f"{domain}_root": str(folder / options.name)})
+    config.data.update({f"{domain}_size": own if full_size else size, "full_size": full_size})
+    config.data.update(classes="cityscapes19", labelled_count=-1, readers=int(options.cores))
+    config.data.decoded_memory = 0  # Of so few files: real data sets are read and decoded all the time.
+    config.data.batch.update(source=int(domain == "source"), labelled=int(domain == "target"), unlabelled=0)
+    config.loss.update(global_weight=0.0, semantic_weight=0.0)
+    return config
+
+
+def _prepare(config: base.ConfigDict, name: str) -> int:
+    """Prepares the training split; returns the number of its records."""
+    from data.preparation import builder as prepared
+
+    builder = prepared.open_builder(prepared.Wanted(name, config.data, SETS[name][0], "train"))
+    return builder.info.splits["train"].num_examples
+
+
+def _measure_preparation(options: argparse.Namespace) -> dict:
+    from data.preparation import builder as prepared  # noqa: F401 (TensorFlow's import is not what is measured.)
+
+    config = _config(options)
+    start = time.perf_counter()
+    return {"rate": _prepare(config, options.name) / (time.perf_counter() - start)}
+
+
+def _measure_reading(options: argparse.Namespace, augmented: bool = False) -> dict:
+    from data import pipeline
+    from data.reading import split_reader
+
+    config = _config(options)
+    if augmented:
+        config.augment.update(flip=True, scale=(0.75, 1.25), brightness=0.2, contrast=0.2, saturation=0.2)
+    _prepare(config, options.name)
+    batches = pipeline.training_batches(config)
+    rate = _rate(lambda: next(batches), options.seconds)
+    part = f"{SETS[options.name][0]}_train"
+    split = split_reader.open_splits(config, [part])[part]
+    records, decode = split.fetch(range(min(split.count, 16))), split.decoder("image", "label")
+    with ThreadPoolExecutor(config.data.readers) as pool:
+        rounds = _rate(lambda: list(pool.map(decode, records)), options.seconds)
+    return {"rate": rate, "decoder": rounds * len(records)}
+
+
+def _measure_full_size(options: argparse.Namespace) -> dict:
+    from data import pipeline
+
+    config = _config(options, full_size=True)
+    _prepare(config, options.name)
+    before = _peak_memory()
+    batches = pipeline.training_batches(config)
+    rate = _rate(lambda: next(batches), options.seconds)
+    return {"rate": rate, "before": before, "memory": _peak_memory() - before}
+
+
+MEASURES = {
+    "preparation": _measure_preparation,
+    "reading": _measure_reading,
+    "augmented": functools.partial(_measure_reading, augmented=True),
+    "full_size": _measure_full_size,
+}
+
+
+def _rate(step: Callable[[], object], seconds: float) -> float:
+    """Returns calls per second, after some to warm up."""
+    for _ in range(4):
+        step()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() < start + seconds:
+        step()
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def _peak_memory() -> int:
+    """Returns the largest memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=64, help="files of each data set")
+    parser.add_argument("--seconds", type=float, default=20, help="length of each measurement of reading")
+    parser.add_argument("--cores", default="1,2", help="numbers of cores to measure with")
+    for hidden in ("measure", "name", "folder"):
+        parser.add_argument(f"--{hidden}", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`--mode=check`: whether the data on disk will do."""

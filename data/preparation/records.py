@@ -1,0 +1,90 @@
+"""One pair of files to what is stored of it; runs in worker processes, so it imports no TensorFlow.
+
+Images are resized with Pillow's bilinear filter, which is antialiased: it agrees with `tf.image.resize(...,
+antialias=True)` to one grey value. Labels take the nearest pixel, the same one as `tf.image.resize(..., "nearest")`.
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from data.raw.faults import BadFile, Fault
+from data.raw.label_rules import LabelRules
+from data.raw.pair_reader import read_pair
+from data.raw.pairs import Pair
+
+# Of zlib: for photos, more takes several times as long and saves a tenth of the space.
+_COMPRESSION = 3
+
+
+class Form(NamedTuple):
+    """How the records of a split are stored.
+
+    Attributes:
+      rules: of the labels.
+      size: height and width of the images; None: as they are.
+      full_labels: whether labels keep their own size, as the scores of a validation split need it.
+    """
+
+    rules: LabelRules
+    size: tuple[int, int] | None
+    full_labels: bool
+
+
+class Record(NamedTuple):
+    """What is stored of a pair.
+
+    Attributes:
+      name: of the pair.
+      image: PNG of uint8 [H, W, 3] RGB.
+      label: PNG of raw ids, [H, W]; 255 everywhere if there is no label.
+      labelled: whether there is a label.
+      counts: raw id -> its pixels in the stored label; empty if there is no label.
+      label_size: height and width of the label.
+    """
+
+    name: str
+    image: bytes
+    label: bytes
+    labelled: bool
+    counts: dict[int, int]
+    label_size: tuple[int, int]
+
+
+def make(pair: Pair, form: Form) -> Record | Fault:
+    """Reads, checks, resizes and encodes a pair; returns what is wrong if it cannot be used."""
+    try:
+        read = read_pair(pair, form.rules)
+    except BadFile as error:
+        return error.fault
+    image, label = read.image, read.label
+    if form.size is not None:
+        image = resize_image(image, form.size)
+        label = label if form.full_labels else resize_label(label, form.size)
+    label = label.astype(np.uint8 if form.rules.values == 256 else np.uint16)
+    ids, counts = np.unique(label, return_counts=True)
+    labelled = pair.label is not None
+    found = dict(zip(ids.tolist(), counts.tolist(), strict=True)) if labelled else {}
+    return Record(pair.name, _png(image), _png(label), labelled, found, label.shape)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes uint8 [Y, X, 3] to [H, W, 3], bilinearly and antialiased."""
+    if image.shape[:2] == tuple(size):
+        return image
+    height, width = size
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes [Y, X] to [H, W]; each pixel is the one at its centre."""
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, label.shape, strict=True))
+    return label[rows[:, None], columns]
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=_COMPRESSION)
+    return buffer.getvalue()

@@ -1,0 +1,129 @@
+"""Records to shards: files of array_record, written so that a killed preparation goes on where it was.
+
+A shard holds the records of a fixed range of pairs. It is written under a temporary name together with a note of
+its entries in the index and its rejected files; the note is renamed first and the shard last, so that a shard under
+its final name is whole and has its note.
+"""
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from array_record.python import array_record_module
+
+from data.preparation import records, split_index, workers
+from data.preparation.records import Form, Record
+from data.raw.faults import Fault
+from data.raw.pairs import Pair
+
+PAIRS_PER_SHARD = 64
+# With so few pairs, starting processes takes longer than the work.
+_FEW = 16
+
+Serialize = Callable[[Record], bytes]
+
+
+class Shard(NamedTuple):
+    """A finished shard.
+
+    Attributes:
+      entries: of the index, one for each record.
+      faults: of the pairs that were left out.
+      bytes: size of the file.
+    """
+
+    entries: list[dict[str, Any]]
+    faults: list[Fault]
+    bytes: int
+
+
+def ranges(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
+    """Returns the pairs of each shard."""
+    return [pairs[start : start + PAIRS_PER_SHARD] for start in range(0, len(pairs), PAIRS_PER_SHARD)]
+
+
+def finished(file: Path) -> Shard | None:
+    """Returns what is known of a finished shard; None if it is not finished."""
+    if not file.exists():
+        return None
+    note = json.loads(_note(file).read_text())
+    faults = [Fault(kind, Path(path), text) for kind, path, text in note["faults"]]
+    return Shard(note["entries"], faults, file.stat().st_size)
+
+
+def remove_notes(files: Sequence[Path]) -> None:
+    """Removes the notes of shards once their content is in the index."""
+    for file in files:
+        _note(file).unlink(missing_ok=True)
+
+
+def remove_faulty(folder: Path) -> None:
+    """Removes the finished shards of a folder that left out pairs."""
+    for note in folder.glob("note_*.json"):
+        file = folder / note.name.removeprefix("note_").removesuffix(".json")
+        shard = finished(file)
+        if shard and shard.faults:
+            file.unlink()
+
+
+def write(
+    files: Sequence[Path], groups: Sequence[Sequence[Pair]], form: Form, serialize: Serialize, processes: int
+) -> Iterator[tuple[int, Fault | None]]:
+    """Writes shards, one after the other.
+
+    Args:
+      files: of the shards.
+      groups: the pairs of each.
+      form: of the records.
+      serialize: makes bytes of a record, always the same ones.
+      processes: that read and encode.
+
+    Yields:
+      For every pair, as soon as it is done, the number of its shard and its fault, if it has one. A shard is
+      finished before the first pair of the next one is yielded, and at the end.
+
+    Raises:
+      OSError, RuntimeError: a shard cannot be written; array_record raises the latter.
+    """
+    pairs = [pair for group in groups for pair in group]
+    processes = 1 if len(pairs) <= _FEW else processes
+    results = workers.in_order(functools.partial(records.make, form=form), pairs, processes)
+    with contextlib.closing(results):
+        for number, (file, group) in enumerate(zip(files, groups, strict=True)):
+            entries, faults = [], []
+            temporary = file.with_name(f"temporary_{file.name}")
+            # A record to a group: each can be read alone.
+            writer = array_record_module.ArrayRecordWriter(os.fspath(temporary), "group_size:1")
+            try:
+                for _ in group:
+                    result = next(results)
+                    if isinstance(result, Record):
+                        writer.write(serialize(result))
+                        entries.append(split_index.entry(result))
+                        yield number, None
+                    else:
+                        faults.append(result)
+                        yield number, result
+            finally:
+                writer.close()
+            note = _note(file).with_name(f"temporary_{_note(file).name}")
+            stored = {"entries": entries, "faults": [(fault.kind, str(fault.file), fault.text) for fault in faults]}
+            note.write_text(json.dumps(stored))
+            for path in (note, temporary):
+                _flush(path)
+            note.rename(_note(file))
+            temporary.rename(file)
+
+
+def _note(file: Path) -> Path:
+    return file.with_name(f"note_{file.name}.json")
+
+
+def _flush(file: Path) -> None:
+    """Waits until a file is on the disk: a rename may otherwise survive a power cut that its content does not."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())

@@ -1,0 +1,76 @@
+"""The index beside the records of a prepared split: what can be known without reading them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.preparation.records import Record
+
+
+class Index(NamedTuple):
+    """What is known of the N records of a split, in their order.
+
+    Attributes:
+      names: [N].
+      labelled: bool [N].
+      class_counts: pixels of every raw id in the stored labels, int64 [N, raw ids].
+      label_sizes: heights and widths of the labels, int64 [N, 2].
+    """
+
+    names: list[str]
+    labelled: np.ndarray
+    class_counts: np.ndarray
+    label_sizes: np.ndarray
+
+
+def entry(record: Record) -> dict[str, Any]:
+    """Returns what the index says of a record, to be stored as JSON."""
+    counts = {str(raw_id): count for raw_id, count in record.counts.items()}
+    return {"name": record.name, "labelled": record.labelled, "counts": counts, "label_size": record.label_size}
+
+
+def file_of(folder: Path, split: str) -> Path:
+    """Returns the file of a split's index."""
+    return folder / f"index_{split}.json"
+
+
+def write(file: Path, entries: Sequence[dict[str, Any]], raw_ids: int) -> None:
+    """Writes the index.
+
+    Args:
+      file: to write.
+      entries: of all records, in their order.
+      raw_ids: number of raw ids that are counted; larger ones, which have no class, are not.
+    """
+    lines = ",\n".join(json.dumps(each) for each in entries)
+    file.write_text(f'{{"raw_ids": {raw_ids}, "records": [\n{lines}\n]}}\n')
+
+
+def read(file: Path) -> Index:
+    """Reads an index."""
+    content = json.loads(file.read_text())
+    records = content["records"]
+    counts = np.zeros((len(records), content["raw_ids"]), np.int64)
+    for row, record in zip(counts, records, strict=True):
+        for raw_id, count in record["counts"].items():
+            if int(raw_id) < len(row):
+                row[int(raw_id)] = count
+    return Index(
+        [record["name"] for record in records],
+        np.array([record["labelled"] for record in records], bool),
+        counts,
+        np.array([record["label_size"] for record in records], np.int64).reshape(-1, 2),
+    )
+
+
+def check_label_sizes(label_sizes: np.ndarray, batch: int) -> None:
+    """Raises ValueError if labels of these sizes (int64 [N, 2]) cannot be evaluated in batches of `batch`."""
+    sizes = np.unique(label_sizes, axis=0)
+    if batch > 1 and len(sizes) > 1:
+        shown = ", ".join(f"{height}x{width}" for height, width in sizes[:8])
+        raise ValueError(
+            f"evaluation.batch is {batch}, but the validation labels have {len(sizes)} sizes ({shown}): expected 1."
+        )

@@ -1,0 +1,1 @@
+"""The user's files: layout, pairs, faults, images and labels."""

@@ -1,0 +1,85 @@
+"""What the numbers of a label may be, and the faults that only they show."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.classes import IGNORED
+from data.raw.faults import BadFile
+
+# Stray numbers are ignored in training; more than this share of a label means that it is not what it should be.
+UNKNOWN_SHARE = 0.001
+# Labels of fewer classes are not taken for train ids: a few small numbers can be anything.
+_LEAST_TRAIN_IDS = 4
+_MOST_TRAIN_ID = 18
+
+
+class LabelRules(NamedTuple):
+    """How the labels of a data set are stored.
+
+    Attributes:
+      encoding: of the files; a key of `label_files.ENCODINGS`.
+      raw_ids: raw id -> class; all other raw ids are ignored.
+      known_ids: raw ids that labels may hold; None: any, and all but those of `raw_ids` are ignored.
+      values: number of raw ids that a prepared label can hold: 256 or 65536.
+    """
+
+    encoding: str
+    raw_ids: Mapping[int, str]
+    known_ids: frozenset[int] | None
+    values: int
+
+
+def count_ids(label: np.ndarray, rules: LabelRules, file: Path) -> np.ndarray:
+    """Counts the pixels of every raw id, and checks that they make sense.
+
+    Args:
+      label: raw ids, uint8 or uint16 [Y, X].
+      rules: of the data set.
+      file: of the label, for messages.
+
+    Returns:
+      int64 [rules.values].
+
+    Raises:
+      BadFile: train ids in place of raw ids, unknown raw ids, or no pixel of any class.
+    """
+    counts = np.bincount(label.ravel(), minlength=rules.values)
+    ids = np.flatnonzero(counts)
+    shown = _show(counts, ids)
+    if ids[-1] >= rules.values:
+        text = f"the classes have raw ids below {rules.values}, but the label holds {ids[-1]} ({shown})."
+        raise BadFile("unknown ids", file, text)
+    if rules.known_ids is not None:
+        if _are_train_ids(ids, rules):
+            text = f"expected raw ids of the data set, found what looks like train ids ({shown}). Get the raw labels."
+            raise BadFile("train ids", file, text)
+        unknown = [raw_id for raw_id in ids if raw_id not in rules.known_ids]
+        if counts[unknown].sum() > UNKNOWN_SHARE * label.size:
+            text = f"expected raw ids of 0 to {max(rules.known_ids)}, found also {_show(counts, unknown)}."
+            raise BadFile("unknown ids", file, text)
+    if not any(raw_id in rules.raw_ids for raw_id in ids):
+        raise BadFile("all ignored", file, f"expected pixels of at least one class, found only {shown}.")
+    return counts
+
+
+def _are_train_ids(ids: np.ndarray, rules: LabelRules) -> bool:
+    """Returns whether a label with these ids certainly holds train ids.
+
+    Train ids end at 18 and mark with 255 what is ignored; no data set here has a raw id 255. Without it they show
+    only where most classes have larger raw ids, as sky, vegetation and vehicles of Cityscapes do.
+    """
+    classes = ids[ids != IGNORED]
+    if not len(classes) or classes[-1] > _MOST_TRAIN_ID:
+        return False
+    large = sum(raw_id > _MOST_TRAIN_ID for raw_id in rules.raw_ids) > len(rules.raw_ids) / 2
+    return len(classes) < len(ids) or (large and len(classes) >= _LEAST_TRAIN_IDS and classes[0] == 0)
+
+
+def _show(counts: np.ndarray, ids: np.ndarray | list[int]) -> str:
+    """Returns the most frequent of the ids with their shares, as text."""
+    most = sorted(ids, key=lambda raw_id: -counts[raw_id])[:8]
+    more = ", ..." if len(most) < len(ids) else ""
+    return ", ".join(f"{raw_id}: {counts[raw_id] / counts.sum():.1%}" for raw_id in most) + more

@@ -1,0 +1,1 @@
+"""Prepared splits, opened and decoded."""

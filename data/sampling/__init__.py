@@ -1,0 +1,1 @@
+"""Which image stands at which position of a stream."""

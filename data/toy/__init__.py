@@ -1,0 +1,1 @@
+"""Generated streets in two domains."""

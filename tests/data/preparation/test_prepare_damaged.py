@@ -1,0 +1,117 @@
+"""Preparation when files are damaged or missing, the disk is full, or what was prepared has lost files."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from data import pipeline
+from data.preparation import prepare, shards
+from tests.helpers import planted, trees
+from tests.helpers.layouts import SIZES, layout_of
+from tests.helpers.prepared_splits import open_split, read
+
+
+@pytest.mark.parametrize("data_set", trees.WRITERS)
+def test_every_planted_fault_is_named_and_left_out(config, data_set, tmp_path, monkeypatch):
+    names = [name for name, plant in planted.FAULTS.items() if data_set in plant.data_sets and plant.pairs_lost]
+    domain, split = ("target", "train") if data_set == "cityscapes" else ("source", layout_of(data_set)[1])
+    tree = trees.WRITERS[data_set](tmp_path / domain, count=len(names) + 2)
+    expected = [planted.plant(name, tree, place) for place, name in enumerate(names)]
+    config.data[f"{domain}_size"] = SIZES[data_set]
+    config.data.rejected_limit = 100
+    said = []
+    monkeypatch.setattr(prepare.logging, "warning", lambda text, *values: said.append(text % values))
+    builder = open_split(config, data_set, domain, split)
+    rejected = (Path(builder.data_path) / prepare.REJECTED).read_text()
+    for fault in expected:
+        assert f"{fault.file}: {fault.kind}: " in rejected
+        assert any(line.startswith(f"{fault.file}: {fault.kind}: ") for line in said)
+    assert list(read(builder)) == tree.names[len(names) :]
+
+
+def test_too_many_rejected_files_stop_preparation(config, tmp_path):
+    tree = trees.write_gta5(tmp_path / "source", count=6)
+    for place in range(1, 4):
+        content = tree.label_files[place].read_bytes()
+        tree.label_files[place].write_bytes(b"x" * len(content))
+    config.data.rejected_limit = 2
+    with pytest.raises(ValueError, match=r"more than 2 files.*rejected_limit.*\n.*labels/00002\.png: damaged"):
+        open_split(config)
+    for place in range(1, 4):
+        tree.label_files[place].write_bytes(trees.encode_label("gta5", tree.labels[place]))
+    assert list(read(open_split(config))) == tree.names
+
+
+def test_repaired_files_are_read_again(config, tmp_path, monkeypatch):
+    """Even where their sizes are the same, and the shard that left them out was finished."""
+    monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 2)
+    tree = trees.write_gta5(tmp_path / "source", count=6)
+    for place in (0, 5):
+        tree.label_files[place].write_bytes(b"x" * tree.label_files[place].stat().st_size)
+    config.data.rejected_limit = 1
+    with pytest.raises(ValueError, match="more than 1 files"):
+        open_split(config)
+    for place in (0, 5):
+        tree.label_files[place].write_bytes(trees.encode_label("gta5", tree.labels[place]))
+    assert list(read(open_split(config))) == tree.names
+
+
+def test_nothing_usable(config, tmp_path):
+    tree = trees.write_gta5(tmp_path / "source", count=1)
+    tree.label_files[0].write_bytes(b"")
+    with pytest.raises(ValueError, match=r"No image of gta5 train can be used:\n.*00001\.png: damaged"):
+        open_split(config)
+
+
+@pytest.mark.parametrize(("name", "domain", "split"), [("gta5", "source", "train"), ("cityscapes", "target", "train")])
+def test_missing_data_is_explained(config, name, domain, split, tmp_path):
+    for root in ("", str(tmp_path / "nowhere"), str(tmp_path)):
+        config.data[f"{domain}_root"] = root
+        with pytest.raises(
+            ValueError, match=rf"(?s)'{name}' was not found.*Download from https.*--config.data.{domain}"
+        ):
+            open_split(config, name, domain, split)
+
+
+def test_full_disk_is_noticed_first(config, tmp_path, monkeypatch):
+    trees.write_gta5(tmp_path / "source", count=3)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    with pytest.raises(ValueError, match=r"gta5 train: 3 images take about 0\.0 MB, 0\.0 MB are free.*data\.directory"):
+        open_split(config)
+    monkeypatch.undo()
+    assert len(read(open_split(config))) == 3
+
+
+def test_disk_that_fills_up_on_the_way(config, tmp_path, monkeypatch):
+    trees.write_gta5(tmp_path / "source", count=5)
+    monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 2)
+    rename, calls = Path.rename, []
+
+    def full(self, target):
+        calls.append(self)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(ValueError, match=r"stopped: .*No space left on device.* goes on from there"):
+        open_split(config)
+    monkeypatch.setattr(Path, "rename", rename)
+    assert len(read(open_split(config))) == 5
+
+
+def test_folder_that_lost_files(config, tmp_path):
+    trees.write_gta5(tmp_path / "source", count=2)
+    (open_split(config).data_path / "dataset_info.json").unlink()
+    with pytest.raises(ValueError, match="remove it"):
+        open_split(config)
+
+
+def test_all_files_are_looked_for_before_any_are_prepared(config, tmp_path):
+    trees.write_gta5(tmp_path / "source", count=2)
+    trees.write_cityscapes(tmp_path / "target", "train", 2)
+    with pytest.raises(ValueError, match=r"(?s)'cityscapes' was not found.*val: missing folder"):
+        pipeline.prepare(config)
+    assert not (tmp_path / "prepared").exists()

@@ -1,0 +1,71 @@
+import pytest
+
+from configs import base
+from data.sampling import ranking
+
+NAMES = [f"frankfurt_{number:06}" for number in range(40)]
+
+
+def test_ranking_follows_the_documented_rule():
+    # `printf '0:a' | sha256sum` begins with 9df3; for b, c, d, e it is e021, be08, 7d98, e078.
+    assert ranking.ranked(["a", "b", "c", "d", "e"], 0) == ["d", "a", "c", "b", "e"]
+
+
+def test_order_of_the_names_does_not_matter():
+    assert ranking.ranked(NAMES[::-1], 0) == ranking.ranked(NAMES, 0)
+
+
+def test_seeds_rank_differently():
+    assert len({tuple(ranking.ranked(NAMES, seed)[:10]) for seed in range(20)}) == 20
+
+
+@pytest.mark.parametrize(("count", "available"), [(0, 40), (-2, 40), (41, 40), (-1, 0)])
+def test_impossible_counts_are_refused(count, available):
+    with pytest.raises(ValueError, match=rf"labelled_count is {count}, but .* {available} images"):
+        ranking.check_count(count, available)
+
+
+@pytest.mark.parametrize("count", [-1, 1, 40])
+def test_possible_counts_are_accepted(count):
+    ranking.check_count(count, 40)
+
+
+def test_names_of_a_file(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_bytes("\ufeff# Mine.\r\n\r\n b \r\nå c\n#d\na".encode())
+    assert ranking.read_names(file) == ["b", "å c", "a"]
+
+
+@pytest.mark.parametrize("data_set", ranking.OFFICIAL)
+def test_committed_lists_are_those_of_the_rule(data_set, tmp_path):
+    ranking.write_lists(data_set, tmp_path)
+    made = {file.relative_to(tmp_path): file.read_text() for file in tmp_path.rglob("*.txt")}
+    committed = {file.relative_to(ranking.FOLDER): file.read_text() for file in ranking.FOLDER.rglob("*/seed*/*.txt")}
+    assert len(made) == len(ranking.SEEDS) * len(ranking.COUNTS)
+    assert made == committed
+
+
+@pytest.mark.parametrize("data_set", ranking.OFFICIAL)
+@pytest.mark.parametrize("seed", ranking.SEEDS)
+def test_committed_lists_are_nested(data_set, seed):
+    smaller = []
+    for count in ranking.COUNTS:
+        names = ranking.read_names(ranking.FOLDER / data_set / f"seed{seed}" / f"{count}.txt")
+        assert len(names) == len(set(names)) == count
+        assert names == sorted(names)
+        assert set(smaller) < set(names)
+        smaller = names
+    assert set(smaller) < set(ranking.official_names(data_set))
+
+
+def test_official_names_of_cityscapes():
+    names = ranking.official_names("cityscapes")
+    assert len(names) == len(set(names)) == 2975
+    assert names == sorted(names)
+    assert names[0] == "aachen/aachen_000000_000019"
+    assert ranking.official_names("toy") is None
+
+
+def test_words_are_the_committed_counts():
+    expected = {data_set: (*ranking.COUNTS, number) for data_set, number in ranking.OFFICIAL.items()}
+    assert expected == base.LISTED_COUNTS

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from ass_jax.evaluation.compare_runs import compare
+
+
+def run(folder, variant, road, mean):
+    folder.mkdir()
+    scores = {
+        "variant": variant,
+        "step": 9,
+        "class_iou": {"road": road, "car": None},
+        "mean_iou": {"toy": mean},
+    }
+    (folder / "eval.json").write_text(json.dumps(scores))
+    return folder
+
+
+def test_a_column_a_run_and_the_pictures(tmp_path):
+    runs = [run(tmp_path / "one", "source_only", 0.5, 0.5), run(tmp_path / "two", "ass", 0.625, 0.6249)]
+    (runs[1] / "predictions.png").touch()
+    lines = compare(runs).splitlines()
+    assert lines[0].split() == ["IoU", "in", "%", "source_only", "ass"]
+    assert ["road", "50.0", "62.5"] in [line.split() for line in lines]
+    assert ["mIoU", "toy", "50.0", "62.5"] in [line.split() for line in lines]
+    assert lines[-1] == f"Picture: {runs[1] / 'predictions.png'}"
+    assert "one/predictions.png" not in lines[-2]
+
+
+def test_runs_of_one_variant_are_told_apart_by_folder(tmp_path):
+    runs = [run(tmp_path / "one", "ass", 0.5, 0.5), run(tmp_path / "two", "ass", 0.6, 0.6)]
+    heading = compare(runs).splitlines()[0]
+    assert all(str(folder) in heading for folder in runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"variant": "ass", "class', "it was cut short, or is no JSON"),
+        ("", "it was cut short, or is no JSON"),
+        ("[" * 100_000, "it was cut short, or is no JSON"),
+        ("[1]", r"expected JSON of type dict, found \[1\]"),
+        ('{"variant": "ass", "class_iou": {}}', "expected mean_iou of type dict, found nothing"),
+        ('{"variant": "ass", "class_iou": 3, "mean_iou": {}}', "expected class_iou of type dict, found 3"),
+        ("\udcff", "it cannot be read"),
+    ],
+)
+def test_scores_that_are_none_are_named(tmp_path, text, message):
+    runs = [run(tmp_path / "one", "ass", 0.5, 0.5), run(tmp_path / "two", "ass", 0.6, 0.6)]
+    (runs[1] / "eval.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(ValueError, match=rf"two/eval\.json: {message}"):
+        compare(runs)
+
+
+def test_run_without_scores_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"one has no eval\.json"):
+        compare([tmp_path / "one"])

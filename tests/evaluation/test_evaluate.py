@@ -1,0 +1,206 @@
+"""Evaluation with a fake network: files that the official scripts score alike, images without labels, subset names."""
+
+import copy
+import json
+
+import numpy as np
+import optax
+import pytest
+from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import args as official_arguments
+from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import evaluateImgLists, getPrediction
+from flax import linen as nn
+from PIL import Image
+
+from ass_jax.checkpoints import selection
+from ass_jax.checkpoints.manager import Checkpoints
+from ass_jax.evaluation import evaluate as evaluation
+from ass_jax.evaluation import metrics
+from ass_jax.method.state import create_state
+from ass_jax.models import Networks
+from ass_jax.training import loop
+from configs import base
+from data import classes as labels
+
+SIZE, LABEL_SIZE = (8, 16), (16, 32)
+
+
+class Segmenter(nn.Module):
+    """Sees every fourth pixel, alone; predicts most classes."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(1.0))(images[:, ::2, ::2])
+        return logits, logits
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Returns a function that leaves a checkpoint of a fake network, and gives what `evaluate` needs for it."""
+
+    def make(classes, kept=False, **settings):
+        config = base.get_config("joint")
+        config.data.target_size = SIZE
+        config.evaluation.update({"test_size": LABEL_SIZE} | settings)
+        table = labels.class_table(classes)
+        networks = Networks(Segmenter(len(table.names)), None, None)
+        monkeypatch.setattr(evaluation, "build_networks", lambda *_: networks)
+        state = create_state(networks=networks, optimizer=optax.identity(), config=config, num_classes=len(table.names))
+        with Checkpoints(tmp_path / evaluation.CHECKPOINTS) as checkpoints:
+            checkpoints.save(7, state, None, config.to_dict() if kept else {})
+        return config, table
+
+    return make
+
+
+def batches(table, labelled=True):
+    """Two batches of two images, the last one empty, of Cityscapes' names."""
+    random = np.random.default_rng(3)
+    for number in range(2):
+        batch = {
+            "image": random.integers(0, 256, (2, *SIZE, 3)).astype(np.uint8),
+            "valid": np.array([True, number == 0]),
+            "name": np.array([f"ulm/ulm_{number:06}_{place:06}" for place in range(2)]),
+        }
+        truth = random.integers(0, len(table.names), (2, *LABEL_SIZE))
+        batch["label"] = np.where(random.random(truth.shape) < 0.1, 255, truth).astype(np.uint8)
+        batch["label"][~batch["valid"]] = 255
+        if not labelled:
+            del batch["label"]
+        yield batch
+
+
+@pytest.mark.parametrize("classes", ["cityscapes19", "synthia16"])
+@pytest.mark.parametrize("views", [{}, {"flip": True, "scales": (1.0, 1.5), "window": (8, 8)}])
+def test_official_scripts_give_the_files_the_same_scores(tmp_path, trained, classes, views):
+    config, table = trained(classes, **views)
+    report = evaluation.evaluate(config, class_table=table, evaluation_batches=lambda: batches(table), workdir=tmp_path)
+    truths, predictions = [], []
+    for batch in batches(table):
+        for name, label in zip(batch["name"][batch["valid"]], batch["label"][batch["valid"]], strict=True):
+            file = name.partition("/")[2]
+            raw = np.where(label == 255, 0, table.raw_ids[np.where(label == 255, 0, label)])
+            truths.append(str(tmp_path / f"{file}_gtFine_labelIds.png"))
+            Image.fromarray(raw.astype(np.uint8)).save(truths[-1])
+            predictions.append(str(tmp_path / "predictions" / f"{file}.png"))
+    assert len(truths) == len(list((tmp_path / "predictions").iterdir())) == 3
+    arguments = copy.copy(official_arguments)
+    arguments.quiet, arguments.JSONOutput, arguments.evalInstLevelScore = True, False, False
+    expected = evaluateImgLists(predictions, truths, arguments)["classScores"]
+    assert report["class_iou"] == {name: expected[name] for name in table.names}
+    assert sum(score > 0 for score in report["class_iou"].values()) > 5
+
+
+def test_official_scripts_find_the_files(tmp_path, trained):
+    config, table = trained("cityscapes19")
+    evaluation.evaluate(config, class_table=table, evaluation_batches=lambda: batches(table), workdir=tmp_path)
+    arguments = copy.copy(official_arguments)
+    arguments.predictionPath, arguments.predictionWalk = str(tmp_path / "predictions"), None
+    found = getPrediction(arguments, "gtFine/val/ulm/ulm_000001_000000_gtFine_labelIds.png")
+    assert found == str(tmp_path / "predictions" / "ulm_000001_000000.png")
+
+
+def test_images_without_labels_are_only_predicted(tmp_path, trained, capsys):
+    config, table = trained("cityscapes19", split="test")
+    report = evaluation.evaluate(
+        config, class_table=table, evaluation_batches=lambda: batches(table, labelled=False), workdir=tmp_path
+    )
+    choice = {"step": 7, "checkpoint": "last", "chosen": "the last one: not chosen by a score"}
+    assert report == choice | {"split": "test", "images": 3}
+    assert "mIoU" not in capsys.readouterr().out
+    assert not (tmp_path / "predictions").exists()
+    with_labels = config.copy_and_resolve_references()
+    with_labels.evaluation.split = "validation"
+    evaluation.evaluate(with_labels, class_table=table, evaluation_batches=lambda: batches(table), workdir=tmp_path)
+    for folder in ("predictions{}", "predictions{}_color"):
+        files = sorted((tmp_path / folder.format("_test")).iterdir())
+        assert len(files) == 3
+        for file in files:
+            assert Image.open(file).size == LABEL_SIZE[::-1]
+            assert file.read_bytes() == (tmp_path / folder.format("") / file.name).read_bytes()
+
+
+def test_settings_that_are_not_those_of_the_checkpoint_are_told(tmp_path, trained, capsys):
+    config, table = trained("cityscapes19", kept=True)
+    for flip in (False, True):
+        config.evaluation.flip = flip
+        config.variant = "ass" if flip else "joint"
+        config.optimizer.learning_rate = 0.5  # No score depends on it.
+        report = evaluation.evaluate(
+            config, class_table=table, evaluation_batches=lambda: batches(table), workdir=tmp_path
+        )
+        changed = [("evaluation.flip", "false", "true"), ("variant", '"joint"', '"ass"')]
+        assert report[evaluation.CHANGED] == changed * flip
+        assert report["variant"] == "joint"
+        text = capsys.readouterr().out
+        told = (
+            "checkpoint 7 with settings that are not those of its training:\n  evaluation.flip: false there, true here"
+        )
+        assert (told in text) == flip
+        assert ("Checkpoints, as scored while training, with the settings of then, not those above:" in text) == flip
+        assert ("Checkpoints, as scored while training:" in text) != flip
+
+
+def test_devices_work_on_the_next_batch_while_one_is_looked_at():
+    order = []
+
+    def given():
+        for number in range(3):
+            order.append(f"batch {number}")
+            yield {"image": np.zeros((4, 1, 1, 3), np.uint8), "valid": np.ones(4, bool)}
+
+    def step(variables, batch):
+        assert batch["label"].shape == (4, 2, 3)
+        order.append("step")
+        return np.zeros((1, 1), np.int32), batch["label"]
+
+    def see(name, *maps):
+        assert name == ""
+        if order[-1] != "seen":
+            order.append("seen")
+
+    table = labels.ClassTable(("road",), np.zeros((1, 3), np.uint8), {"1": (0,)})
+    mesh = evaluation.make_mesh([])
+    report = evaluation.score({}, given(), step=step, mesh=mesh, class_table=table, unlabelled_size=(2, 3), see=see)
+    assert order == ["batch 0", "step", "batch 1", "step", "seen", "batch 2", "step", "seen"]
+    assert report["mean_iou"] == {"1": None}
+
+
+@pytest.mark.parametrize(
+    ("classes", "subsets"), [("cityscapes19", ["19", "16", "13"]), ("synthia16", ["16", "13"]), ("toy", ["toy"])]
+)
+def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
+    table = labels.class_table(classes)
+    count = len(table.names)
+    confusion = np.random.default_rng(0).integers(1, 99, (count, count))
+    found = metrics.report(confusion, table.names, table.subsets)
+    report = found | {"held_out": found, "average": found}
+    assert list(json.loads(json.dumps(report))["mean_iou"]) == subsets
+
+    with Checkpoints(tmp_path, best_metrics=selection.RANKINGS) as checkpoints:
+        checkpoints.save(7, {"step": np.array(7)}, selection.checkpoint_metrics(report), {})
+        assert checkpoints.metrics()["mIoU"] == found["mean_iou"][subsets[0]]
+        report |= selection.described(7, "last") | {"checkpoints": selection.reports(checkpoints)}
+    for entry in report["checkpoints"].values():
+        assert list(entry["mean_iou"]) == list(entry["held_out"]["mean_iou"]) == subsets
+
+    evaluation.print_report("ass", report)
+    output = capsys.readouterr().out
+    rows = [line.split("  ")[0] for line in output.splitlines()]
+    assert [row.removeprefix("mIoU ") for row in rows if row.startswith("mIoU ")] == subsets
+    (titles,) = (line for line in output.splitlines() if line.startswith("checkpoint"))
+    for subset in subsets:
+        assert titles.count(f" mIoU {subset} ") == 2
+
+    written = {}
+
+    class Monitor:
+        def write(self, step, scores):
+            written.update(scores)
+
+    loop._log_scores(7, report, evaluation.Strip(0, table), Monitor(), None)
+    tags = {tag for tag in written if "mIoU" in tag}
+    assert tags == {
+        f"{group}/mIoU_{subset}" for group in ("validation", "validation_average", "held_out") for subset in subsets
+    }

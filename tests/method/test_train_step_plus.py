@@ -1,0 +1,239 @@
+"""Steps of ASS+: the mixed stream, its weight, the class vectors of unlabelled images, and the teacher's labels."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ass_jax.method import train_step
+from ass_jax.method.class_means import class_means
+from ass_jax.method.losses import IGNORED, SOURCE, TARGET, semantic_loss
+from ass_jax.models import preprocess
+from ass_jax.runtime.sharding import global_batch, make_mesh, replicated
+from tests.helpers.small_steps import (
+    CLASSES,
+    COUNTS,
+    SIZES,
+    assert_trees_equal,
+    jit,
+    largest_error,
+    make_batch,
+    make_config,
+    make_first,
+    make_networks,
+    make_step,
+)
+
+VARIANTS = ("teacher", "ass_plus")
+THRESHOLD = 0.9  # Of the first teacher, some labels are above it and some are not.
+
+
+def plus_config(variant="ass_plus", **settings):
+    config = make_config(variant)
+    config.mixing.threshold = THRESHOLD
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+@functools.cache
+def first_state(variant="ass_plus"):
+    """A first state whose average, a segmenter of its own, is surer of its labels than an untrained one."""
+    state = make_first(plus_config(variant))
+    random = np.random.default_rng(5)
+    average = jax.tree.map(lambda leaf: (leaf * random.uniform(0.5, 2, leaf.shape)).astype(np.float32), state.average)
+    average["params"]["classifier"] = jax.tree.map(lambda leaf: 4 * leaf, average["params"]["classifier"])
+    return state.replace(average=average, step=np.int32(3))
+
+
+@functools.cache
+def compiled_step(variant):
+    return jit(make_step(plus_config(variant)))
+
+
+@functools.cache
+def trained(variant):
+    """Returns state and metrics after each of three steps on one device."""
+    found = [(first_state(variant), None)]
+    for seed in range(3):
+        found.append(compiled_step(variant)(found[-1][0], make_batch(seed=seed)))
+    return found[1:]
+
+
+def with_teacher(state, batch, config):
+    networks = make_networks(config)
+    return train_step.add_mixed(state, batch, networks, config)
+
+
+@functools.cache
+def compiled_teacher(seed=0):
+    """Returns what the teacher adds to a batch, compiled."""
+    return jit(functools.partial(with_teacher, config=plus_config(seed=seed)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_four_devices_do_the_step_of_one(variant):
+    """To 1e-5 of each leaf's norm: parameters, statistics, optimisers and the average."""
+    mesh = make_mesh(COUNTS.values())
+    assert mesh.size == 4
+    step = jit(make_step(plus_config(variant)), out_shardings=replicated(mesh))
+    state = jax.device_put(first_state(variant), replicated(mesh))
+    for seed, (expected_state, expected_metrics) in enumerate(trained(variant)):
+        state, metrics = step(state, global_batch(make_batch(seed=seed), mesh))
+        assert metrics.keys() == expected_metrics.keys()
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-5, err_msg=name)
+        assert largest_error(state, expected_state) < 1e-5
+    assert largest_error(first_state(variant).average, state.average) > 1e-2
+
+
+def test_four_devices_mix_the_images_of_one():
+    mesh = make_mesh(COUNTS.values())
+    streams, metrics = compiled_teacher()(first_state(), make_batch())
+    on_four = jit(functools.partial(with_teacher, config=plus_config()), out_shardings=replicated(mesh))
+    state = jax.device_put(first_state(), replicated(mesh))
+    found, found_metrics = jax.device_get(on_four(state, global_batch(make_batch(), mesh)))
+    assert found["mixed"]["image"].shape == (COUNTS["unlabelled"], *SIZES["unlabelled"], 3)
+    np.testing.assert_allclose(found["mixed"]["image"], streams["mixed"]["image"], atol=1e-2)
+    np.testing.assert_array_equal(found["mixed"]["label"], streams["mixed"]["label"])
+    np.testing.assert_allclose(found["mixed"]["weight"], streams["mixed"]["weight"], rtol=1e-5)
+    np.testing.assert_array_equal(found["unlabelled"]["pseudo_label"], streams["unlabelled"]["pseudo_label"])
+    assert found_metrics["teacher/confident"] == pytest.approx(float(metrics["teacher/confident"]))
+
+
+def test_mixed_images_are_of_seed_and_step():
+    """One step and seed: one mixture. Another step or another seed: another one."""
+    state, batch = first_state(), make_batch()
+    one, again, later, other = (
+        jax.device_get(compiled_teacher(seed)(state.replace(step=np.int32(step)), batch)[0]["mixed"])
+        for seed, step in ((0, 3), (0, 3), (0, 4), (1, 3))
+    )
+    assert_trees_equal(one, again)
+    for different in (later, other):
+        assert (np.abs(one["image"] - different["image"]).max(axis=(1, 2, 3)) > 1).all()
+
+
+def test_teacher_sees_the_unlabelled_images_as_evaluation_does():
+    config, state, batch = plus_config(), first_state(), make_batch()
+    streams, metrics = compiled_teacher()(state, batch)
+    networks = make_networks(config)
+    images = preprocess.normalise(batch["unlabelled"]["image"], config)
+    _, logits = jit(functools.partial(networks.segmenter.apply, train=False))(state.average, images)
+    scores = jit(functools.partial(train_step.resize_bilinear, size=SIZES["unlabelled"]))(logits)
+    probabilities = np.asarray(jax.nn.softmax(scores))
+    sure = probabilities.max(-1) >= THRESHOLD
+    assert 0.05 < sure.mean() < 0.95
+    expected = np.where(sure, probabilities.argmax(-1), IGNORED)
+    assert (np.asarray(streams["unlabelled"]["pseudo_label"]) == expected).mean() > 0.999  # Up to rounding.
+    assert metrics["teacher/confident"] == pytest.approx(sure.mean(), rel=1e-3)
+    np.testing.assert_array_equal(streams["unlabelled"]["image"], batch["unlabelled"]["image"])
+    for stream in ("source", "labelled"):
+        assert_trees_equal(streams[stream], batch[stream])
+
+
+def test_no_gradient_reaches_the_teacher():
+    state = first_state()
+
+    def total(average, batch):
+        streams, metrics = with_teacher(state.replace(average=average), batch, plus_config())
+        mixed = streams["mixed"]
+        return jnp.sum(mixed["image"]) + jnp.sum(mixed["weight"] * mixed["label"]) + metrics["teacher/confident"]
+
+    gradient = jit(jax.grad(total))(state.average, make_batch())
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_loss_weighs_the_mixed_images_and_their_pixels():
+    config = plus_config(**{"loss.mixed_weight": 0.25})
+    random = np.random.default_rng(0)
+    maps, batch, expected = {}, {}, {}
+    for stream in ("source", "labelled", "mixed"):
+        scores = random.normal(size=(2, 4, 6, CLASSES)).astype(np.float32)
+        label, weight = random.integers(0, CLASSES, (2, 4, 6)), random.uniform(size=(2, 4, 6)).astype(np.float32)
+        maps[stream], batch[stream] = {"scores": scores}, {"label": label}
+        if stream == "mixed":
+            batch[stream]["weight"] = weight
+        losses = []
+        for place in np.ndindex(label.shape):
+            loss = np.log(np.exp(scores[place]).sum()) - scores[place][label[place]]
+            losses.append(loss * (weight[place] if stream == "mixed" else 1))
+        expected[f"loss/segmentation_{stream}"] = np.mean(losses)
+    total, metrics = train_step._segmentation_terms(maps, batch, config)
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    source, labelled, mixed = expected.values()
+    assert total == pytest.approx(source + labelled + 0.25 * mixed, rel=1e-5)
+
+
+@pytest.mark.parametrize("read", ["features", "logits"])
+def test_sure_classes_of_unlabelled_images_join_the_target(read):
+    """With as much weight as those of the labelled images, whose own weight is halved."""
+    config = plus_config(**{"loss.semantic_input": read, "loss.semantic_unlabelled": True})
+    networks, random = make_networks(config), np.random.default_rng(1)
+    shapes = {"source": (2, 4, 12, 6), "labelled": (2, 4, 8, 6), "unlabelled": (3, 6, 8, 6)}
+    maps = {stream: {read: random.normal(size=shape).astype(np.float32)} for stream, shape in shapes.items()}
+    batch = {}
+    for stream, shape in shapes.items():
+        labels = random.choice([0, 1, 3, IGNORED], (shape[0], *SIZES[stream])).astype(np.int32)
+        batch[stream] = {"pseudo_label" if stream == "unlabelled" else "label": labels}
+    params = {
+        "kernel": random.normal(size=(6, 2 * CLASSES)).astype(np.float32),
+        "bias": random.normal(size=2 * CLASSES).astype(np.float32),
+    }
+    terms = jit(functools.partial(train_step._semantic_terms, networks=networks, config=config))
+    fool, learn, _ = terms(params, maps, batch)
+
+    vectors, present = {}, {}
+    for stream, examples in batch.items():
+        (labels,) = examples.values()
+        vectors[stream], present[stream] = class_means(maps[stream][read], labels, CLASSES)
+    judged = {stream: vectors[stream] @ params["kernel"] + params["bias"] for stream in vectors}
+
+    def loss(stream: str, domain: int) -> float:
+        return float(semantic_loss(judged[stream], domain, present[stream], "class_domain"))
+
+    assert fool == pytest.approx((loss("labelled", SOURCE) + loss("unlabelled", SOURCE)) / 2, rel=1e-5)
+    of_target = (loss("labelled", TARGET) + loss("unlabelled", TARGET)) / 2
+    assert learn == pytest.approx((loss("source", SOURCE) + of_target) / 2, rel=1e-5)
+
+    # A teacher that is sure of nothing leaves the labelled images alone, at their half; the setting, at the whole.
+    batch["unlabelled"]["pseudo_label"] = np.full((3, *SIZES["unlabelled"]), IGNORED, np.int32)
+    alone = terms(params, maps, batch)[0]
+    assert abs(alone - fool) > 1e-3
+    config.loss.semantic_unlabelled = False
+    without = train_step._semantic_terms(params, maps, batch, networks=networks, config=config)[0]
+    assert without == pytest.approx(2 * float(alone), rel=1e-5)
+
+
+def test_mixed_images_are_trained_on():
+    """Their weight changes the segmenter's step; what the teacher is not sure of and nothing pasted do not."""
+    state, batch = first_state("teacher"), make_batch()
+    found, metrics = trained("teacher")[0]
+    assert metrics["loss/segmentation_mixed"] > 0
+    assert 0 < metrics["teacher/confident"] < 1
+    doubled, same = jit(make_step(plus_config("teacher", **{"loss.mixed_weight": 2.0})))(state, batch)
+    assert same["loss/segmentation_mixed"] == pytest.approx(float(metrics["loss/segmentation_mixed"]), rel=1e-5)
+    assert largest_error(doubled.params, found.params) > 1e-3
+
+
+def test_teacher_follows_after_the_step():
+    """At steps 3, 4 and 5 the decay is 3/4, 4/5 and 5/6: below 0.9, which it would end at."""
+    before = first_state().average
+    for kept, (state, _) in zip((3 / 4, 4 / 5, 5 / 6), trained("ass_plus"), strict=True):
+        new = {"params": state.params["segmenter"], "batch_stats": state.batch_stats}
+        expected = jax.tree.map(
+            lambda old, now, kept=kept: kept * np.float64(old) + (1 - kept) * np.float64(now), before, new
+        )
+        assert largest_error(state.average, expected) < 1e-6
+        before = state.average
+
+
+def test_a_step_that_is_not_finite_leaves_the_teacher():
+    state = first_state("teacher")
+    params = jax.tree.map(np.copy, state.params)
+    params["segmenter"]["classifier"]["dilation6"]["bias"][0] = np.nan
+    state = state.replace(params=params)
+    found, metrics = compiled_step("teacher")(state, make_batch())
+    assert metrics["skipped"] == 1
+    assert np.isnan(metrics["loss/segmentation_mixed"])
+    assert_trees_equal(found, state.replace(step=state.step + 1))

@@ -1,0 +1,185 @@
+"""Counts the work of a step: each image passes once, and a term of weight 0 leaves nothing behind."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from ass_jax.method.optimizers import make_optimizer
+from ass_jax.method.state import TrainState, create_state
+from ass_jax.method.train_step import train_step
+from ass_jax.models import build_networks
+from ass_jax.models.deeplab import DeepLab
+from ass_jax.models.resnet import ResNet
+from configs.base import get_config
+from data.streams import streams
+
+CLASSES = 4
+SIZES = {"source": (1, 32, 96), "labelled": (1, 32, 64), "unlabelled": (1, 32, 64)}
+# Images that pass the segmenter for each variant's terms, and its discriminators.
+VARIANTS = {
+    "joint": (("source", "labelled"), ()),
+    "adaptsegnet": (("source", "labelled", "unlabelled"), ("GlobalDiscriminator",)),
+    "semantic": (("source", "labelled"), ("SemanticDiscriminator",)),
+    "ass": (("source", "labelled", "unlabelled"), ("GlobalDiscriminator", "SemanticDiscriminator")),
+    "teacher": (("source", "labelled", "mixed"), ()),
+    "adaptsegnet_plus": (("source", "labelled", "mixed", "unlabelled"), ("GlobalDiscriminator",)),
+    "ass_plus": (
+        ("source", "labelled", "mixed", "unlabelled"),
+        ("GlobalDiscriminator", "SemanticDiscriminator"),
+    ),
+}
+RESNET_LAYERS = {"stem"} | {
+    f"stage{stage}_block1/{name}" for stage in range(1, 5) for name in ("reduce", "spatial", "expand_norm", "shortcut")
+}
+LAYERS = {
+    "DeepLab": {f"backbone/{layer}" for layer in RESNET_LAYERS} | {"classifier"},
+    "GlobalDiscriminator": {"conv1", "conv2", "conv3", "conv4", "logits"},
+    "SemanticDiscriminator": {"hidden1", "hidden2", "logits"},
+}
+
+
+def equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
+    """Yields the operations of a program with their scopes, those of the functions that it calls included.
+
+    Within a function with a gradient of its own, operations bear no scope: theirs is that of the call. Of the ways in
+    which different platforms do the same, it takes one, in the scope of the choice.
+    """
+    for equation in jaxpr.eqns:
+        inner = str(equation.source_info.name_stack) or scope
+        yield inner, equation
+        if equation.primitive.name == "cond":
+            yield from ((inner, chosen) for _, chosen in equations(equation.params["branches"][0].jaxpr))
+            continue
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))):
+            if isinstance(value, (Jaxpr, ClosedJaxpr)):
+                yield from equations(getattr(value, "jaxpr", value), inner)
+
+
+@functools.cache
+def trace(variant: str, **loss: float) -> tuple[TrainState, dict, collections.Counter]:
+    """Traces one step of a ResNet with a block a stage; `loss` changes settings of that name.
+
+    Returns:
+      Shapes of the state and the metrics, and how often each scope multiplies: matrix products and convolutions.
+    """
+    config = get_config(variant)
+    config.data.target_size = (32, 64)
+    config.loss.update(loss)
+    config.discriminator.update(global_width=2, semantic_width=4)
+    # So narrow that no convolution brings a gradient of its own, with more products than one.
+    segmenter = DeepLab(ResNet((1, 1, 1, 1), width=1, stem_width=4), CLASSES, branches=1)
+    shared = {
+        "networks": dataclasses.replace(build_networks(config, CLASSES), segmenter=segmenter),
+        "config": config,
+        "optimizer": make_optimizer(config),
+    }
+    state = jax.eval_shape(functools.partial(create_state, num_classes=CLASSES, **shared))
+    batch = {}
+    for stream in streams(config):
+        batch[stream] = {"image": jax.ShapeDtypeStruct((*SIZES[stream], 3), np.uint8)}
+        if stream != "unlabelled":
+            batch[stream]["label"] = jax.ShapeDtypeStruct(SIZES[stream], np.uint8)
+    program, (_, metrics) = jax.make_jaxpr(functools.partial(train_step, **shared), return_shape=True)(state, batch)
+    asked, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    multiplications = collections.Counter(
+        scope
+        for scope, equation in equations(asked)
+        if equation.primitive.name in ("conv_general_dilated", "dot_general")
+    )
+    return state, metrics, multiplications
+
+
+def of_network(multiplications: collections.Counter, network: str) -> dict[str, int]:
+    return {scope: count for scope, count in multiplications.items() if network in scope}
+
+
+def passes(trained: int, teacher: bool) -> dict[str, int]:
+    """Returns how often each layer of the segmenter multiplies.
+
+    For images that are trained on once forward, and backward once for its input and once for its kernel; for the
+    teacher, which has no gradient, forward alone. Products that are normalised take two more forward, for covariance
+    and variance, and three backward, for what goes back through them.
+    """
+    expected = {}
+    for layer in LAYERS["DeepLab"]:
+        normalised = layer.endswith("expand_norm")
+        expected[f"jvp(DeepLab)/{layer}"] = trained * (3 if normalised else 1)
+        # Nobody asks for the gradient of the images.
+        backward = 1 if layer == "backbone/stem" else 5 if normalised else 2
+        expected[f"transpose(jvp(DeepLab))/{layer}"] = trained * backward
+        if teacher:
+            expected[f"DeepLab/{layer}"] = 1
+    return expected
+
+
+@pytest.mark.parametrize("variant", ["joint", "ass", "teacher", "ass_plus"])
+def test_each_image_passes_the_segmenter_once(variant):
+    """The mixed ones too; the teacher sees the unlabelled ones once."""
+    images = VARIANTS[variant][0]
+    assert of_network(trace(variant)[2], "DeepLab") == passes(len(images), teacher="mixed" in images)
+
+
+def test_unlabelled_images_pass_where_an_adversary_reads_them():
+    for loss, trained in (
+        ({"global_weight": 0.0, "semantic_unlabelled": True}, 4),
+        ({"global_weight": 0.0, "semantic_unlabelled": False}, 3),
+        ({"semantic_weight": 0.0}, 4),
+    ):
+        found = trace("ass_plus", **loss)[2]
+        assert (found["jvp(DeepLab)/backbone/stem"], found["DeepLab/backbone/stem"]) == (trained, 1)
+
+
+@pytest.mark.parametrize("network", ["GlobalDiscriminator", "SemanticDiscriminator"])
+def test_each_turn_of_a_discriminator_is_one_pass(network):
+    """Three judgements: the target's maps in the segmenter's turn, both domains' in the discriminator's own.
+
+    Backward, the segmenter's turn asks for gradients of inputs, the other two for those of parameters and of all
+    inputs but the first.
+    """
+    expected = {}
+    for layer in LAYERS[network]:
+        expected[f"jvp({network})/{layer}"] = 3
+        first = layer in ("conv1", "hidden1")
+        expected[f"transpose(jvp({network}))/{layer}"] = 1 + 2 * (1 if first else 2)
+    assert of_network(trace("ass")[2], network) == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_terms_of_weight_zero_leave_nothing_behind(variant):
+    images, judges = VARIANTS[variant]
+    state, metrics, multiplications = trace(variant)
+    for network, name in (("GlobalDiscriminator", "global"), ("SemanticDiscriminator", "semantic")):
+        acts = network in judges
+        key = f"{name}_discriminator"
+        assert (key in state.params) == acts
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.optimizer_state)]
+        moments = [path for path in paths if f"['{key}']" in path and ".mu" in path]
+        assert len(moments) == (2 * len(LAYERS[network]) if acts else 0)
+        for metric in ("loss/{}", "loss/{}_discriminator", "accuracy/{}_discriminator"):
+            assert (metric.format(name) in metrics) == acts
+        for metric in ("gradient_norm", "learning_rate"):
+            assert (f"{metric}/{key}" in metrics) == acts
+        assert bool(of_network(multiplications, network)) == acts
+    assert state.params.keys() == {"segmenter"} | {
+        f"{name}_discriminator" for name in ("global", "semantic") if f"loss/{name}" in metrics
+    }
+    losses = {f"loss/segmentation_{stream}" for stream in images if stream != "unlabelled"}
+    assert {name for name in metrics if name.startswith("loss/segmentation")} == losses
+    assert multiplications["jvp(DeepLab)/backbone/stem"] == len(images)
+    teacher = "mixed" in images
+    assert multiplications["DeepLab/backbone/stem"] == teacher
+    assert (state.average is not None) == teacher
+    assert ("teacher/confident" in metrics) == teacher
+    # Class-wise means of both labelled streams.
+    assert multiplications["jvp(bhwc,bhwd->bcd)"] == (2 if "SemanticDiscriminator" in judges else 0)
+
+
+def test_unlabelled_images_have_class_means_where_asked_for():
+    assert trace("ass_plus", semantic_unlabelled=True)[2]["jvp(bhwc,bhwd->bcd)"] == 3

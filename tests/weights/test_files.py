@@ -1,0 +1,231 @@
+"""Files of arrays: what is read from them, and one clear line for each that cannot be used."""
+
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
+
+ARRAYS = {
+    "conv.weight": np.arange(2 * 3 * 3 * 3, dtype=np.float32).reshape(2, 3, 3, 3),
+    "conv.half": np.array([0.5, -2], np.float16),
+    "counter": np.array(7, np.int64),
+}
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", minversion="2.10")
+
+
+class Marker:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def save(path, arrays=ARRAYS):
+    """Writes arrays in the format that the path's ending names."""
+    if path.suffix == ".safetensors":
+        safetensors.numpy.save_file(arrays, path)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, **arrays)
+    else:
+        torch = pytest.importorskip("torch", minversion="2.10")
+        torch.save(OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items()), path)
+    return path
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape), name
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def refusal(path):
+    """Returns the message with which a file is refused, which names it and is one line."""
+    with pytest.raises(WeightFileError) as error:
+        read_arrays(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.npz", "weights.pth", "weights.PT"])
+def test_arrays_come_back_bit_for_bit(tmp_path, name):
+    found, metadata = read_arrays(save(tmp_path / name))
+    assert_same(found, ARRAYS)
+    assert metadata == {}
+
+
+def test_own_files_keep_their_metadata_and_replace_whole(tmp_path):
+    path = tmp_path / "folder" / "weights.safetensors"
+    transposed = ARRAYS["conv.weight"].transpose(2, 3, 1, 0)
+    for _ in range(2):
+        write_arrays(path, {"kernel": transposed}, {"model": "{}"})
+    found, metadata = read_arrays(path)
+    np.testing.assert_array_equal(found["kernel"], transposed)
+    assert metadata == {"model": "{}"}
+    with pytest.raises(WeightFileError, match=r"weights\.npz: expected a name that ends in \.safetensors"):
+        write_arrays(tmp_path / "weights.npz", {"kernel": transposed}, {})
+    with pytest.raises(safetensors.SafetensorError, match="object"):
+        write_arrays(path, {"kernel": transposed, "nonsense": np.array(None)}, {})
+    assert_same(read_arrays(path)[0], {"kernel": np.ascontiguousarray(transposed)})
+    assert [file.name for file in path.parent.iterdir()] == ["weights.safetensors"]
+
+
+def test_bfloat16(tmp_path):
+    values = np.array([1.5, -3], ml_dtypes.bfloat16)
+    safetensors.numpy.save_file({"weight": values}, tmp_path / "weights.safetensors")
+    found = read_arrays(tmp_path / "weights.safetensors")[0]["weight"]
+    np.testing.assert_array_equal(found.astype(np.float32), [1.5, -3])
+
+
+def test_tensors_of_pytorch(tmp_path, torch):
+    weight = torch.arange(6.0).reshape(2, 3)
+    tensors = {
+        "brain": torch.tensor([1.5, -3], dtype=torch.bfloat16),
+        "half": torch.tensor([1.5], dtype=torch.float16),
+        "parameter": torch.nn.Parameter(weight),
+        "strided": weight.T,
+        "shared": weight[1],
+    }
+    for legacy in (False, True):
+        torch.save(tensors, tmp_path / "weights.pth", _use_new_zipfile_serialization=not legacy)
+        found, _ = read_arrays(tmp_path / "weights.pth")
+        assert [found[name].dtype for name in tensors] == [np.float32, np.float16] + 3 * [np.float32]
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(found[name], tensor.detach().float().numpy())
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict"])
+def test_state_dicts_inside_checkpoints(tmp_path, torch, wrapper):
+    torch.save({"epoch": 3, wrapper: {"weight": torch.ones(2)}, "optimizer": {}}, tmp_path / "weights.pth")
+    assert_same(read_arrays(tmp_path / "weights.pth")[0], {"weight": np.ones(2, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (lambda torch: [torch.ones(2)], "expected a state dict of tensors, found list"),
+        (lambda torch: {"epoch": 3}, "expected a state dict of tensors, found dict"),
+        (lambda torch: {"weight": torch.ones(2), "epoch": 3}, "expected only tensors, found int 'epoch'"),
+        (lambda torch: {"weight": torch.eye(2).to_sparse()}, "cannot use 'weight' of torch.float32"),
+        (lambda torch: {"weight": torch.ones(2).to(torch.float8_e4m3fn)}, "cannot use 'weight' of torch.float8_e4m3fn"),
+    ],
+)
+def test_other_things_than_tensors(tmp_path, torch, content, expected):
+    torch.save(content(torch), tmp_path / "weights.pth")
+    assert expected in refusal(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other bytes", "one byte less", "middle"])
+def test_damaged_files(tmp_path, suffix, damage):
+    path = save(tmp_path / f"weights{suffix}", ARRAYS | {"noise": np.random.default_rng(0).random(5000)})
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    path.write_bytes(
+        {
+            "truncated": whole[:half],
+            "empty": b"",
+            "other bytes": b"<!doctype html>" + 100 * b"\n not found",
+            "one byte less": whole[:-1],
+            "middle": whole[:half] + bytes(255 - byte for byte in whole[half : half + 64]) + whole[half + 64 :],
+        }[damage]
+    )
+    if damage == "middle" and suffix != ".npz":
+        assert read_arrays(path)  # These have no check sums over the values.
+        return
+    assert {".pth": "refused or damaged", ".npz": "not a whole .npz", ".safetensors": "not a whole .safetensors"}[
+        suffix
+    ] in refusal(path)
+
+
+def test_renamed_files(tmp_path):
+    """A file of one format under the ending of another is told, whichever they are."""
+    for true in (".safetensors", ".npz"):
+        for claimed in {".safetensors", ".npz"} - {true}:
+            path = save(tmp_path / f"weights{true}")
+            refusal(path.rename(path.with_suffix(claimed)))
+    np.save(tmp_path / "array.npy", np.ones(3))
+    assert "not a whole .npz" in refusal((tmp_path / "array.npy").rename(tmp_path / "array.npz"))
+
+
+def test_files_renamed_to_and_from_pytorch(tmp_path, torch):
+    for true, claimed in ((".npz", ".pth"), (".safetensors", ".pth"), (".pth", ".npz"), (".pth", ".safetensors")):
+        path = save(tmp_path / f"weights{true}")
+        refusal(path.rename(path.with_suffix(claimed)))
+
+
+def test_npz_of_other_things(tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path)
+    assert "there are no arrays" in refusal(path)
+    np.savez(path, weight=np.ones(2))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert "found another file 'readme.txt'" in refusal(path)
+
+
+def test_places_without_a_weight_file(tmp_path):
+    assert "there is no such file" in refusal(tmp_path / "weights.pth")
+    assert "there is no such file" in refusal(tmp_path / "weights")
+    (tmp_path / "folder.npz").mkdir()
+    assert "found a folder" in refusal(tmp_path / "folder.npz")
+    (tmp_path / "weights.h5").touch()
+    assert "unknown kind of weight file. Expected one of .safetensors, .npz, .pth" in refusal(tmp_path / "weights.h5")
+
+
+def test_nothing_in_an_npz_is_run(tmp_path):
+    marker, path = tmp_path / "marker", tmp_path / "weights.npz"
+    np.savez(path, weight=np.array([Marker(marker)], dtype=object))
+    assert "allow_pickle=False" in refusal(path)
+    path.write_bytes(pickle.dumps({"weight": Marker(marker)}))
+    refusal(path)
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())
+    assert marker.exists()  # Unpickled without care, it does run.
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_nothing_in_a_pth_is_run(tmp_path, torch, form):
+    marker, path = tmp_path / "marker", tmp_path / "weights.pth"
+    content = {"weight": torch.ones(2), "more": Marker(marker)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"more": Marker(marker)}))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    assert "refused or damaged. Only plain tensors are read" in refusal(path)
+    assert not marker.exists()
+
+
+def test_without_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "resnet.pth"
+    path.touch()
+    message = refusal(path)
+    assert "need PyTorch 2.10 or newer: `pip install torch`" in message
+    assert "python -m ass_jax.weights.pretrained resnet.pth --output=resnet.safetensors" in message
+    for name in ("weights.npz", "weights.safetensors"):
+        assert_same(read_arrays(save(tmp_path / name))[0], ARRAYS)
+
+
+def test_an_old_pytorch_is_refused(tmp_path, torch, monkeypatch):
+    path = save(tmp_path / "weights.pth")
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    assert "needs PyTorch 2.10 or newer, found 2.9.1+cpu" in refusal(path)

@@ -1,0 +1,102 @@
+"""Names of other projects, against names written down from their models."""
+
+import pytest
+
+from ass_jax.weights.names import CAFFE_PIXELS, TORCHVISION_PIXELS, adaptsegnet_name, find_source, without_prefix
+
+RESNET = {
+    "params/backbone/stem/kernel": "conv1.weight",
+    "params/backbone/stem_norm/scale": "bn1.weight",
+    "params/backbone/stage1_block1/shortcut/kernel": "layer1.0.downsample.0.weight",
+    "batch_stats/backbone/stage1_block1/shortcut_norm/var": "layer1.0.downsample.1.running_var",
+    "params/backbone/stage3_block23/reduce/kernel": "layer3.22.conv1.weight",
+    "params/backbone/stage3_block23/spatial_norm/bias": "layer3.22.bn2.bias",
+    "batch_stats/backbone/stage4_block3/expand_norm/mean": "layer4.2.bn3.running_mean",
+    "params/backbone/stage2_block1/first/kernel": "layer2.0.conv1.weight",
+    "params/backbone/stage2_block1/second_norm/scale": "layer2.0.bn2.weight",
+}
+# After the third pool, torchvision's list has a pool that AdaptSegNet's lacks.
+VGG = {
+    "params/backbone/block1_conv1/kernel": ("features.0.weight", "features.0.weight"),
+    "params/backbone/block2_conv2/bias": ("features.7.bias", "features.7.bias"),
+    "params/backbone/block3_conv3/kernel": ("features.14.weight", "features.14.weight"),
+    "params/backbone/block4_conv1/kernel": ("features.17.weight", "features.17.weight"),
+    "params/backbone/block5_conv1/kernel": ("features.24.weight", "features.23.weight"),
+    "params/backbone/block5_conv3/bias": ("features.28.bias", "features.27.bias"),
+    "params/backbone/head_conv1/kernel": (None, "features.29.weight"),
+    "params/backbone/head_conv2/bias": (None, "features.31.bias"),
+    "params/classifier/dilation18/bias": (None, "classifier.conv2d_list.2.bias"),
+}
+KERNEL = "params/classifier/dilation24/kernel"
+
+
+def source_of(*names):
+    return find_source(names)
+
+
+def test_torchvision_resnet():
+    source = source_of("conv1.weight", "layer1.0.conv1.weight", "fc.weight")
+    assert source.title == "torchvision ResNet"
+    assert source.settings == TORCHVISION_PIXELS | {"stride_in": "3x3"}
+    assert {path: source.name(path) for path in RESNET} == RESNET
+    assert source.name(KERNEL) is None
+    assert source.name("params/backbone/block1_conv1/kernel") is None
+
+
+def test_torchvision_pixels_are_those_of_zero_to_one_times_255():
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert TORCHVISION_PIXELS["pixel_mean"] == pytest.approx([255 * value for value in mean])
+    assert TORCHVISION_PIXELS["pixel_deviation"] == pytest.approx([255 * value for value in deviation])
+    assert TORCHVISION_PIXELS["pixel_order"] == "rgb"
+
+
+def test_adaptsegnet_resnet_with_one_classifier():
+    source = source_of("layer1.0.conv1.weight", "layer5.conv2d_list.0.weight")
+    assert source.settings == CAFFE_PIXELS | {"stride_in": "1x1"}
+    assert {path: source.name(path) for path in RESNET} == RESNET
+    assert source.name(KERNEL) == "layer5.conv2d_list.3.weight"
+
+
+def test_adaptsegnet_resnet_with_two_classifiers():
+    source = source_of("layer1.0.conv1.weight", "layer5.conv2d_list.0.weight", "layer6.conv2d_list.0.weight")
+    assert source.settings == CAFFE_PIXELS | {"stride_in": "1x1", "branches": 2}
+    assert source.name(KERNEL) == "layer6.conv2d_list.3.weight"
+
+
+def test_vgg():
+    torchvision = source_of("features.0.weight", "classifier.0.weight")
+    adaptsegnet = source_of("features.0.weight", "classifier.conv2d_list.0.weight")
+    assert (torchvision.settings, adaptsegnet.settings) == (TORCHVISION_PIXELS, CAFFE_PIXELS | {"branches": 2})
+    assert {path: (torchvision.name(path), adaptsegnet.name(path)) for path in VGG} == VGG
+    assert torchvision.name("params/backbone/stem/kernel") is adaptsegnet.name("params/backbone/stem/kernel") is None
+
+
+def test_own_names():
+    source = source_of("params/backbone/stem/kernel")
+    assert (source.title, source.settings, source.layout) == ("ass_jax", {}, "ours")
+    assert source.name(KERNEL) == KERNEL
+
+
+@pytest.mark.parametrize("names", [(), ("backbone.conv1.weight",), ("encoder.0.weight", "fc.weight")])
+def test_unknown_names(names):
+    assert find_source(names) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("module.conv1.weight", "conv1.weight"),
+        ("Scale.layer5.conv2d_list.3.weight", "layer5.conv2d_list.3.weight"),
+        ("module.Scale.bn1.bias", "bn1.bias"),
+        ("modules.conv1.weight", "modules.conv1.weight"),
+        ("conv1.module.weight", "conv1.module.weight"),
+    ],
+)
+def test_prefixes(name, expected):
+    assert without_prefix(name) == expected
+
+
+def test_names_for_adaptsegnet():
+    assert {path: adaptsegnet_name(path, "resnet101") for path in RESNET} == RESNET
+    assert adaptsegnet_name(KERNEL, "resnet_tiny") == "layer5.conv2d_list.3.weight"
+    assert {path: adaptsegnet_name(path, "vgg16") for path in VGG} == {path: names[1] for path, names in VGG.items()}
