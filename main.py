@@ -25,7 +25,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ass_jax.runtime import lock  # These two import nothing heavy.
 from ass_jax.runtime import workdir as run_files
-from configs import command_line
+from configs import _command_line
 from data import classes, streams
 from data.checking import check
 from data.raw.faults import printable
@@ -182,7 +182,7 @@ def predict(config: ConfigDict, class_table: classes.ClassTable, workdir: Path) 
 
 
 @contextlib.contextmanager
-def told_plainly(*kinds: type[Exception], code: int = command_line.EXIT_CODE_OF_MISTAKE) -> Iterator[None]:
+def told_plainly(*kinds: type[Exception], code: int = _command_line.EXIT_CODE_OF_MISTAKE) -> Iterator[None]:
     """Ends the process with the error's own words, and its exit code if it has one, where they say what to do."""
     try:
         yield
@@ -194,7 +194,7 @@ def told_plainly(*kinds: type[Exception], code: int = command_line.EXIT_CODE_OF_
 def run() -> None:
     """Runs `main`; Ctrl-C ends it with a sentence instead of a traceback."""
     try:
-        app.run(main, flags_parser=command_line.parse)
+        app.run(main, flags_parser=_command_line.parse)
     except KeyboardInterrupt:
         hint = ""
         if flags.FLAGS.is_parsed() and MODE.value == "train" and WORKDIR.value:

@@ -8,10 +8,11 @@ terms of the method act), a number (so many labelled target images, as in `confi
 size that only shows that all of it runs).
 """
 
-import re
-from collections.abc import Callable
-
 from ml_collections import ConfigDict
+
+from configs._variants import finish
+
+__all__ = ["default_config", "finish", "get_config"]
 
 
 def get_config(words: str = "") -> ConfigDict:
@@ -100,17 +101,17 @@ def default_config() -> ConfigDict:
     config.loss.global_kind = "bce"  # "bce" or "least_squares".
     config.loss.semantic_weight = 0.001  # Ours: the paper's value is not recoverable.
     config.loss.semantic_input = "features"  # Map that is averaged by class: "features" or "logits".
-    config.loss.semantic_outputs = "binary"  # "binary", "per_class" or "class_domain".
-    config.loss.mixed_weight = 1.0  # Cross-entropy of mixed images, labelled by the average's help: ASS+, ours.
-    config.loss.semantic_unlabelled = False  # In ASS+: unlabelled images, where labels are sure, have class vectors.
+    config.loss.semantic_outputs = "binary"  # "binary" or "class_domain".
     config.loss.warmup_steps = 0  # Both adversarial weights rise linearly from 0 over these; ours.
 
-    config.mixing = ConfigDict()  # ASS+: regions of labelled images are pasted onto unlabelled ones.
-    config.mixing.kind = "class"  # Regions: half of an image's classes ("class"), or a rectangle ("cut").
-    config.mixing.threshold = 0.968  # Probability from which a label of the average counts as sure; DACS, DAFormer.
-    config.mixing.weighting = "image"  # Weight of such pixels: the image's share of sure ones, or 0 or 1 by "pixel".
-    config.mixing.jitter = 0.2  # Largest change of brightness, contrast, saturation and hue of mixed images.
-    config.mixing.blur = True  # Blur half of them.
+    # ASS+: a moving average of the segmenter labels the unlabelled images; regions of labelled ones are pasted on them.
+    config.teacher = ConfigDict()
+    config.teacher.decay = 0.999  # Of the moving average, which is also evaluated beside the segmenter; 0: no teacher.
+    config.teacher.mixed_weight = 1.0  # Weight of the cross-entropy of mixed images; ours.
+    config.teacher.threshold = 0.968  # Probability from which a pixel's label is confident; DACS, DAFormer.
+    config.teacher.mixing = "class"  # Regions: half of an image's classes ("class") or a rectangle ("cut").
+    config.teacher.jitter = 0.2  # Largest change of brightness, contrast, saturation and hue of mixed images.
+    config.teacher.blur = True  # Blur half of them.
 
     config.discriminator = ConfigDict()
     config.discriminator.global_width = 64  # Channels of the first of its five convolutions.
@@ -128,8 +129,6 @@ def default_config() -> ConfigDict:
     config.optimizer.decay_steps = 250_000  # Length of the polynomial decay, discriminators included.
     config.optimizer.decay_power = 0.9
     config.optimizer.clip_norm = 0.0  # Largest global gradient norm of the segmenter; 0: no clip.
-
-    config.average_decay = 0.999  # Moving average of the segmenter: the teacher of ASS+, evaluated beside it; 0: off.
 
     config.evaluation = ConfigDict()
     config.evaluation.batch = 1  # Images per evaluation step over all devices.
@@ -160,124 +159,3 @@ def default_config() -> ConfigDict:
     config.checkpoint.every = 5_000  # Most steps that a kill costs: saves go on beside steps, and begin twice as often.
     config.checkpoint.keep = 3  # Latest ones kept; the selected and the best one beside them.
     return config
-
-
-# Which parts of the method act in each variant: source labels, target labels ("few": data.labelled_count
-# of them), the global term, the semantic term, and teacher, mixing and rare-class sampling.
-VARIANTS = {
-    "source_only": (True, "none", False, False, False),
-    "target_only": (False, "few", False, False, False),
-    "joint": (True, "few", False, False, False),
-    "adaptsegnet": (True, "few", True, False, False),
-    "semantic": (True, "few", False, True, False),
-    "ass": (True, "few", True, True, False),
-    "teacher": (True, "few", False, False, True),
-    "adaptsegnet_plus": (True, "few", True, False, True),
-    "ass_plus": (True, "few", True, True, True),
-    "oracle": (False, "all", False, False, False),
-    "ass_all": (True, "all", True, True, False),
-}
-
-
-# Target data set -> the numbers of labelled images that are words, where only some are: those of its lists.
-LISTED_COUNTS = {"cityscapes": (50, 100, 200, 500, 1000, 2975)}
-
-
-def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] | None = None) -> ConfigDict:
-    """Applies comma-separated words to a configuration.
-
-    Args:
-      config: changed in place.
-      words: at most one name of `VARIANTS` (default "ass"), at most one number of labelled target images and,
-        optionally, "smoke".
-      smoke: shrinks the configuration for the word "smoke"; default: `shrink`.
-
-    Returns:
-      The configuration.
-
-    Raises:
-      ValueError: a word is unknown, two variants or two numbers are named, or a number beside a variant that
-        labels all images.
-    """
-    given = [word for word in words.split(",") if word]
-    counts = [word for word in given if _is_count(word, config.data.target)]
-    unknown = [word for word in given if word not in VARIANTS and word != "smoke" and word not in counts]
-    if unknown and re.fullmatch(r"0+|-[0-9]+", unknown[0]):
-        raise ValueError(
-            f"Expected a number of labelled target images of 1 or more after the file's colon, found {unknown[0]}. "
-            "The variant source_only needs none; oracle and ass_all take all."
-        )
-    if unknown:
-        valid = valid_words(config.data.target)
-        raise ValueError(f"Unknown word {unknown[0]!r} after the file's colon. Valid: {valid}.")
-    variants = [word for word in given if word in VARIANTS] or ["ass"]
-    if len(variants) > 1:
-        raise ValueError(f"Expected one variant after the file's colon, found {', '.join(variants)}.")
-    if len(counts) > 1:
-        raise ValueError(f"Expected one number of labelled images after the file's colon, found {', '.join(counts)}.")
-    if counts and VARIANTS[variants[0]][1] == "all":
-        raise ValueError(
-            f"{variants[0]} labels all target images: expected no number beside it after the file's colon, "
-            f"found {counts[0]}. Remove either."
-        )
-    if counts:
-        config.data.labelled_count = int(counts[0])
-    _set_variant(config, variants[0])
-    if "smoke" in given:
-        (smoke or shrink)(config)
-    return config
-
-
-def valid_words(target: str) -> str:
-    """Returns the words that may follow the colon of a configuration whose target data set is `target`."""
-    counts = ", ".join(map(str, LISTED_COUNTS.get(target, ()))) or "any number of labelled target images"
-    return ", ".join([*VARIANTS, "smoke", counts])
-
-
-def _is_count(word: str, target: str) -> bool:
-    """Returns whether a word is a number of labelled images that the target data set has."""
-    if not (word.isascii() and word.isdigit()) or int(word) < 1:
-        return False
-    return target not in LISTED_COUNTS or int(word) in LISTED_COUNTS[target]
-
-
-def _set_variant(config: ConfigDict, name: str) -> None:
-    """Switches terms and streams; every variant sees as many labelled images per step as the full method."""
-    source, target, global_term, semantic_term, teacher = VARIANTS[name]
-    batch = config.data.batch
-    config.variant = name
-    if not source:
-        batch.labelled, batch.source = batch.labelled + batch.source, 0
-    if target == "none":
-        batch.source, batch.labelled = batch.source + batch.labelled, 0
-    if target == "all":
-        config.data.labelled_count = -1
-        if source:
-            # Where all target images have labels the larger share of a step is theirs; ours.
-            batch.source, batch.labelled = sorted((batch.source, batch.labelled))
-    if not global_term:
-        config.loss.global_weight = 0.0
-        if not teacher:
-            batch.unlabelled = 0
-    if not semantic_term:
-        config.loss.semantic_weight = 0.0
-    if not teacher:
-        config.loss.mixed_weight = 0.0
-        config.average_decay = 0.0
-        config.data.rare_class_temperature = 0.0
-
-
-def shrink(config: ConfigDict) -> None:
-    """Makes every part tiny, so that a run shows in seconds that all of them work together."""
-    config.steps = 6
-    config.data.labelled_count = min(config.data.labelled_count, 4)
-    config.data.source_size = (64, 128)
-    config.data.target_size = (64, 128)
-    config.data.toy.update(height=64, width=128, source_count=12, target_count=12, validation_count=5)
-    config.augment.crop = (0, 0)
-    config.model.backbone = "resnet_tiny"
-    config.discriminator.update(global_width=8, semantic_width=32)
-    config.evaluation.update(batch=2, every=3, pictures=2)
-    config.log_every = 1
-    config.checkpoint.every = 3
-    config.verify = "never"  # Takes longer than the six steps.

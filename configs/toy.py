@@ -37,9 +37,9 @@ def get_config(words: str = "") -> ConfigDict:
 
     config.loss.update(global_weight=0.03, semantic_weight=0.1, semantic_outputs="class_domain")
 
-    config.average_decay = 0.99  # A hundred steps, of so few.
-    config.mixing.kind = "cut"  # Here better than "class", above all with very few labels: README.
-    config.mixing.threshold = 0.8  # The small network is rarely surer.
+    config.teacher.decay = 0.99  # A hundred steps, of so few.
+    config.teacher.mixing = "cut"  # Here better than "class", above all with very few labels: README.
+    config.teacher.threshold = 0.8  # The small network is rarely surer.
 
     config.discriminator.update(global_width=16, semantic_width=128)
     config.discriminator.update(global_learning_rate=3e-4, semantic_learning_rate=3e-4)

@@ -7,14 +7,13 @@ from ml_collections import ConfigDict
 from data.sampling import labelled_subset
 
 STREAMS = ("source", "labelled", "unlabelled")
-# What each term of the loss reads: one or more streams of each group.
+# What the term of each weight reads: one or more streams of each group.
 READ = {
-    "global": (("source",), ("unlabelled",)),
-    "semantic": (("source",), ("labelled",)),
-    "mixed": (("unlabelled",), ("source", "labelled")),
+    "loss.global_weight": (("source",), ("unlabelled",)),
+    "loss.semantic_weight": (("source",), ("labelled",)),
+    "teacher.mixed_weight": (("unlabelled",), ("source", "labelled")),
 }
-MIXING_KINDS = ("class", "cut")  # Values of mixing.kind, mixing.weighting and verify that ass_jax/ knows.
-MIXING_WEIGHTINGS = ("image", "pixel")
+MIXING_KINDS = ("class", "cut")  # Values of teacher.mixing and verify that ass_jax/ knows.
 VERIFYING = ("auto", "always", "never")
 PARTS = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}  # Of a run's data.
 
@@ -33,14 +32,16 @@ def streams(config: ConfigDict) -> dict[str, int]:
       ValueError: a setting of the data is out of its range, a term lacks a stream, or no stream is left.
     """
     check(config)
-    unlabelled = config.loss.global_weight > 0 or config.loss.mixed_weight > 0
+    unlabelled = config.loss.global_weight > 0 or config.teacher.mixed_weight > 0
     needed = {"source": True, "labelled": True, "unlabelled": unlabelled}
     images = {name: config.data.batch[name] for name in STREAMS if needed[name] and config.data.batch[name]}
-    for term, groups in READ.items():
+    for key, groups in READ.items():
+        group, name = key.split(".")
+        weight = config[group][name]
         missing = [group for group in groups if not any(name in images for name in group)]
-        if config.loss[f"{term}_weight"] > 0 and missing:
+        if weight > 0 and missing:
             raise ValueError(
-                f"loss.{term}_weight is {config.loss[f'{term}_weight']}, and so "
+                f"{key} is {weight}, and so "
                 f"{' or '.join(f'data.batch.{name}' for name in missing[0])} must be 1 or more images; found 0. Change "
                 "either, or the variant after the configuration file's colon."
             )
@@ -158,19 +159,20 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
 
 def _check_mixing(config: ConfigDict) -> None:
     """Raises ValueError if a setting of the teacher or of the mixed images is out of its range."""
-    weight, decay, mixing = config.loss.mixed_weight, config.average_decay, config.mixing
-    _expect(0 <= weight < float("inf"), "loss.mixed_weight", weight, "0 (off) or more")
-    _expect(0 <= decay < 1, "average_decay", decay, "0 (off) to less than 1")
+    teacher = config.teacher
+    weight, decay = teacher.mixed_weight, teacher.decay
+    _expect(0 <= weight < float("inf"), "teacher.mixed_weight", weight, "0 (off) or more")
+    _expect(0 <= decay < 1, "teacher.decay", decay, "0 (off) to less than 1")
     _expect(
         decay > 0 or weight == 0,
-        "average_decay",
+        "teacher.decay",
         decay,
-        f"more than 0, since loss.mixed_weight is {weight} and the moving average labels the unlabelled images",
+        f"more than 0, since teacher.mixed_weight is {weight} and the moving average labels the unlabelled images",
     )
-    for name, valid in {"kind": MIXING_KINDS, "weighting": MIXING_WEIGHTINGS}.items():
-        _expect(mixing[name] in valid, f"mixing.{name}", repr(mixing[name]), f"one of {', '.join(valid)}")
+    valid = ", ".join(MIXING_KINDS)
+    _expect(teacher.mixing in MIXING_KINDS, "teacher.mixing", repr(teacher.mixing), f"one of {valid}")
     for name in ("threshold", "jitter"):
-        _expect(0 <= mixing[name] <= 1, f"mixing.{name}", mixing[name], "0 to 1")
+        _expect(0 <= teacher[name] <= 1, f"teacher.{name}", teacher[name], "0 to 1")
 
 
 def _is_size(size: Sequence[int]) -> bool:

@@ -297,7 +297,9 @@ class Checkpoints:
             there = integrity.read_checksums(self.directory, step)
             expected = {name: text for name, text in there.items() if not parts or name.startswith(parts)}
             if parts == _AVERAGE and not expected:
-                raise ValueError(f"Checkpoint {step} in {self.directory} has no moving average: average_decay was 0.")
+                raise ValueError(
+                    f"Checkpoint {step} in {self.directory} has no moving average: teacher.decay is 0 there."
+                )
             saved = {name: text.partition(" crc32")[0] for name, text in expected.items()}
             if differing := leaves.differences(leaves.describe(target), saved):
                 raise ValueError(f"Checkpoint {step} in {self.directory} does not fit; {differing}")

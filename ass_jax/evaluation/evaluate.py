@@ -69,7 +69,7 @@ def evaluate(
         networks = build_networks(config, len(class_table.names))
         target = on_mesh(abstract_segmenter(networks, config), mesh)
         variables = {"": checkpoints.restore_segmenter(target, number)}
-        if config.average_decay and labelled:
+        if config.teacher.decay and labelled:
             variables["average"] = checkpoints.restore_segmenter(target, number, average=True)
         others = selection.reports(checkpoints)
     changed = config_diff.scoring_differences(there, config.to_dict())

@@ -73,8 +73,8 @@ def semantic_loss(outputs: Array, domain: int, present: Array, kind: str) -> Arr
       outputs: `[B, C, O]`; entry `[b, k]` belongs to the vector of class `k` of image `b`.
       domain: the domain that the vectors are held against, 0 source or 1 target.
       present: bool `[B, C]`.
-      kind: "binary" (`O = 1`), "per_class" (`O = C`, the vector of class k reads logit k) or "class_domain"
-        (`O = 2C`, a softmax over the classes in the source, then the classes in the target).
+      kind: "binary" (`O = 1`) or "class_domain" (`O = 2C`, a softmax over the classes in the source, then the classes
+        in the target).
 
     Returns:
       float32 scalar; 0 with a zero gradient when no class is present.
@@ -132,6 +132,5 @@ def _own_class(outputs: Array, offset: int = 0) -> Array:
 
 _DOMAIN_LOGITS = {
     "binary": lambda outputs: outputs[..., 0],
-    "per_class": _own_class,
     "class_domain": lambda outputs: _own_class(outputs, outputs.shape[-2]) - _own_class(outputs),
 }

@@ -61,7 +61,7 @@ def create_state(
         vectors = jnp.zeros((1, read.shape[-1]))
         params["semantic_discriminator"] = networks.semantic_discriminator.init(keys[2], vectors)["params"]
     # A copy: the step gives its buffers away, and one buffer cannot be given twice.
-    average = jax.tree.map(jnp.copy, variables) if config.average_decay else None
+    average = jax.tree.map(jnp.copy, variables) if config.teacher.decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params), average)
 
 

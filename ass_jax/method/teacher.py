@@ -65,19 +65,17 @@ def mixed_examples(
 
     Returns:
       `image` float32 `[B, H, W, 3]` of 0..255, `label` int32 `[B, H, W]` and `weight` float32 `[B, H, W]` of each
-      pixel's cross-entropy: 1 where pasted, else by `config.mixing.weighting` the share of the image's pixels that
-      are sure ("image", DACS), or whether the pixel itself is ("pixel").
+      pixel's cross-entropy: 1 where pasted, else the share of the image's pixels that are confident (DACS).
     """
-    settings = config.mixing
+    settings = config.teacher
     turn, lot, regions, colours = jax.random.split(key, 4)
     images = batch["unlabelled"]["image"].astype(jnp.float32)
     donor = _donors(turn, lot, batch, images.shape[:3])
-    weight = confident.astype(jnp.float32)
-    if settings.weighting == "image":
-        weight = jnp.broadcast_to(jnp.mean(weight, axis=(1, 2), keepdims=True), weight.shape)
+    weight = jnp.mean(confident.astype(jnp.float32), axis=(1, 2), keepdims=True)
+    weight = jnp.broadcast_to(weight, confident.shape)
     receiver = {"image": images, "label": labels.astype(jnp.int32), "weight": weight}
     # Behind a barrier: image and label must not each have regions of their own rounding.
-    pasted = jax.lax.optimization_barrier(REGIONS[settings.kind](regions, donor["label"], num_classes))
+    pasted = jax.lax.optimization_barrier(REGIONS[settings.mixing](regions, donor["label"], num_classes))
     mixed = paste(pasted, donor, receiver)
     return mixed | {"image": perturb(colours, mixed["image"], settings.jitter, settings.blur)}
 

@@ -50,9 +50,9 @@ def train_step(
     The players' gradients are told apart by stopping them, so that the whole game is one scalar,
     `L(segmenter; stopped discriminators) + L_D(discriminators; stopped maps)`.
 
-    Where `loss.mixed_weight` is not 0 (ASS+), the segmenter's average first labels the unlabelled images, and images
-    mixed from them and labelled ones pass beside the others; the unlabelled ones themselves pass only where an
-    adversary reads their maps.
+    Where `teacher.mixed_weight` is not 0 (ASS+), the segmenter's average first labels the unlabelled images, and images
+    mixed from them and labelled ones pass beside the others; the unlabelled ones themselves pass only where the
+    global adversary reads their maps.
 
     Args:
       state: see `TrainState`.
@@ -67,10 +67,9 @@ def train_step(
       the loss or a gradient is not finite. Then all but the number of the step stays as it was.
     """
     taught = {}
-    if config.loss.mixed_weight:
+    if config.teacher.mixed_weight:
         batch, taught = add_mixed(state, batch, networks, config)
-        vectors = networks.semantic_discriminator is not None and config.loss.semantic_unlabelled
-        if networks.global_discriminator is None and not vectors:
+        if networks.global_discriminator is None:
             del batch["unlabelled"]  # No term reads its maps.
 
     def objective(params: dict, batch_stats: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
@@ -111,7 +110,7 @@ def train_step(
     average = state.average
     if average is not None:
         segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
-        average = follow(average, segmenter, state.step, config.average_decay)
+        average = follow(average, segmenter, state.step, config.teacher.decay)
     updated, unchanged = (params, batch_stats, average), (state.params, state.batch_stats, state.average)
     params, batch_stats, average = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
     return TrainState(state.step + 1, params, batch_stats, optimizer_state, average), metrics
@@ -132,7 +131,7 @@ def add_mixed(state: TrainState, batch: dict, networks: Networks, config: Config
     """
     images = batch["unlabelled"]["image"]
     _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)
-    labels, confident = pseudo_labels(logits, images.shape[1:3], config.mixing.threshold)
+    labels, confident = pseudo_labels(logits, images.shape[1:3], config.teacher.threshold)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
     unlabelled = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
@@ -178,7 +177,7 @@ def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Ar
         for stream, examples in batch.items()
         if "label" in examples
     }
-    weights = {"loss/segmentation_mixed": config.loss.mixed_weight}
+    weights = {"loss/segmentation_mixed": config.teacher.mixed_weight}
     return sum(weights.get(name, 1.0) * loss for name, loss in losses.items()), losses
 
 
@@ -214,24 +213,20 @@ def _semantic_terms(
     All are sums over the streams at hand.
     """
     kind, read = config.loss.semantic_outputs, config.loss.semantic_input
-    roles = [("source", "label", SOURCE, 1.0), ("labelled", "label", TARGET, 1.0)]
-    if config.loss.mixed_weight and config.loss.semantic_unlabelled:
-        # Paper: labelled images alone; here: unlabelled ones weigh as much, where the teacher is sure of the class.
-        roles[1:] = [("labelled", "label", TARGET, 0.5), ("unlabelled", "pseudo_label", TARGET, 0.5)]
 
     def judge(discriminator: dict, vectors: Array) -> Array:
         return networks.semantic_discriminator.apply({"params": discriminator}, vectors)
 
     fool = learn = accuracy = jnp.zeros(())
-    for stream, key, domain, share in roles:
+    for stream, domain in (("source", SOURCE), ("labelled", TARGET)):
         if stream not in maps:
             continue
-        vectors, present = class_means(maps[stream][read], batch[stream][key], networks.segmenter.num_classes)
+        vectors, present = class_means(maps[stream][read], batch[stream]["label"], networks.segmenter.num_classes)
         outputs = judge(params, stop_gradient(vectors))
-        learn += 0.5 * share * semantic_loss(outputs, domain, present, kind)
-        accuracy += 0.5 * share * domain_accuracy(domain_logits(outputs, kind), domain, present)
+        learn += 0.5 * semantic_loss(outputs, domain, present, kind)
+        accuracy += 0.5 * domain_accuracy(domain_logits(outputs, kind), domain, present)
         if domain == TARGET:
-            fool += share * semantic_loss(judge(stop_gradient(params), vectors), SOURCE, present, kind)
+            fool += semantic_loss(judge(stop_gradient(params), vectors), SOURCE, present, kind)
     return fool, learn, _adversary_metrics("semantic", fool, learn, accuracy)
 
 

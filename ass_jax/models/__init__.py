@@ -61,6 +61,6 @@ def semantic_outputs(kind: str, num_classes: int) -> int:
     Raises:
       ValueError: the kind is unknown.
     """
-    counts = {"binary": 1, "per_class": num_classes, "class_domain": 2 * num_classes}
+    counts = {"binary": 1, "class_domain": 2 * num_classes}
     check_setting("loss.semantic_outputs", kind, counts)
     return counts[kind]

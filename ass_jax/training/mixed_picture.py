@@ -41,7 +41,7 @@ def make_show(
       It shows the first `config.evaluation.pictures` images; none where nothing is mixed.
     """
     count = config.evaluation.pictures
-    if not config.loss.mixed_weight or not count:
+    if not config.teacher.mixed_weight or not count:
         return lambda number, state, batch: None
     once = compilation.options_of_one_use()
     make = jax.jit(

@@ -161,7 +161,7 @@ class Monitor:
         if "teacher/confident" in means:
             warning = (
                 f"The teacher is sure of less than {_UNSURE:.0%} of the pixels: unlabelled images teach next to "
-                f"nothing. Lower mixing.threshold, now {self._config.mixing.threshold:g}."
+                f"nothing. Lower teacher.threshold, now {self._config.teacher.threshold:g}."
             )
             self._watch(warning, means["teacher/confident"] < _UNSURE)
 

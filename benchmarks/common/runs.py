@@ -24,7 +24,7 @@ class Run:
     """One training run.
 
     Attributes:
-      variant: of `configs.base.VARIANTS`.
+      variant: of `configs._variants.VARIANTS`.
       seed: of weights, order of the data and choice of labelled images.
       config: as the run will see it.
       arguments: of `main.py`.

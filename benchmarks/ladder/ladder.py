@@ -33,7 +33,7 @@ from benchmarks.ladder.jobs import environment_of_jobs, tail, train_all
 from benchmarks.ladder.plot import save_plot
 from benchmarks.ladder.report import markdown, refresh_readme, short_table
 from benchmarks.ladder.statistics import summarise
-from configs.base import VARIANTS
+from configs._variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/toy.py"

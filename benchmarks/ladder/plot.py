@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.ladder.report import describe_parts
-from configs.base import VARIANTS
+from configs._variants import VARIANTS
 
 # By target labels and teacher; told apart without colour vision and in grey too.
 _COLOURS = {"none": "#7f7f7f", "few": "#0072b2", "teacher": "#56b4e9", "all": "#d55e00"}
@@ -63,8 +63,8 @@ def _draw_row(axes: Axes, height: float, name: str, summary: dict) -> None:
 
 
 def _kind(variant: str) -> str:
-    _, labels, _, _, teacher = VARIANTS[variant]
-    return "teacher" if teacher else labels
+    parts = VARIANTS[variant]
+    return "teacher" if parts.teacher else parts.target_labels
 
 
 def _label(axes: Axes, height: float, name: str, description: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.common.machine import describe_in_words
-from configs.base import VARIANTS
+from configs._variants import VARIANTS
 from data.streams import STREAMS
 
 TERMS = ("global", "semantic", "mixed")  # Of the loss, beside the cross-entropy of the labelled images.
@@ -90,11 +90,15 @@ def refresh_readme(file: Path, text: str, mark: str = "ladder") -> bool:
 
 def describe_parts(variant: str, labelled_count: int) -> str:
     """Says in a few words what acts in a variant, such as "source + 8 labelled target images + global + semantic"."""
-    source, target, global_term, semantic_term, teacher = VARIANTS[variant]
+    parts = VARIANTS[variant]
     labels = {"none": "", "few": f"{labelled_count} labelled target images", "all": "all target images labelled"}
-    terms = {"global": global_term, "semantic": semantic_term, "teacher": teacher}
-    parts = ("source" * source, labels[target], *(name for name, acts in terms.items() if acts))
-    return " + ".join(filter(None, parts))
+    terms = {"global": parts.global_term, "semantic": parts.semantic_term, "teacher": parts.teacher}
+    names = (
+        "source" * parts.source_labels,
+        labels[parts.target_labels],
+        *(name for name, acts in terms.items() if acts),
+    )
+    return " + ".join(filter(None, names))
 
 
 def _missing(summary: dict) -> list[str]:
@@ -225,13 +229,12 @@ def _settings(config: dict) -> list[str]:
         f"{discriminator['semantic_width']}, learning rate {discriminator['semantic_learning_rate']:g}.",
         f"Adversarial weights rise over {loss['warmup_steps']:,} steps.",
     ]
-    if loss["mixed_weight"]:
-        mixing = config["mixing"]
+    teacher = config["teacher"]
+    if teacher["mixed_weight"]:
         lines.append(
-            f"Teacher and mixing: decay of the average {config['average_decay']:g}, {mixing['kind']} regions, "
-            f"threshold {mixing['threshold']:g}, weights by {mixing['weighting']}, jitter {mixing['jitter']:g}, "
-            f"{'' if mixing['blur'] else 'no '}blur; labelled images drawn at rare-class temperature "
-            f"{data['rare_class_temperature']:g}."
+            f"Teacher: decay {teacher['decay']:g}, {teacher['mixing']} regions, threshold {teacher['threshold']:g}, "
+            f"jitter {teacher['jitter']:g}, {'' if teacher['blur'] else 'no '}blur; labelled images drawn at "
+            f"rare-class temperature {data['rare_class_temperature']:g}."
         )
     return lines
 

@@ -95,7 +95,7 @@ def _acting(run: Run) -> dict:
         "labelled_count": config.data.labelled_count if config.data.batch.labelled else 0,
         "global_weight": config.loss.global_weight,
         "semantic_weight": config.loss.semantic_weight,
-        "mixed_weight": config.loss.mixed_weight,
+        "mixed_weight": config.teacher.mixed_weight,
     }
 
 

@@ -30,7 +30,7 @@ def semantic_loss(outputs: torch.Tensor, domain: int, present: torch.Tensor, kin
         own = torch.arange(classes, device=outputs.device).expand(len(outputs), -1) + domain * classes
         losses = functional.cross_entropy(outputs.flatten(0, 1), own.flatten(), reduction="none").view(len(outputs), -1)
     else:
-        logits = outputs[..., 0] if kind == "binary" else torch.diagonal(outputs, dim1=-2, dim2=-1)
+        logits = outputs[..., 0]
         losses = functional.binary_cross_entropy_with_logits(
             logits, torch.full_like(logits, float(domain)), reduction="none"
         )

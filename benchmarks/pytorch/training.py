@@ -195,7 +195,7 @@ def make_networks(config: ConfigDict, num_classes: int) -> dict[str, torch.nn.Mo
     if config.loss.global_weight > 0:
         networks["global"] = GlobalDiscriminator(num_classes, width.global_width)
     if config.loss.semantic_weight > 0:
-        outputs = {"binary": 1, "per_class": num_classes, "class_domain": 2 * num_classes}
+        outputs = {"binary": 1, "class_domain": 2 * num_classes}
         networks["semantic"] = SemanticDiscriminator(
             segmenter.features, width.semantic_width, outputs[config.loss.semantic_outputs]
         )
@@ -231,7 +231,7 @@ def _check(config: ConfigDict) -> None:
         "model.batch_norm": config.model.batch_norm == "batch",
         "optimizer.decay_biases": settings.decay_biases,
         "optimizer.clip_norm": not settings.clip_norm,
-        "average_decay": not config.average_decay,
+        "teacher.decay": not config.teacher.decay,
     }
     if unknown := [name for name, holds in known.items() if not holds]:
         raise ValueError(f"PyTorch's step does not know this value of {', '.join(unknown)}.")

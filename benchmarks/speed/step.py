@@ -110,7 +110,7 @@ def work_and_limit(training: Training, config: ConfigDict) -> dict:
         "images_per_step": random_batches.images_per_step(batch),
         "steps_of_run": config.steps,
         "compile_seconds": training.compile_seconds,
-        "tflop": work.training_flop(training.networks, batch, config.loss.mixed_weight > 0) / 1e12,
+        "tflop": work.training_flop(training.networks, batch, config.teacher.mixed_weight > 0) / 1e12,
         "tflop_by_compiler": (work.compiled_flop(training.compiled) or 0.0) * devices / 1e12 or None,
         "limit_tflop_per_second": limits.product_tflops(config.model.dtype) * physical_devices(training.mesh),
     }

@@ -86,7 +86,7 @@ def test_segmenter_without_batch_norm_or_average(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, state, None, CONFIGURATION)
         assert_identical(checkpoints.restore_segmenter(state.segmenter), state.segmenter)
-        with pytest.raises(ValueError, match=r"Checkpoint 2 in .* has no moving average: average_decay was 0\."):
+        with pytest.raises(ValueError, match=r"Checkpoint 2 in .* has no moving average: teacher.decay is 0 there\."):
             checkpoints.restore_segmenter(state.segmenter, average=True)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from configs import base, custom, gta5, synthia, toy
+from configs._variants import VARIANTS
 from data import streams
 
 FILES = {"base": base, "toy": toy, "gta5": gta5, "synthia": synthia, "custom": custom}
@@ -24,7 +25,7 @@ PAPER = {
     "ass_all": ((1, 1, 1), -1, True, True, False),
 }
 # Of the teacher: the average that labels, the mixed images that are trained on, and which images these are.
-TEACHER = ("loss.mixed_weight", "average_decay", "data.rare_class_temperature")
+TEACHER = ("teacher.mixed_weight", "teacher.decay", "data.rare_class_temperature")
 
 
 def flatten(config, prefix=""):
@@ -40,7 +41,7 @@ def stream_sizes(config):
 
 
 @pytest.mark.parametrize("smoke", ["", ",smoke"])
-@pytest.mark.parametrize("variant", base.VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", FILES)
 def test_keys_and_types_are_those_of_base(name, variant, smoke):
     expected = {key: type(value) for key, value in flatten(base.default_config())}
@@ -72,7 +73,7 @@ def test_every_variant_has_the_streams_that_its_terms_read(name, variant):
 
 
 def test_every_variant_is_checked():
-    assert set(PAPER) == set(base.VARIANTS)
+    assert set(PAPER) == set(VARIANTS)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -88,14 +89,14 @@ def test_variants_differ_in_nothing_but_streams_and_terms(name):
         *TEACHER,
     }
     full = dict(flatten(FILES[name].get_config("ass_plus")))
-    for variant in base.VARIANTS:
+    for variant in VARIANTS:
         changed = dict(flatten(FILES[name].get_config(variant)))
         assert {key for key in full if full[key] != changed[key]} <= switched
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_labelled_images_per_step_are_the_same_in_every_variant(name):
-    sums = {sum(stream_sizes(FILES[name].get_config(variant))[:2]) for variant in base.VARIANTS}
+    sums = {sum(stream_sizes(FILES[name].get_config(variant))[:2]) for variant in VARIANTS}
     assert len(sums) == 1
 
 

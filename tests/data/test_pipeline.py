@@ -202,7 +202,8 @@ def reads(monkeypatch):
 def test_only_what_a_term_needs_is_read(config, reads, batch, global_weight, expected):
     config.data.labelled_count = -1
     config.data.batch.update(batch)
-    config.loss.update(global_weight=global_weight, semantic_weight=0.0, mixed_weight=0.0)
+    config.loss.update(global_weight=global_weight, semantic_weight=0.0)
+    config.teacher.mixed_weight = 0.0
     batches = pipeline.training_batches(config)
     images = sum(len(arrays["image"]) for arrays in next(batches).values())
     assert reads.keys() == expected

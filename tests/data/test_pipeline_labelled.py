@@ -88,7 +88,8 @@ def test_held_out_images_are_resized_but_not_their_labels(config):
 def test_held_out_images_are_prepared_without_a_labelled_stream(config, tmp_path):
     config.data.directory = str(tmp_path)
     config.data.batch.labelled = 0
-    config.loss.update(semantic_weight=0.0, global_weight=0.0, mixed_weight=0.0)
+    config.loss.update(semantic_weight=0.0, global_weight=0.0)
+    config.teacher.mixed_weight = 0.0
     config.data.held_out = 2
     pipeline.prepare(config)
     assert sum(len(batch["valid"]) for batch in pipeline.held_out_batches(config)) == 2

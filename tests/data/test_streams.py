@@ -10,12 +10,14 @@ def test_streams_of_the_full_method_in_order():
     assert list(streams.streams(config).items()) == [("source", 1), ("labelled", 2), ("unlabelled", 3)]
 
 
-@pytest.mark.parametrize(("term", "other"), [("global", "mixed"), ("mixed", "global")])
-def test_unlabelled_stream_needs_a_term_that_reads_it(term, other):
+@pytest.mark.parametrize(
+    "weights", [("loss.global_weight", "teacher.mixed_weight"), ("teacher.mixed_weight", "loss.global_weight")]
+)
+def test_unlabelled_stream_needs_a_term_that_reads_it(weights):
     config = base.default_config()
-    config.loss[f"{term}_weight"] = 0.0
+    config.update_from_flattened_dict({weights[0]: 0.0})
     assert streams.streams(config) == {"source": 1, "labelled": 1, "unlabelled": 1}
-    config.loss[f"{other}_weight"] = 0.0
+    config.update_from_flattened_dict({weights[1]: 0.0})
     assert streams.streams(config) == {"source": 1, "labelled": 1}
 
 
@@ -35,7 +37,7 @@ def test_streams_of_no_images_are_absent():
 )
 def test_a_term_without_its_stream_is_refused(term, other, stream):
     config = base.default_config()
-    config.loss.update({f"{other}_weight": 0.0, "mixed_weight": 0.0})
+    config.loss[f"{other}_weight"] = config.teacher.mixed_weight = 0.0
     config.data.batch[stream] = 0
     with pytest.raises(ValueError, match=rf"loss.{term}_weight is 0.001, and so data.batch.{stream} must be 1"):
         streams.streams(config)
@@ -44,7 +46,7 @@ def test_a_term_without_its_stream_is_refused(term, other, stream):
 def test_mixing_without_its_streams_is_refused():
     config = base.get_config("teacher")
     config.data.batch.unlabelled = 0
-    with pytest.raises(ValueError, match=r"loss.mixed_weight is 1.0, and so data.batch.unlabelled must be 1"):
+    with pytest.raises(ValueError, match=r"teacher.mixed_weight is 1.0, and so data.batch.unlabelled must be 1"):
         streams.streams(config)
     config.data.batch.update(unlabelled=1, source=0)
     assert streams.streams(config) == {"labelled": 1, "unlabelled": 1}
@@ -57,17 +59,20 @@ def test_mixing_without_its_streams_is_refused():
 
 def test_mixing_without_a_teacher_is_refused():
     config = base.get_config("ass_plus")
-    config.average_decay = 0.0
-    with pytest.raises(ValueError, match=r"average_decay is 0.0; expected more than 0, since loss.mixed_weight is 1.0"):
+    config.teacher.decay = 0.0
+    with pytest.raises(
+        ValueError, match=r"teacher.decay is 0.0; expected more than 0, since teacher.mixed_weight is 1.0"
+    ):
         streams.streams(config)
-    config.loss.mixed_weight = 0.0
+    config.teacher.mixed_weight = 0.0
     streams.streams(config)
 
 
 def test_nothing_to_train_on_is_refused():
     config = base.default_config()
     config.data.batch.update(source=0, labelled=0)
-    config.loss.update(global_weight=0.0, semantic_weight=0.0, mixed_weight=0.0)
+    config.loss.update(global_weight=0.0, semantic_weight=0.0)
+    config.teacher.mixed_weight = 0.0
     with pytest.raises(ValueError, match="Nothing to train on"):
         streams.streams(config)
 
@@ -92,16 +97,15 @@ def test_nothing_to_train_on_is_refused():
         ("data.held_out", 100),
         ("data.rare_class_temperature", -0.1),
         ("data.rare_class_temperature", float("nan")),
-        ("loss.mixed_weight", -0.5),
-        ("loss.mixed_weight", float("inf")),
-        ("average_decay", -0.1),
-        ("average_decay", 1.0),
-        ("mixing.kind", "classes"),
-        ("mixing.weighting", "images"),
-        ("mixing.threshold", 96.8),
-        ("mixing.threshold", -0.1),
-        ("mixing.jitter", 1.5),
-        ("mixing.jitter", -0.1),
+        ("teacher.mixed_weight", -0.5),
+        ("teacher.mixed_weight", float("inf")),
+        ("teacher.decay", -0.1),
+        ("teacher.decay", 1.0),
+        ("teacher.mixing", "classes"),
+        ("teacher.threshold", 96.8),
+        ("teacher.threshold", -0.1),
+        ("teacher.jitter", 1.5),
+        ("teacher.jitter", -0.1),
         ("evaluation.batch", 0),
         ("evaluation.checkpoint", "newest"),
         ("evaluation.split", "train"),

@@ -19,7 +19,7 @@ SIZE = 400_000  # Numbers in the state: more than the smallest files of a run by
 SETTINGS = {
     "checkpoint.every": 10,
     "evaluation.every": 0,
-    "average_decay": 0.0,
+    "teacher.decay": 0.0,
     "log_every": 1,
     "distributed.processes": 2,
 }

@@ -40,7 +40,7 @@ def configuration(words="ass", **settings):
     base.finish(config, words + ",smoke")
     config.data.source_size = config.data.target_size = SIZE
     config.model.branches = 1
-    config.average_decay = 0.9
+    config.teacher.decay = 0.9
     config.update_from_flattened_dict(settings)
     return config
 

@@ -44,7 +44,7 @@ def make_config(variant: str = "ass") -> ConfigDict:
     for weight in ("global_weight", "semantic_weight"):
         config.loss[weight] = float(config.loss[weight] > 0)
     config.loss.warmup_steps = 2
-    config.average_decay = 0.9 if variant == "ass" or config.loss.mixed_weight else 0.0
+    config.teacher.decay = 0.9 if variant == "ass" or config.teacher.mixed_weight else 0.0
     config.optimizer.update(learning_rate=0.01, decay_steps=10)
     config.model.pixel_deviation = (64.0, 64.0, 64.0)
     return config

@@ -24,7 +24,7 @@ domain_logits = jit(losses.domain_logits, static_argnames="kind")
 semantic_loss = jit(losses.semantic_loss, static_argnames=("domain", "kind"))
 semantic_gradient = jit(jax.value_and_grad(losses.semantic_loss), static_argnames=("domain", "kind"))
 
-OUTPUT_KINDS = ("binary", "per_class", "class_domain")
+OUTPUT_KINDS = ("binary", "class_domain")
 LOGITS = np.array([[-1, 0], [2, 3]], np.float32)
 
 
@@ -57,7 +57,7 @@ def semantic_loop(outputs: np.ndarray, domain: int, present: np.ndarray, kind: s
         if kind == "class_domain":
             found.append(math.log(np.exp(z).sum()) - z[own + domain * present.shape[1]])
         else:
-            found.append(bce(z[0 if kind == "binary" else own], domain))
+            found.append(bce(z[0], domain))
     return float(np.mean(found))
 
 
@@ -195,10 +195,6 @@ def test_semantic_losses_by_hand():
     assert semantic_loss(outputs[..., :1], TARGET, present, "binary") == pytest.approx(
         -(2 * math.log(1 / 2) + math.log(5 / 6)) / 3, rel=1e-6
     )
-    # per_class reads logit k: log 1, log 1, log 2, so the source has 1/2, 1/2, 1/3.
-    assert semantic_loss(outputs[..., :2], SOURCE, present, "per_class") == pytest.approx(
-        -(2 * math.log(1 / 2) + math.log(1 / 3)) / 3, rel=1e-6
-    )
     # class_domain: class k in the source is entry k, in the target entry 2 + k.
     assert semantic_loss(outputs, SOURCE, present, "class_domain") == pytest.approx(
         -(math.log(1 / 10) + math.log(1 / 8) + math.log(2 / 10)) / 3, rel=1e-6
@@ -214,7 +210,6 @@ def test_domain_logits_by_hand():
     odds = np.array([[3 / 1, 4 / 1], [7 / 9, 1 / 2]])
     np.testing.assert_allclose(domain_logits(outputs, "class_domain"), np.log(odds), rtol=1e-5)
     np.testing.assert_array_equal(domain_logits(outputs[..., :1], "binary"), outputs[..., 0])
-    np.testing.assert_array_equal(domain_logits(outputs[..., :2], "per_class"), outputs[:, [0, 1], [0, 1]])
 
 
 @pytest.mark.parametrize("domain", [SOURCE, TARGET])
@@ -236,16 +231,16 @@ def test_unknown_kinds_list_the_valid_ones():
     outputs, present = np.zeros((2, 2, 1), np.float32), np.ones((2, 2), bool)
     with pytest.raises(ValueError, match=r"'hinge'\. Valid: bce, least_squares\."):
         domain_loss(LOGITS, SOURCE, kind="hinge")
-    with pytest.raises(ValueError, match=r"'ternary'\. Valid: binary, per_class, class_domain\."):
+    with pytest.raises(ValueError, match=r"'ternary'\. Valid: binary, class_domain\."):
         semantic_loss(outputs, SOURCE, present, "ternary")
-    with pytest.raises(ValueError, match=r"'ternary'\. Valid: binary, per_class, class_domain\."):
+    with pytest.raises(ValueError, match=r"'ternary'\. Valid: binary, class_domain\."):
         domain_logits(outputs, "ternary")
 
 
 @pytest.mark.parametrize(
     ("kind", "guess"),
     # Least squares regresses to the number of the domain, so that its guess is the middle.
-    [("bce", 0), ("least_squares", 0.5), ("binary", 0), ("per_class", 0)],
+    [("bce", 0), ("least_squares", 0.5), ("binary", 0)],
 )
 def test_uninformed_loss_is_the_loss_of_a_guess(kind, guess):
     """A discriminator's loss, half of each domain's, where it gives all alternatives the same chance."""

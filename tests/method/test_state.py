@@ -33,7 +33,7 @@ class Segmenter(nn.Module):
 def make_config(**changes) -> ConfigDict:
     config = get_config("ass,smoke")
     config.data.target_size = (32, 32)
-    config.update(changes)
+    config.update_from_flattened_dict(changes)
     return config
 
 
@@ -70,7 +70,7 @@ def test_networks_draw_apart():
 
 
 def test_shapes_are_known_without_weights():
-    config = make_config(average_decay=0.9)
+    config = make_config(**{"teacher.decay": 0.9})
     networks = Networks(Segmenter(), None, nn.Dense(2))
     compiled, shapes = create(config, networks), jax.eval_shape(initialise(config, networks))
     assert jax.tree.structure(compiled) == jax.tree.structure(shapes)
@@ -83,19 +83,19 @@ def test_shapes_are_known_without_weights():
 def test_average_starts_as_a_copy():
     networks = Networks(Segmenter(), None, None)
     assert jax.eval_shape(initialise(make_config(), networks)).average is None
-    state = create(make_config(average_decay=0.9), networks)
+    state = create(make_config(**{"teacher.decay": 0.9}), networks)
     assert_trees_equal(state.average, state.segmenter)
     assert state.segmenter.keys() == {"params", "batch_stats"}
 
     # One buffer cannot be donated twice. Compiled functions never return one twice; plain ones may.
-    state = initialise(make_config(average_decay=0.9), Networks(Segmenter(batch_norm=False), None, None))()
+    state = initialise(make_config(**{"teacher.decay": 0.9}), Networks(Segmenter(batch_norm=False), None, None))()
     buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.segmenter, state.average))]
     assert len(set(buffers)) == len(buffers)
 
 
 def test_without_batch_norm_there_are_no_statistics():
     networks = Networks(Segmenter(batch_norm=False), None, None)
-    state = jax.eval_shape(initialise(make_config(average_decay=0.9), networks))
+    state = jax.eval_shape(initialise(make_config(**{"teacher.decay": 0.9}), networks))
     assert state.batch_stats == state.average["batch_stats"] == {}
     assert abstract_segmenter(networks, make_config())["batch_stats"] == {}
 

@@ -91,10 +91,10 @@ def test_pseudo_labels_pass_no_gradient():
 
 
 @functools.cache
-def mixer(**mixing):
+def mixer(**settings):
     """Returns `mixed_examples`, compiled; optimising so small a program would take longer than running it."""
     config = get_config("ass_plus")
-    config.mixing.update({"jitter": 0.0, "blur": False} | mixing)
+    config.teacher.update({"jitter": 0.0, "blur": False} | settings)
     step = functools.partial(mixed_examples, config=config, num_classes=CLASSES)
     return jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -123,8 +123,8 @@ def make_labels(count=4):
     return random.integers(0, CLASSES, (count, *SIZE)).astype(np.int32), random.uniform(size=(count, *SIZE)) < shares
 
 
-def mix(batch, labels, confident, seed=0, **mixing):
-    return jax.device_get(mixer(**mixing)(jax.random.key(seed), batch, labels, confident))
+def mix(batch, labels, confident, seed=0, **settings):
+    return jax.device_get(mixer(**settings)(jax.random.key(seed), batch, labels, confident))
 
 
 def donors(mixed, pasted):
@@ -137,10 +137,9 @@ def donors(mixed, pasted):
 
 
 @pytest.mark.parametrize("kind", REGIONS)
-@pytest.mark.parametrize("weighting", ["image", "pixel"])
-def test_mixed_examples_pixel_by_pixel(kind, weighting):
+def test_mixed_examples_pixel_by_pixel(kind):
     batch, (labels, confident) = make_batch(), make_labels()
-    mixed = mix(batch, labels, confident, kind=kind, weighting=weighting)
+    mixed = mix(batch, labels, confident, mixing=kind)
     assert {name: (array.shape, str(array.dtype)) for name, array in mixed.items()} == {
         "image": ((4, *SIZE, 3), "float32"),
         "label": ((4, *SIZE), "int32"),
@@ -159,12 +158,11 @@ def test_mixed_examples_pixel_by_pixel(kind, weighting):
                 np.testing.assert_allclose(mixed["image"][spot], (donor, truth[place], first), atol=1e-3)
             else:
                 assert mixed["label"][spot] == labels[spot]
-                share = confident[number].mean() if weighting == "image" else float(confident[spot])
-                assert mixed["weight"][spot] == pytest.approx(share, rel=1e-6)
+                assert mixed["weight"][spot] == pytest.approx(confident[number].mean(), rel=1e-6)
                 np.testing.assert_allclose(mixed["image"][spot], batch["unlabelled"]["image"][spot], atol=1e-3)
         if kind == "class":
             assert {int(value) for value in truth[pasted[number]]}.isdisjoint(truth[~pasted[number]])
-    assert len(np.unique(mixed["weight"])) == (5 if weighting == "image" else 2)
+    assert len(np.unique(mixed["weight"])) == 5
 
 
 def test_source_and_labelled_images_take_turns_and_either_begins():
@@ -215,9 +213,10 @@ def test_donors_without_a_label_paste_nothing():
     batch, (labels, confident) = make_batch(), make_labels()
     for stream in ("source", "labelled"):
         batch[stream]["label"][:] = IGNORED
-    mixed = mix(batch, labels, confident, weighting="pixel")
+    mixed = mix(batch, labels, confident)
     np.testing.assert_array_equal(mixed["label"], labels)
-    np.testing.assert_array_equal(mixed["weight"], confident)
+    shares = np.broadcast_to(confident.mean((1, 2), keepdims=True), confident.shape)
+    np.testing.assert_allclose(mixed["weight"], shares, rtol=1e-6)
     np.testing.assert_allclose(mixed["image"], batch["unlabelled"]["image"], atol=1e-3)
 
 

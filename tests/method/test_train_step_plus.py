@@ -1,4 +1,4 @@
-"""Steps of ASS+: the mixed stream, its weight, the class vectors of unlabelled images, and the teacher's labels."""
+"""Steps of ASS+: the mixed stream, its weight, and the teacher's labels."""
 
 import functools
 
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from ass_jax.method import train_step
-from ass_jax.method.class_means import class_means
-from ass_jax.method.losses import IGNORED, SOURCE, TARGET, semantic_loss
+from ass_jax.method.losses import IGNORED
 from ass_jax.models import preprocess
 from ass_jax.runtime.sharding import global_batch, make_mesh, replicated
 from tests.helpers.small_steps import (
@@ -32,7 +31,7 @@ THRESHOLD = 0.9  # Of the first teacher, some labels are above it and some are n
 
 def plus_config(variant="ass_plus", **settings):
     config = make_config(variant)
-    config.mixing.threshold = THRESHOLD
+    config.teacher.threshold = THRESHOLD
     config.update_from_flattened_dict(settings)
     return config
 
@@ -145,7 +144,7 @@ def test_no_gradient_reaches_the_teacher():
 
 
 def test_loss_weighs_the_mixed_images_and_their_pixels():
-    config = plus_config(**{"loss.mixed_weight": 0.25})
+    config = plus_config(**{"teacher.mixed_weight": 0.25})
     random = np.random.default_rng(0)
     maps, batch, expected = {}, {}, {}
     for stream in ("source", "labelled", "mixed"):
@@ -165,53 +164,13 @@ def test_loss_weighs_the_mixed_images_and_their_pixels():
     assert total == pytest.approx(source + labelled + 0.25 * mixed, rel=1e-5)
 
 
-@pytest.mark.parametrize("read", ["features", "logits"])
-def test_sure_classes_of_unlabelled_images_join_the_target(read):
-    """With as much weight as those of the labelled images, whose own weight is halved."""
-    config = plus_config(**{"loss.semantic_input": read, "loss.semantic_unlabelled": True})
-    networks, random = make_networks(config), np.random.default_rng(1)
-    shapes = {"source": (2, 4, 12, 6), "labelled": (2, 4, 8, 6), "unlabelled": (3, 6, 8, 6)}
-    maps = {stream: {read: random.normal(size=shape).astype(np.float32)} for stream, shape in shapes.items()}
-    batch = {}
-    for stream, shape in shapes.items():
-        labels = random.choice([0, 1, 3, IGNORED], (shape[0], *SIZES[stream])).astype(np.int32)
-        batch[stream] = {"pseudo_label" if stream == "unlabelled" else "label": labels}
-    params = {
-        "kernel": random.normal(size=(6, 2 * CLASSES)).astype(np.float32),
-        "bias": random.normal(size=2 * CLASSES).astype(np.float32),
-    }
-    terms = jit(functools.partial(train_step._semantic_terms, networks=networks, config=config))
-    fool, learn, _ = terms(params, maps, batch)
-
-    vectors, present = {}, {}
-    for stream, examples in batch.items():
-        (labels,) = examples.values()
-        vectors[stream], present[stream] = class_means(maps[stream][read], labels, CLASSES)
-    judged = {stream: vectors[stream] @ params["kernel"] + params["bias"] for stream in vectors}
-
-    def loss(stream: str, domain: int) -> float:
-        return float(semantic_loss(judged[stream], domain, present[stream], "class_domain"))
-
-    assert fool == pytest.approx((loss("labelled", SOURCE) + loss("unlabelled", SOURCE)) / 2, rel=1e-5)
-    of_target = (loss("labelled", TARGET) + loss("unlabelled", TARGET)) / 2
-    assert learn == pytest.approx((loss("source", SOURCE) + of_target) / 2, rel=1e-5)
-
-    # A teacher that is sure of nothing leaves the labelled images alone, at their half; the setting, at the whole.
-    batch["unlabelled"]["pseudo_label"] = np.full((3, *SIZES["unlabelled"]), IGNORED, np.int32)
-    alone = terms(params, maps, batch)[0]
-    assert abs(alone - fool) > 1e-3
-    config.loss.semantic_unlabelled = False
-    without = train_step._semantic_terms(params, maps, batch, networks=networks, config=config)[0]
-    assert without == pytest.approx(2 * float(alone), rel=1e-5)
-
-
 def test_mixed_images_are_trained_on():
     """Their weight changes the segmenter's step; what the teacher is not sure of and nothing pasted do not."""
     state, batch = first_state("teacher"), make_batch()
     found, metrics = trained("teacher")[0]
     assert metrics["loss/segmentation_mixed"] > 0
     assert 0 < metrics["teacher/confident"] < 1
-    doubled, same = jit(make_step(plus_config("teacher", **{"loss.mixed_weight": 2.0})))(state, batch)
+    doubled, same = jit(make_step(plus_config("teacher", **{"teacher.mixed_weight": 2.0})))(state, batch)
     assert same["loss/segmentation_mixed"] == pytest.approx(float(metrics["loss/segmentation_mixed"]), rel=1e-5)
     assert largest_error(doubled.params, found.params) > 1e-3
 

@@ -112,9 +112,7 @@ def test_global_terms(kind):
     }
 
 
-@pytest.mark.parametrize(
-    ("kind", "read"), [("binary", "features"), ("per_class", "logits"), ("class_domain", "features")]
-)
+@pytest.mark.parametrize(("kind", "read"), [("binary", "logits"), ("class_domain", "features")])
 def test_semantic_terms(kind, read):
     config = make_config(semantic_outputs=kind, semantic_input=read)
     networks = build_networks(config, CLASSES)

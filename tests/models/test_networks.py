@@ -22,7 +22,7 @@ def test_a_loss_of_weight_zero_has_no_discriminator(config, global_weight, seman
     assert (networks.semantic_discriminator is not None) == (semantic_weight > 0)
 
 
-@pytest.mark.parametrize(("kind", "outputs"), [("binary", 1), ("per_class", CLASSES), ("class_domain", 2 * CLASSES)])
+@pytest.mark.parametrize(("kind", "outputs"), [("binary", 1), ("class_domain", 2 * CLASSES)])
 def test_outputs_of_the_semantic_discriminator(config, kind, outputs):
     config.loss.semantic_outputs = kind
     assert build_networks(config, CLASSES).semantic_discriminator.outputs == outputs
@@ -43,7 +43,7 @@ def test_widths_and_type_come_from_the_configuration(config):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("loss.semantic_outputs", "multi", r"'multi'\. Valid: binary, per_class, class_domain"),
+        ("loss.semantic_outputs", "multi", r"'multi'\. Valid: binary, class_domain"),
         ("loss.semantic_input", "image", r"'image'\. Valid: features, logits"),
         ("loss.global_kind", "hinge", r"'hinge'\. Valid: bce, least_squares"),
         ("discriminator.global_width", 0, "global_width is 0; expected 1 or more"),

@@ -35,7 +35,7 @@ logging.getLogger("jax._src.compiler").addHandler(Listener())
 deeplab.BACKBONES["resnet_tiny"] = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), width=2, stem_width=4)
 workdir = Path(sys.argv[1])
 compilation.keep_programs(workdir)
-config = small_runs.configuration(**{"steps": 4, "checkpoint.every": 4, "evaluation.every": 4, "average_decay": 0.0})
+config = small_runs.configuration(**{"steps": 4, "checkpoint.every": 4, "evaluation.every": 4, "teacher.decay": 0.0})
 small_runs.run(config, workdir)
 print(json.dumps(told))
 """

@@ -146,7 +146,7 @@ def test_wrong_first_batch_is_refused(change, message):
 @pytest.fixture
 def weights_of_a_run(tmp_path_factory):
     """Returns a weight file whose pixels and branches differ from the configuration's, and its arrays."""
-    config = configuration("joint", **{"model.branches": 2, "model.pixel_mean": (1.0, 2.0, 3.0), "average_decay": 0.0})
+    config = configuration("joint", **{"model.branches": 2, "model.pixel_mean": (1.0, 2.0, 3.0), "teacher.decay": 0.0})
     networks = build_networks(config, 3)
     shapes = abstract_segmenter(networks, config)
     random = np.random.default_rng(0)
@@ -198,7 +198,7 @@ def test_loop_waits_for_no_device_between_reports(tmp_path, monkeypatch):
         monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
     monkeypatch.setattr(kind, "_value", property(noted("read", kind._value.fget)))
     monkeypatch.setattr(kind, "block_until_ready", noted("read", kind.block_until_ready))
-    settings = {"steps": 6, "log_every": 3, "checkpoint.every": 12, "evaluation.every": 0, "average_decay": 0.0}
+    settings = {"steps": 6, "log_every": 3, "checkpoint.every": 12, "evaluation.every": 0, "teacher.decay": 0.0}
     run(configuration("joint", **settings), tmp_path)
     first, last = events.index("add"), events.index("save")
     told = [name for name, before in zip(events[first:last], ["", *events[first:last]], strict=False) if name != before]

@@ -43,7 +43,7 @@ def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, c
     monkeypatch.setattr(loop, "score_all", lambda *_, **__: scores_of(next(validation)))
     monkeypatch.setattr(loop, "score", score)
     monkeypatch.setattr(loop.Strip, "save", lambda *_: None)
-    config = configuration("joint", **{"steps": 4, "evaluation.every": 1, "checkpoint.keep": 1, "average_decay": 0.0})
+    config = configuration("joint", **{"steps": 4, "evaluation.every": 1, "checkpoint.keep": 1, "teacher.decay": 0.0})
     report, writer, _ = run(config, tmp_path, held_out_batches=lambda: evaluation_batches(1))
     assert seen == [["class_table", "mesh", "step"]] * 4
 

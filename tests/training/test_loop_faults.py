@@ -71,7 +71,7 @@ def steps_of(workdir):
 
 
 def configuration(**settings):
-    defaults = {"steps": 6, "checkpoint.every": 8, "evaluation.every": 0, "average_decay": 0.0, "log_every": 4}
+    defaults = {"steps": 6, "checkpoint.every": 8, "evaluation.every": 0, "teacher.decay": 0.0, "log_every": 4}
     return parts.configuration("joint", **(defaults | settings))
 
 

@@ -22,7 +22,7 @@ from ass_jax.weights.trained_model import open_description, open_run
 from tests.helpers import small_runs as plain
 
 # Every label of a teacher that has hardly been trained counts.
-SETTINGS = {"steps": 4, "checkpoint.every": 4, "evaluation.every": 0, "mixing.threshold": 0.0}
+SETTINGS = {"steps": 4, "checkpoint.every": 4, "evaluation.every": 0, "teacher.threshold": 0.0}
 
 
 @pytest.fixture(scope="module", autouse=True)

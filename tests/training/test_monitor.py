@@ -65,7 +65,7 @@ def test_a_healthy_game_is_not_commented(tmp_path, caplog):
 
 
 def test_a_teacher_that_is_sure_of_nothing_is_told_once_after_ten_reports(tmp_path, caplog):
-    watch, word = monitor(tmp_path, **{"mixing.threshold": 0.97}), "Lower mixing.threshold, now 0.97."
+    watch, word = monitor(tmp_path, **{"teacher.threshold": 0.97}), "Lower teacher.threshold, now 0.97."
     shares = [0.0] * 9 + [0.01] + [0.009] * 9
     for step, share in enumerate(shares, start=1):
         watch.add(metrics() | {"teacher/confident": share})

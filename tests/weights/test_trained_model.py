@@ -37,7 +37,7 @@ def configuration(**settings):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A working directory with checkpoints of steps 1 and 2, and the state of step 2."""
-    workdir, config = tmp_path_factory.mktemp("run"), configuration(average_decay=0.9)
+    workdir, config = tmp_path_factory.mktemp("run"), configuration(**{"teacher.decay": 0.9})
     create = functools.partial(
         create_state, networks=build_networks(config, 3), optimizer=make_optimizer(config), config=config, num_classes=3
     )
@@ -92,7 +92,7 @@ def test_run_without_an_average_says_so(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(4, state, None, {})
     open_run(tmp_path)
-    with pytest.raises(ValueError, match=r"^Checkpoint 4 in \S+ has no moving average: average_decay was 0\.$"):
+    with pytest.raises(ValueError, match=r"^Checkpoint 4 in \S+ has no moving average: teacher.decay is 0 there\.$"):
         open_run(tmp_path, average=True)
 
 

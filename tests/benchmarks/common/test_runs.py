@@ -3,7 +3,7 @@ import json
 import pytest
 
 from benchmarks.common.runs import load_config, plan
-from configs.base import VARIANTS
+from configs._variants import VARIANTS
 
 TOY = "configs/toy.py"
 
@@ -42,13 +42,13 @@ def test_further_words_follow_the_variant(tmp_path):
 
 
 def test_override_does_not_switch_on_what_a_variant_leaves_out(tmp_path):
-    overrides = ["--config.loss.semantic_weight=0.5", "--config.data.labelled_count=16", "--config.average_decay=0.9"]
+    overrides = ["--config.loss.semantic_weight=0.5", "--config.data.labelled_count=16", "--config.teacher.decay=0.9"]
     runs = {run.variant: run for run in plan(TOY, list(VARIANTS), [0], overrides, tmp_path)}
     weights = {name: run.config.loss.semantic_weight for name, run in runs.items()}
     semantic = {"semantic", "ass", "ass_plus", "ass_all"}
     assert {name for name, weight in weights.items() if weight == 0.5} == semantic
     assert {name for name, weight in weights.items() if weight == 0} == set(VARIANTS) - semantic
-    decays = {name: run.config.average_decay for name, run in runs.items()}
+    decays = {name: run.config.teacher.decay for name, run in runs.items()}
     assert {name for name, decay in decays.items() if decay == 0.9} == {"teacher", "adaptsegnet_plus", "ass_plus"}
     assert {decay for decay in decays.values() if decay != 0.9} == {0.0}
     assert "--config.loss.semantic_weight=0.5" not in runs["joint"].arguments

@@ -112,6 +112,6 @@ def test_unknown_setting_is_refused():
 
 def test_unknown_configuration_is_refused():
     config = inputs.training_config("ass")
-    config.average_decay = 0.99
-    with pytest.raises(ValueError, match="average_decay"):
+    config.teacher.decay = 0.99
+    with pytest.raises(ValueError, match=r"teacher\.decay"):
         torch_training.Training(config, 3, torch_training.Setting.parse("plain"), torch.device("cpu"))

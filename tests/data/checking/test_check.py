@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.datasets.test_layouts import zipped
 
 from data.checking import report
 from data.datasets.gta5 import BAD_PAIRS
 from data.raw import faults
 from data.raw.faults import Fault
-from tests.data.datasets.test_layouts import zipped
 from tests.helpers import planted, trees
 from tests.helpers.checked import told
 from tests.helpers.layouts import SIZES

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tests.data.datasets.test_layouts import zipped
 
 from data import pipeline
 from data.classes import IGNORED, RAW_IDS, class_table, train_ids
 from data.preparation import prepare, records, split_index
 from data.reading import split_reader
-from tests.data.datasets.test_layouts import zipped
 from tests.helpers import trees
 from tests.helpers.layouts import SIZES
 from tests.helpers.prepared_splits import open_split, read

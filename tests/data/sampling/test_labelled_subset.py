@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from configs._variants import VARIANTS
 from data.sampling import labelled_subset, ranking
 
 NAMES = ["a", "b", "c", "d", "e"]  # Ranked d, a, c, b, e by seed 0: see test_splits.py.
@@ -146,7 +147,9 @@ def test_list_beside_all_images_is_refused(variant, tmp_path):
 
 
 def test_variants_that_label_all():
-    assert set(labelled_subset.LABEL_ALL) == {name for name, parts in base.VARIANTS.items() if parts[1] == "all"}
+    assert set(labelled_subset.LABEL_ALL) == {
+        name for name, variant in VARIANTS.items() if variant.target_labels == "all"
+    }
 
 
 def test_repeated_names_are_refused(config):

@@ -17,8 +17,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from configs import base
-from configs.base import VARIANTS, default_config, valid_words
+from configs._variants import VARIANTS, valid_words
+from configs.base import default_config
+from configs.user_error import UserError
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 EXIT_CODE_OF_MISTAKE = 2
@@ -111,9 +112,9 @@ def _fault_of(file: str, error: Exception) -> str:
     """Returns what a configuration file has raised, with the file and the line."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}."
+    if isinstance(error, UserError):
+        return str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, ValueError) and frames[-1].filename == base.__file__:
-        return str(error)  # Of the words.
     lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(file)]
     first = (str(error).strip() or "no message").splitlines()[0]
     return f"{file}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}: {first}"

@@ -1,0 +1,146 @@
+"""Variants of the method, and the words that follow the colon of a configuration file."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Literal
+
+from ml_collections import ConfigDict
+
+from configs.user_error import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The parts of the method that act.
+
+    Attributes:
+      source_labels: source images are trained on with their labels.
+      target_labels: target images with labels: none, "few" (`data.labelled_count` of them) or all.
+      global_term: the adversary on segmentation maps (AdaptSegNet).
+      semantic_term: the adversary on class means (ASS).
+      teacher: moving average, mixed images and rare-class sampling (ASS+).
+    """
+
+    source_labels: bool = True
+    target_labels: Literal["none", "few", "all"] = "few"
+    global_term: bool = False
+    semantic_term: bool = False
+    teacher: bool = False
+
+
+VARIANTS = {
+    "source_only": Variant(target_labels="none"),
+    "target_only": Variant(source_labels=False),
+    "joint": Variant(),
+    "adaptsegnet": Variant(global_term=True),
+    "semantic": Variant(semantic_term=True),
+    "ass": Variant(global_term=True, semantic_term=True),
+    "teacher": Variant(teacher=True),
+    "adaptsegnet_plus": Variant(global_term=True, teacher=True),
+    "ass_plus": Variant(global_term=True, semantic_term=True, teacher=True),
+    "oracle": Variant(source_labels=False, target_labels="all"),
+    "ass_all": Variant(target_labels="all", global_term=True, semantic_term=True),
+}
+
+# Target dataset -> numbers of labelled images for which it has a list; any number is valid for the others.
+LISTED_COUNTS = {"cityscapes": (50, 100, 200, 500, 1000, 2975)}
+
+
+def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] | None = None) -> ConfigDict:
+    """Applies comma-separated words to a configuration.
+
+    Args:
+      config: changed in place.
+      words: at most one name of `VARIANTS` (default "ass"), at most one number of labelled target images and,
+        optionally, "smoke".
+      smoke: shrinks the configuration for the word "smoke"; default: `shrink`.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      UserError: a word is unknown, two variants or two numbers are named, or a number beside a variant that
+        labels all images.
+    """
+    given = [word for word in words.split(",") if word]
+    counts = [word for word in given if _is_count(word, config.data.target)]
+    unknown = [word for word in given if word not in VARIANTS and word != "smoke" and word not in counts]
+    if unknown and re.fullmatch(r"0+|-[0-9]+", unknown[0]):
+        raise UserError(
+            f"Expected a number of labelled target images of 1 or more after the file's colon, found {unknown[0]}. "
+            "The variant source_only needs none; oracle and ass_all take all."
+        )
+    if unknown:
+        valid = valid_words(config.data.target)
+        raise UserError(f"Unknown word {unknown[0]!r} after the file's colon. Valid: {valid}.")
+    variants = [word for word in given if word in VARIANTS] or ["ass"]
+    if len(variants) > 1:
+        raise UserError(f"Expected one variant after the file's colon, found {', '.join(variants)}.")
+    if len(counts) > 1:
+        raise UserError(f"Expected one number of labelled images after the file's colon, found {', '.join(counts)}.")
+    if counts and VARIANTS[variants[0]].target_labels == "all":
+        raise UserError(
+            f"{variants[0]} labels all target images: expected no number beside it after the file's colon, "
+            f"found {counts[0]}. Remove either."
+        )
+    if counts:
+        config.data.labelled_count = int(counts[0])
+    _set_variant(config, variants[0])
+    if "smoke" in given:
+        (smoke or shrink)(config)
+    return config
+
+
+def valid_words(target: str) -> str:
+    """Returns the words that may follow the colon of a configuration whose target data set is `target`."""
+    counts = ", ".join(map(str, LISTED_COUNTS.get(target, ()))) or "any number of labelled target images"
+    return ", ".join([*VARIANTS, "smoke", counts])
+
+
+def _is_count(word: str, target: str) -> bool:
+    """Returns whether a word is a number of labelled images that the target data set has."""
+    if not (word.isascii() and word.isdigit()) or int(word) < 1:
+        return False
+    return target not in LISTED_COUNTS or int(word) in LISTED_COUNTS[target]
+
+
+def _set_variant(config: ConfigDict, name: str) -> None:
+    """Switches terms and streams; every variant trains on as many labelled images per step as the full method."""
+    variant, batch = VARIANTS[name], config.data.batch
+    config.variant = name
+    if not variant.source_labels:
+        batch.labelled, batch.source = batch.labelled + batch.source, 0
+    if variant.target_labels == "none":
+        batch.source, batch.labelled = batch.source + batch.labelled, 0
+    if variant.target_labels == "all":
+        config.data.labelled_count = -1
+        if variant.source_labels:
+            # Where all target images have labels, the larger share of a step is theirs; ours.
+            batch.source, batch.labelled = sorted((batch.source, batch.labelled))
+    if not variant.global_term:
+        config.loss.global_weight = 0.0
+        if not variant.teacher:
+            batch.unlabelled = 0
+    if not variant.semantic_term:
+        config.loss.semantic_weight = 0.0
+    if not variant.teacher:
+        config.teacher.mixed_weight = 0.0
+        config.teacher.decay = 0.0
+        config.data.rare_class_temperature = 0.0
+
+
+def shrink(config: ConfigDict) -> None:
+    """Makes every part tiny, so that a run shows in seconds that all of them work together."""
+    config.steps = 6
+    config.data.labelled_count = min(config.data.labelled_count, 4)
+    config.data.source_size = (64, 128)
+    config.data.target_size = (64, 128)
+    config.data.toy.update(height=64, width=128, source_count=12, target_count=12, validation_count=5)
+    config.augment.crop = (0, 0)
+    config.model.backbone = "resnet_tiny"
+    config.discriminator.update(global_width=8, semantic_width=32)
+    config.evaluation.update(batch=2, every=3, pictures=2)
+    config.log_every = 1
+    config.checkpoint.every = 3
+    config.verify = "never"  # Takes longer than the six steps.
