@@ -1,8 +1,12 @@
-"""Gives every test the same four virtual devices, a quiet TensorFlow and a folder of compiled programs."""
+"""Four virtual devices, a quiet TensorFlow and a folder of compiled programs for every test; little memory for all."""
 
 import atexit
+import ctypes
+import gc
 import os
+import resource
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,3 +30,36 @@ pytest.register_assert_rewrite(
 
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 4)
+
+_peaks = {}  # Worker -> gigabytes.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release_memory():
+    """Gives back what a module's tests leave behind: compiled programs and the allocator's free pages."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _peak():
+    """Returns the most memory that this process has had, in gigabytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = _peak()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    _peaks[node.gateway.id] = node.workeroutput["peak"] if not error else float("nan")
+
+
+def pytest_terminal_summary(terminalreporter):
+    peaks = _peaks or {"this process": _peak()}
+    terminalreporter.write_line("Peak memory: " + ", ".join(f"{name} {peak:.1f} GB" for name, peak in peaks.items()))
