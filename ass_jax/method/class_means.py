@@ -1,4 +1,4 @@
-"""Class-wise feature averages: the paper's idea (ASS, section 3.2).
+"""Class-wise feature averages: the core of the paper (ASS, section 3.2).
 
 Legend: B batch, H W pixels, h w feature cells, D feature channels, C classes.
 """
@@ -12,21 +12,20 @@ from ass_jax.ops import nearest_indices
 def class_means(features: Array, labels: Array, num_classes: int) -> tuple[Array, Array]:
     """Averages the features of each image over the cells of each class.
 
-    `f[b,k] = sum_ij 1[y_bij = k] F_bij / sum_ij 1[y_bij = k]`: a one-hot of the labels, then one contraction
-    over the cells, accumulated in float32 whatever the features' type.
+    `f[b,k] = sum_ij 1[y_bij = k] F_bij / sum_ij 1[y_bij = k]`: a one-hot of the labels and one contraction over the
+    cells, accumulated in float32 for any type of features.
 
     Args:
       features: `[B, h, w, D]`.
-      labels: integers `[B, H, W]`, at least as large as the features: each cell takes the label at the place
-        that the aligned-corner up-sampling gives it; or `[B, h, w]`. 255 (any value outside `0..C-1`)
-        counts nowhere.
+      labels: integers `[B, H, W]` or `[B, h, w]`. Of larger labels, each cell takes the nearest one, with aligned
+        corners. Values outside `0..C-1` (255) belong to no class.
       num_classes: `C`.
 
     Returns:
       The means, float32 `[B, C, D]`, 0 for an absent class, and `present`, bool `[B, C]`.
 
     Raises:
-      ValueError: the labels are of another number of images, or smaller than the features.
+      ValueError: the number of images differs, or the labels are smaller than the features.
     """
     batch, height, width, _ = features.shape
     if labels.ndim != 3 or labels.shape[0] != batch or labels.shape[1] < height or labels.shape[2] < width:

@@ -1,6 +1,6 @@
-"""Changes of colour and sharpness of image batches on the device; geometry and labels stay.
+"""Random changes of colour and sharpness of image batches, on the device.
 
-Legend: B batch, H W pixels. Images are float32 RGB of 0..255, and stay in that range.
+Legend: B batch, H W pixels. Images are float32 RGB in 0..255, before and after.
 """
 
 import jax
@@ -12,13 +12,13 @@ JITTERED, BLURRED = 0.8, 0.5  # Shares of the images that are changed; DAFormer 
 SMALLEST_SIGMA, LARGEST_SIGMA = 0.15, 1.15  # Pixels; DACS (arXiv 2007.08702).
 BLUR_RADIUS = 4  # Pixels: 3.5 times the largest sigma.
 
-# Luma and two colour differences (YIQ): turning the last two turns the hue.
+# RGB to luma and two colour differences (YIQ); rotating the last two changes the hue.
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
 _FROM_YIQ = np.linalg.inv(_TO_YIQ).astype(np.float32)
 
 
 def perturb(key: Array, images: Array, jitter: float, blur: bool) -> Array:
-    """Jitters the colours of most images and blurs half of them, each by its own draw.
+    """Jitters the colours of most images and blurs half of them, independently.
 
     Args:
       key: of `jax.random`.
@@ -39,14 +39,14 @@ def perturb(key: Array, images: Array, jitter: float, blur: bool) -> Array:
 
 
 def jitter_colours(images: Array, brightness: Array, contrast: Array, saturation: Array, hue: Array) -> Array:
-    """Scales brightness, contrast about the mean luma and saturation, turns the hue, and cuts off at 0 and 255.
+    """Scales brightness, contrast about the mean luma and saturation, rotates the hue and clips at 0 and 255.
 
     Args:
       images: float32 `[B, H, W, 3]`.
-      brightness: `[B]`; the pixels are multiplied by one more.
-      contrast: `[B]`; so are their distances from the image's mean luma.
-      saturation: `[B]`; so are the two colour differences of YIQ.
-      hue: `[B]`; these are turned by so many half circles.
+      brightness: `[B]`; the pixels are multiplied by 1 + brightness.
+      contrast: `[B]`; distances from the image's mean luma are multiplied by 1 + contrast.
+      saturation: `[B]`; the two colour differences of YIQ are multiplied by 1 + saturation.
+      hue: `[B]`; the colour differences are rotated by this share of half a circle.
     """
     brightness, contrast, saturation, hue = (
         jnp.asarray(change)[:, None, None, None] for change in (brightness, contrast, saturation, hue)
@@ -62,7 +62,7 @@ def jitter_colours(images: Array, brightness: Array, contrast: Array, saturation
 
 
 def gaussian_blur(images: Array, sigmas: Array) -> Array:
-    """Blurs with a Gaussian cut off at `BLUR_RADIUS`; beyond the border, its pixels are repeated.
+    """Blurs with a Gaussian cut off at `BLUR_RADIUS`; border pixels are repeated outwards.
 
     Args:
       images: float32 `[B, H, W, 3]`.

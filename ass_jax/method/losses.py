@@ -1,7 +1,7 @@
 """Losses of the method: masked cross-entropy and the adversarial terms, each a mean over the global batch.
 
-Legend: B batch, H W pixels, C classes. Under `jit` on a sharded batch every mean runs over all devices'
-entries together, so that one device and many give the same step.
+Legend: B batch, H W pixels, C classes. Under `jit` on a sharded batch, each mean is over the entries of all devices, so
+that the step does not depend on their number.
 """
 
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-IGNORED = 255  # Label of pixels that count nowhere.
+IGNORED = 255  # Label of pixels that are neither trained on nor scored.
 SOURCE, TARGET = 0, 1  # Domain labels.
 
 
@@ -21,13 +21,13 @@ def segmentation_loss(logits: Array, labels: Array, weights: Array | None = None
     Args:
       logits: `[B, H, W, C]` of any float type; the loss is computed in float32.
       labels: `[B, H, W]` integers, classes `0..C-1` or 255 for ignored pixels.
-      weights: `[B, H, W]`, factors of the valid pixels' losses before the mean over them. None: 1.
+      weights: `[B, H, W]`, factor of each pixel's loss before the mean. None: 1.
 
     Returns:
       float32 scalar; 0 with a zero gradient when no pixel is valid.
 
     Raises:
-      ValueError: the shapes do not belong together.
+      ValueError: the shapes do not match.
     """
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"Expected labels of shape {logits.shape[:-1]} for the logits, found {labels.shape}.")
@@ -45,7 +45,7 @@ def domain_loss(logits: Array, domain: int, where: Array | None = None, kind: st
 
     Args:
       logits: any shape; positive means target.
-      domain: the domain that the logits are held against, 0 source or 1 target.
+      domain: the true domain, 0 source or 1 target; the opposite one to fool the discriminator.
       where: bool, of the logits' shape: the entries that count. None: all.
       kind: "bce", sigmoid binary cross-entropy `softplus(z) - domain * z`, or "least_squares",
         `(z - domain)**2` (AdaptSegNet's two options).
@@ -62,7 +62,7 @@ def domain_loss(logits: Array, domain: int, where: Array | None = None, kind: st
 
 
 def domain_accuracy(logits: Array, domain: int, where: Array | None = None) -> Array:
-    """Share of the logits that tell their domain rightly (0.5 by guessing); arguments as in `domain_loss`."""
+    """Share of the logits with the sign of their domain (0.5 by guessing); arguments as in `domain_loss`."""
     return masked_mean((logits > 0) == (domain == TARGET), where)
 
 
@@ -71,7 +71,7 @@ def semantic_loss(outputs: Array, domain: int, present: Array, kind: str) -> Arr
 
     Args:
       outputs: `[B, C, O]`; entry `[b, k]` belongs to the vector of class `k` of image `b`.
-      domain: the domain that the vectors are held against, 0 source or 1 target.
+      domain: as in `domain_loss`.
       present: bool `[B, C]`.
       kind: "binary" (`O = 1`) or "class_domain" (`O = 2C`, a softmax over the classes in the source, then the classes
         in the target).
@@ -102,7 +102,7 @@ def domain_logits(outputs: Array, kind: str) -> Array:
 def uninformed_loss(kind: str) -> float:
     """Loss of a discriminator that guesses the domain, for any kind of loss or outputs.
 
-    Of "class_domain" it is what is left once the classes are known, which takes few steps.
+    For "class_domain", it assumes that the discriminator knows the classes, which it learns within few steps.
     """
     return {"least_squares": 0.25}.get(kind, math.log(2))
 

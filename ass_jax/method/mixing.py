@@ -22,11 +22,11 @@ def class_regions(key: Array, labels: Array, num_classes: int) -> Array:
       bool `[B, H, W]`: false wherever the label is ignored.
     """
     present = jnp.any(labels[..., None] == jnp.arange(num_classes), axis=(1, 2))  # [B, C]
-    lots = jnp.where(present, jax.random.uniform(key, present.shape), jnp.inf)
-    wanted = (jnp.sum(present, axis=1) + 1) // 2  # [B]
-    # The rank of each class's lot: absent classes come last.
-    ranks = jnp.sum(lots[:, None, :] < lots[:, :, None], axis=-1)  # [B, C]
-    chosen = present & (ranks < wanted[:, None])
+    numbers = jnp.where(present, jax.random.uniform(key, present.shape), jnp.inf)
+    count = (jnp.sum(present, axis=1) + 1) // 2  # [B]
+    # The rank of each class by its random number: absent classes come last.
+    ranks = jnp.sum(numbers[:, None, :] < numbers[:, :, None], axis=-1)  # [B, C]
+    chosen = present & (ranks < count[:, None])
     return jnp.any((labels[..., None] == jnp.arange(num_classes)) & chosen[:, None, None, :], axis=-1)
 
 
@@ -54,7 +54,7 @@ REGIONS = {"class": class_regions, "cut": cut_regions}
 
 
 def paste(regions: Array, donor: dict[str, Array], receiver: dict[str, Array]) -> dict[str, Array]:
-    """Lays the regions of the donors over the receivers.
+    """Pastes the regions of the donors onto the receivers.
 
     Args:
       regions: bool `[B, H, W]`.
@@ -68,7 +68,13 @@ def paste(regions: Array, donor: dict[str, Array], receiver: dict[str, Array]) -
 
 
 def _interval(cells: int, share: Array, place: Array) -> Array:
-    """Returns which of the cells `[B, cells]` lie in an interval of a share `[B, 1]`, at a place 0..1 `[B, 1]`."""
+    """Returns which of the cells, bool `[B, cells]`, lie in an interval.
+
+    Args:
+      cells: number of cells.
+      share: length of the interval as a share of them, `[B, 1]`.
+      place: where it lies, `[B, 1]`: from 0, at the first cell, to 1, at the last one.
+    """
     start = place * (1.0 - share) * cells
     centres = jnp.arange(cells) + 0.5
     return (centres >= start) & (centres < start + share * cells)

@@ -40,10 +40,10 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """Returns one optimiser for `{"segmenter": ..., "global_discriminator": ..., "semantic_discriminator": ...}`.
 
     The segmenter: clip (optional), then weight decay added to the gradient, momentum and the learning rate of
-    the group, as PyTorch's SGD. The discriminators: Adam. Keys that the parameters lack are not asked for.
+    the group, as PyTorch's SGD. The discriminators: Adam. A discriminator that the parameters lack is left out.
 
-    Its `update` takes `finite`, a bool scalar, True if left out. Where it is False, the state stays as it was, and the
-    updates are not to be used.
+    Its `update` takes `finite`, a bool scalar, by default True. If False, the state does not change, and the updates
+    must not be used.
 
     Args:
       config: the whole configuration.
@@ -53,13 +53,10 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     def descend(schedule: Schedule) -> optax.GradientTransformation:
         # PyTorch adds the decay to the gradient before the momentum; `optax.adamw` and the like do not.
         decay = optax.add_decayed_weights(settings.weight_decay, None if settings.decay_biases else _matrices)
-        # Nested as if `optax.sgd` were the second, so that states of before can still be read.
-        return optax.chain(
-            decay, optax.chain(_momentum(settings.momentum), _kept(optax.scale_by_learning_rate(schedule)))
-        )
+        return optax.chain(decay, _momentum(settings.momentum), _keep(optax.scale_by_learning_rate(schedule)))
 
     def adapt(schedule: Schedule) -> optax.GradientTransformation:
-        return _kept(optax.adam(schedule, *config.discriminator.betas))
+        return _keep(optax.adam(schedule, *config.discriminator.betas))
 
     def groups(params: dict) -> dict:
         discriminators = {network: network for network in params}
@@ -82,9 +79,9 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
 
 
 def segmenter_groups(params: dict, train_norm_affine: bool) -> dict:
-    """Returns a tree of the segmenter's parameters' groups: "backbone", "classifier" or "frozen".
+    """Returns the group of each of the segmenter's parameters as a tree: "backbone", "classifier" or "frozen".
 
-    Frozen are the scale and offset of batch norm, unless `train_norm_affine`.
+    Scale and offset of batch norm are frozen, unless `train_norm_affine`.
     """
 
     def group(path: tuple, _: jax.Array) -> str:
@@ -100,10 +97,10 @@ def _matrices(params: optax.Params) -> optax.Params:
 
 
 def _momentum(decay: float) -> optax.GradientTransformationExtraArgs:
-    """Acts as `optax.trace`; where the gradients are not finite, the trace stays as it was.
+    """Acts as `optax.trace`, but does not change the trace where the gradients are not finite.
 
-    On a CPU, the update is worked out from the new trace. Left to itself, XLA works out both from the old trace and the
-    parameters, each of which it has to copy then, since their buffers are given away to the new ones.
+    The barrier makes XLA:CPU compute the update from the new trace. Without it, XLA computes both from the old trace
+    and the parameters, and has to copy these first, because their buffers are donated.
     """
 
     def update(gradients, state, params=None, *, finite=True):
@@ -115,8 +112,8 @@ def _momentum(decay: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.trace(decay).init, update)
 
 
-def _kept(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Leaves the state of a transformation as it was where the gradients are not finite."""
+def _keep(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Wraps a transformation so that its state does not change where the gradients are not finite."""
 
     def update(gradients, state, params=None, *, finite=True):
         updates, after = transformation.update(gradients, state, params)

@@ -1,4 +1,4 @@
-"""The training state: all that resuming needs, nothing else."""
+"""The training state: everything that a resumed run needs."""
 
 import flax.struct
 import jax
@@ -38,7 +38,7 @@ class TrainState:
 def create_state(
     *, networks: Networks, optimizer: optax.GradientTransformation, config: ConfigDict, num_classes: int
 ) -> TrainState:
-    """Returns the state before the first step, with random weights. Pure: jit it, or ask for its shapes alone.
+    """Returns the state before the first step, with random weights. Pure: it can be jitted, or traced for shapes.
 
     Each network draws from its own key, so that a run without a discriminator starts from the same segmenter.
 
@@ -60,7 +60,7 @@ def create_state(
         read = {"features": features, "logits": logits}[config.loss.semantic_input]
         vectors = jnp.zeros((1, read.shape[-1]))
         params["semantic_discriminator"] = networks.semantic_discriminator.init(keys[2], vectors)["params"]
-    # A copy: the step gives its buffers away, and one buffer cannot be given twice.
+    # A copy: the step donates the buffers of both, which must not be the same.
     average = jax.tree.map(jnp.copy, variables) if config.teacher.decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params), average)
 

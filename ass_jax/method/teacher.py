@@ -18,30 +18,30 @@ Examples = dict[str, Array]
 
 
 def follow(average: Variables, segmenter: Variables, step: Array, decay: float) -> Variables:
-    """Moves the average towards the segmenter: `decay * average + (1 - decay) * segmenter`.
+    """Updates the moving average: `decay * average + (1 - decay) * segmenter`.
 
-    Over the first steps the decay rises as `1 - 1 / (step + 1)`, so that the average forgets its start.
+    In the first steps the decay is at most `1 - 1 / (step + 1)`, so that the random initial weights fade quickly.
 
     Args:
-      average: of the steps before.
+      average: before this step.
       segmenter: after this step.
-      step: steps done before this one.
-      decay: share of the average that a late step leaves in place.
+      step: number of steps before this one.
+      decay: `config.teacher.decay`.
     """
     decay = jnp.minimum(decay, 1.0 - 1.0 / (step + 1.0))
     return optax.incremental_update(segmenter, average, 1.0 - decay)
 
 
 def pseudo_labels(logits: Array, size: tuple[int, int], threshold: float) -> tuple[Array, Array]:
-    """Returns the likeliest class of each pixel and whether its probability reaches the threshold.
+    """Returns the most probable class of each pixel, and whether the pixel is confident.
 
     Args:
       logits: `[B, h, w, C]` of the teacher.
-      size: (H, W), to which they are up-sampled first.
-      threshold: probability, 0 to 1.
+      size: (H, W) of the image; the logits are up-sampled to it first.
+      threshold: probability from which a pixel is confident, 0 to 1.
 
     Returns:
-      int32 `[B, H, W]` and bool `[B, H, W]`; no gradient passes.
+      int32 `[B, H, W]` and bool `[B, H, W]`; without gradients.
     """
     probabilities = jax.nn.softmax(resize_bilinear(jax.lax.stop_gradient(logits), size))
     return jnp.argmax(probabilities, axis=-1), jnp.max(probabilities, axis=-1) >= threshold
@@ -58,57 +58,57 @@ def mixed_examples(
     Args:
       key: of this step.
       batch: see `ass_jax.method.train_step.train_step`.
-      labels: of the unlabelled images, by the teacher, int `[B, H, W]`.
-      confident: where they count as sure, bool `[B, H, W]`.
+      labels: the teacher's pseudo-labels of the unlabelled images, int `[B, H, W]`.
+      confident: bool `[B, H, W]`, of `pseudo_labels`.
       config: the whole configuration; static.
       num_classes: `C`.
 
     Returns:
       `image` float32 `[B, H, W, 3]` of 0..255, `label` int32 `[B, H, W]` and `weight` float32 `[B, H, W]` of each
-      pixel's cross-entropy: 1 where pasted, else the share of the image's pixels that are confident (DACS).
+      pixel's cross-entropy: 1 where pasted, elsewhere the share of confident pixels in the image (DACS).
     """
     settings = config.teacher
     turn, lot, regions, colours = jax.random.split(key, 4)
     images = batch["unlabelled"]["image"].astype(jnp.float32)
-    donor = _donors(turn, lot, batch, images.shape[:3])
+    donor = _draw_donors(turn, lot, batch, images.shape[:3])
     weight = jnp.mean(confident.astype(jnp.float32), axis=(1, 2), keepdims=True)
     weight = jnp.broadcast_to(weight, confident.shape)
     receiver = {"image": images, "label": labels.astype(jnp.int32), "weight": weight}
-    # Behind a barrier: image and label must not each have regions of their own rounding.
+    # The barrier makes XLA compute the regions once: computed twice, rounding could paste image and label differently.
     pasted = jax.lax.optimization_barrier(REGIONS[settings.mixing](regions, donor["label"], num_classes))
     mixed = paste(pasted, donor, receiver)
     return mixed | {"image": perturb(colours, mixed["image"], settings.jitter, settings.blur)}
 
 
-def _donors(turn: Array, lot: Array, batch: dict[str, Examples], shape: tuple[int, int, int]) -> Examples:
-    """Draws one labelled image for each of the `B` of `shape` `[B, H, W]`, at their size."""
+def _draw_donors(turn: Array, lot: Array, batch: dict[str, Examples], shape: tuple[int, int, int]) -> Examples:
+    """Draws one labelled image for each unlabelled one and resizes it; `shape` is their `[B, H, W]`."""
     count, *size = shape
-    found = [
-        _resized(_drawn(jax.random.fold_in(lot, number), batch[stream], count), tuple(size))
+    candidates = [
+        _resize(_draw(jax.random.fold_in(lot, number), batch[stream], count), tuple(size))
         for number, stream in enumerate(("source", "labelled"))
         if stream in batch
     ]
-    # Turns that begin at random: one image a step is as often of one kind as of the other.
-    turns = (jnp.arange(count) + jax.random.randint(turn, (), 0, 2)) % len(found)
-    if len(found) == 1:
-        return found[0]
+    # Who is first is random: with one image per step, both streams still take turns on average.
+    turns = (jnp.arange(count) + jax.random.randint(turn, (), 0, 2)) % len(candidates)
+    if len(candidates) == 1:
+        return candidates[0]
     is_source = turns == 0
     return {
-        name: jnp.where(is_source.reshape(-1, *(1,) * (array.ndim - 1)), array, found[1][name])
-        for name, array in found[0].items()
+        name: jnp.where(is_source.reshape(-1, *(1,) * (array.ndim - 1)), array, candidates[1][name])
+        for name, array in candidates[0].items()
     }
 
 
-def _drawn(key: Array, examples: Examples, count: int) -> Examples:
-    """Draws `count` examples, none twice where there are enough."""
+def _draw(key: Array, examples: Examples, count: int) -> Examples:
+    """Draws `count` examples, without repetition as long as there are enough."""
     available = len(examples["image"])
     order = jax.random.permutation(key, available)
     chosen = order[jnp.arange(count) % available]
     return {name: examples[name][chosen] for name in ("image", "label")}
 
 
-def _resized(examples: Examples, size: tuple[int, int]) -> Examples:
-    """Brings images and labels to a size, with a weight of 1 for every pixel."""
+def _resize(examples: Examples, size: tuple[int, int]) -> Examples:
+    """Resizes images and labels and adds a weight of 1 for every pixel."""
     images, labels = resize_bilinear(examples["image"], size), examples["label"].astype(jnp.int32)
     if labels.shape[1:] != size:
         rows, columns = (nearest_indices(size[axis], labels.shape[axis + 1]) for axis in (0, 1))
