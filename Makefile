@@ -17,13 +17,13 @@ demo: $(VENV)/installed ## Train without and with adaptation on generated data, 
 	@$(RUN) -m ass_jax.evaluation.compare_runs runs/toy_source_only runs/toy
 
 ladder: $(VENV)/installed ## Train every variant on generated data, over several seeds; plot the scores.
-	$(RUN) -m benchmarks.ladder.ladder
+	$(RUN) -m benchmarks.ladder.train
 
 bench: $(VENV)/installed ## Measure speed and memory, beside PyTorch where it is installed; write docs/performance*.md.
-	$(RUN) -m benchmarks.speed.performance
+	$(RUN) -m benchmarks.speed.suite
 
 faults: $(VENV)/installed-tests ## Provoke every fault that training survives; measure what happens.
-	$(RUN) -m benchmarks.faults.faults
+	$(RUN) -m benchmarks.faults.table
 
 fuzz: $(VENV)/installed-tests ## Look for wrong numbers at random sizes, for ten minutes.
 	$(RUN) -m benchmarks.parity.fuzz --minutes=10

@@ -1,4 +1,4 @@
-"""The command line that the benchmarks of speed share: a configuration, its changes, and where results go."""
+"""The command line that the benchmarks of speed share: a configuration, its changes, and the file of results."""
 
 import argparse
 import json
@@ -13,55 +13,55 @@ from benchmarks.common.runs import key_of, load_config
 from data.classes import class_table
 
 CONFIG = "configs/toy.py"
-_PLACES = ("json", "profile", "folder", "data", "text")  # Flags of where things lie; no part of what is measured.
+_PLACES = ("json", "profile", "folder", "data", "text")  # Flags that name files; they change nothing measured.
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Returns a parser with the options that every benchmark of speed has."""
-    made = argparse.ArgumentParser(
+    result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    made.add_argument("--config", default=CONFIG, help="configuration file and words after its colon: %(default)s")
-    made.add_argument("--classes", type=int, default=0, help="number of classes; default: the configuration's")
-    made.add_argument("--json", type=Path, help="file to write the result to")
-    return made
+    result.add_argument("--config", default=CONFIG, help="configuration file and words after its colon: %(default)s")
+    result.add_argument("--classes", type=int, default=0, help="number of classes; default: the configuration's")
+    result.add_argument("--json", type=Path, help="file to write the result to")
+    return result
 
 
 def parse(
-    made: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+    options_parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
 ) -> tuple[argparse.Namespace, ConfigDict]:
     """Parses the options, and the settings `--config.KEY=VALUE` of the configuration.
 
     Returns:
       The options, with `classes` filled in and `overrides`, and the configuration.
     """
-    options, overrides = made.parse_known_args(arguments)
+    options, overrides = options_parser.parse_known_args(arguments)
     for override in overrides:
         if not key_of(override):
-            made.error(f"unexpected argument {override!r}; a setting is written --config.KEY=VALUE")
+            options_parser.error(f"unexpected argument {override!r}; a setting is written --config.KEY=VALUE")
     try:
         config = load_config(options.config, overrides)
         options.classes = options.classes or len(class_table(config.data.classes, config.data.custom).names)
     except ValueError as error:
-        made.error(str(error))
+        options_parser.error(str(error))
     options.overrides = overrides
     return options, config
 
 
-def described(program: str, arguments: Sequence[str] | None = None) -> str:
-    """Returns the command line of a benchmark without the places of its files.
+def described(module: str, arguments: Sequence[str] | None = None) -> str:
+    """Returns the command line of a benchmark without the names of its files.
 
     Args:
-      program: `__file__` of the benchmark.
+      module: full name, such as "benchmarks.speed.step"; `__spec__.name` in the benchmark itself.
       arguments: default: those of this process.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    kept = [word for word in given if word.lstrip("-").partition("=")[0] not in _PLACES]
-    return shlex.join(["python", f"benchmarks/{Path(program).name}", *kept])
+    shown = [word for word in given if word.lstrip("-").partition("=")[0] not in _PLACES]
+    return shlex.join(["python", "-m", module, *shown])
 
 
 def write(file: Path | None, result: Mapping) -> None:
-    """Writes a result as JSON, as a whole or not at all."""
+    """Writes a result as JSON, completely or not at all."""
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)

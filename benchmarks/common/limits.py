@@ -1,21 +1,21 @@
-"""What a device can do at most: the speed of a large matrix product, measured."""
+"""The upper limit of a device's speed: that of a large matrix product, measured."""
 
 import time
 
 import jax
 import jax.numpy as jnp
 
-_SIZES = {"cpu": 2048}  # By platform: rows and columns.
+_SIZES = {"cpu": 2048}  # Rows and columns, by platform.
 _LARGE = 8192
-_PRODUCTS = 8  # In one program, so that starting it does not count.
+_PRODUCTS = 8  # In one program, so that the time to start it does not count.
 _TRIES = 5
 
 
 def product_tflops(dtype: str, size: int = 0) -> float:
-    """Returns the TFLOP/s of square matrix products on the first device: those of the fastest of several tries.
+    """Returns the TFLOP/s of square matrix products on the first device, in the fastest of several tries.
 
     Args:
-      dtype: of the matrices. On a GPU, float32 is multiplied as XLA does by default, in TF32 where there is one.
+      dtype: of the matrices. On a GPU, XLA multiplies float32 in TF32 where the hardware has it.
       size: rows and columns; default: 2048 on a CPU, 8192 elsewhere.
     """
     size = size or _SIZES.get(jax.default_backend(), _LARGE)

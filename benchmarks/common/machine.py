@@ -1,4 +1,4 @@
-"""Describes the machine that a benchmark runs on: what bears on its figures, no names and no paths."""
+"""Describes the machine that a benchmark runs on: what affects its figures, without names or paths."""
 
 import importlib.metadata
 import os
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-_INSTRUCTIONS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # Of x86, by flag, the widest first.
-_ASK_JAX = "import jax; devices = jax.devices(); print(len(devices), devices[0].device_kind)"
+_INSTRUCTIONS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # Flags of x86 processors, the widest first.
+_QUERY = "import jax; devices = jax.devices(); print(len(devices), devices[0].device_kind)"
 
 
 def describe(environment: Mapping[str, str], devices: str = "") -> dict:
@@ -18,7 +18,7 @@ def describe(environment: Mapping[str, str], devices: str = "") -> dict:
 
     Args:
       environment: variables of the runs; they decide which devices JAX uses.
-      devices: their number and kind, where the caller knows them; otherwise another process asks JAX.
+      devices: number and kind, where the caller knows them; if empty, another process queries JAX.
     """
     return {
         "cpu": _cpu(),
@@ -39,7 +39,7 @@ def usable_cores() -> list[int]:
 
 
 def describe_in_words(facts: Mapping) -> str:
-    """Puts the facts of `describe` into one line."""
+    """Formats the facts of `describe` as one line."""
     packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     return (
         f"{facts['cpu']}, {facts['cores']} core(s), {facts['memory_gib']} GiB of memory, {facts['system']}; "
@@ -48,7 +48,7 @@ def describe_in_words(facts: Mapping) -> str:
 
 
 def _cpu() -> str:
-    """Returns the processor's name and the widest instructions it has, on which its speed depends most."""
+    """Returns the processor's name and its widest vector instructions, on which its speed depends most."""
     file = Path("/proc/cpuinfo")
     facts = {}
     for line in file.read_text().splitlines() if file.exists() else []:
@@ -63,6 +63,6 @@ def _cpu() -> str:
 def _devices(environment: Mapping[str, str]) -> str:
     if environment.get("JAX_PLATFORMS") == "cpu":
         return "cpu"
-    # In another process: one that has looked for accelerators keeps their memory.
-    asked = subprocess.run([sys.executable, "-c", _ASK_JAX], env=environment, capture_output=True, text=True)
-    return asked.stdout.strip() if asked.returncode == 0 else "unknown"
+    # In another process: one that has initialised accelerators keeps their memory.
+    query = subprocess.run([sys.executable, "-c", _QUERY], env=environment, capture_output=True, text=True)
+    return query.stdout.strip() if query.returncode == 0 else "unknown"

@@ -7,15 +7,15 @@ from ml_collections import ConfigDict
 
 from data.streams import streams
 
-BATCHES = 4  # Different ones that a benchmark takes in turns.
+BATCHES = 4  # A benchmark cycles through so many different batches.
 _IGNORED = 255
-_BLOCK = 16  # Pixels: labels form areas, as they do in streets, and not noise.
+_BLOCK = 16  # Pixels: labels form areas, as in street scenes, instead of noise.
 
 Batch = dict[str, dict[str, np.ndarray]]
 
 
 def training_batches(config: ConfigDict, num_classes: int, count: int = BATCHES) -> list[Batch]:
-    """Returns batches for `train_step`, of the streams that the configuration needs."""
+    """Returns batches for `train_step`, with the streams that the configuration needs."""
     generator = np.random.default_rng(config.seed)
     return [
         {
@@ -59,7 +59,7 @@ def _examples(
 
 
 def _size(config: ConfigDict, stream: str) -> tuple[int, int]:
-    """Returns height and width of a stream's images, as the input pipeline hands them out."""
+    """Returns height and width of a stream's images as the input pipeline yields them."""
     crop = tuple(config.augment.crop)
     whole = config.data.source_size if stream == "source" else config.data.target_size
     return crop if any(crop) else tuple(whole)

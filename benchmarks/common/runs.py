@@ -1,4 +1,4 @@
-"""A training run of a benchmark: its command line, its configuration, and what it has left on disk."""
+"""A training run of a benchmark: its command line, its configuration and the files it writes."""
 
 import dataclasses
 import importlib.util
@@ -12,10 +12,10 @@ from ml_collections import ConfigDict, config_flags
 from ass_jax.runtime.workdir import SCORES
 from data.streams import streams
 
-FULL_METHOD = "ass_plus"  # All that any variant switches off acts in it.
+FULL_METHOD = "ass_plus"  # Every term that some variant switches off is active in it.
 SETTINGS = "config.json"
 LOG = "log.txt"
-JOB = "job.json"  # What `benchmarks/ladder/jobs.py` notes of a run.
+JOB = "job.json"  # Time and machine of a run, written by `benchmarks.ladder.jobs`.
 _NAMED_DIFFERENCES = 3
 
 
@@ -41,21 +41,21 @@ class Run:
         return f"{self.variant} seed {self.seed}"
 
     def scores(self) -> dict | None:
-        """Returns the scores that the run has left after its last step; None if it has not finished."""
+        """Returns the scores after the last step; None if the run has not finished."""
         scores = _read(self.folder / SCORES)
         return scores if scores is not None and scores.get("step") == self.config.steps else None
 
     def job(self) -> dict:
-        """Returns what was noted of the run's time and machine; empty if nothing was."""
+        """Returns time and machine of the run; empty if they are unknown."""
         return _read(self.folder / JOB) or {}
 
     def conflict(self) -> str:
-        """Says in which settings the folder's contents differ from this run; empty if they may be used."""
+        """Describes how the settings in the folder differ from this run's; empty if the folder can be used."""
         found = _read(self.folder / SETTINGS)
         if found is None:
             return f"{self.folder} has scores without {SETTINGS}." if self.scores() else ""
         found, expected = flatten(found), flatten(settings(self.config))
-        found.pop("data.directory", None)  # Where the data lie changes nothing.
+        found.pop("data.directory", None)  # The folder of the data does not affect the result.
         differing = [key for key in sorted(found.keys() | expected.keys()) if found.get(key) != expected.get(key)]
         if not differing:
             return ""
@@ -67,10 +67,10 @@ class Run:
 def plan(
     config: str, variants: Sequence[str], seeds: Sequence[int], overrides: Sequence[str], folder: Path
 ) -> list[Run]:
-    """Lays out the runs, all variants of a seed before the next seed, so that what is finished can be compared.
+    """Plans the runs: all variants of a seed before the next seed, so that finished runs can be compared early.
 
-    An override reaches every run except those whose variant sets the same key itself: a variant without a term
-    stays without it.
+    An override applies to every run except those whose variant sets the same key: a variant without a term stays
+    without it.
 
     Args:
       config: configuration file; further words may follow its colon.
@@ -102,12 +102,12 @@ def plan(
 
 
 def typical_run(runs: Sequence[Run]) -> Run:
-    """Returns the first run of the fullest method among the runs, of which the settings and a picture are shown."""
+    """Returns the first run of the most complete method; the report shows its settings and pictures."""
     return next((run for name in (FULL_METHOD, "ass") for run in runs if run.variant == name), runs[0])
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Returns the configuration that `main.py` makes of its arguments.
+    """Returns the configuration that `main.py` builds from its arguments.
 
     Args:
       name: a file and the words after its colon.
@@ -133,7 +133,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def settings(config: ConfigDict) -> dict:
-    """Returns a configuration as JSON keeps it, without the place of the data on this machine."""
+    """Returns a configuration as plain JSON values, without the folder of the data on this machine."""
     plain = json.loads(config.to_json())
     del plain["data"]["directory"]
     return plain
@@ -162,7 +162,7 @@ def _check_fair(runs: Sequence[Run]) -> None:
 
 
 def _read(file: Path) -> dict | None:
-    """Returns the contents of a JSON file; None if it is missing or was cut short."""
+    """Returns the contents of a JSON file; None if it is missing or incomplete."""
     try:
         return json.loads(file.read_text())
     except (FileNotFoundError, json.JSONDecodeError):

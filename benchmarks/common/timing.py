@@ -1,4 +1,4 @@
-"""Times what runs repeatedly, and says what the times mean. Needs no framework."""
+"""Times repeated steps and summarises the times. Needs no framework."""
 
 import math
 import resource
@@ -6,14 +6,14 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 
-Run = Callable[[int], float]  # Does so many steps, waits for the last one, and returns the seconds.
+Run = Callable[[int], float]  # Runs a number of steps, waits for the last one and returns the seconds.
 
-SHORTEST_SAMPLE = 0.2  # Seconds: starting and awaiting a sample must not count.
+SHORTEST_SAMPLE = 0.2  # Seconds: long enough that starting and awaiting a sample do not count.
 _LONGEST_SAMPLE = 1000  # Steps.
 
 
 def steps_per_sample(run: Run, shortest: float = SHORTEST_SAMPLE) -> int:
-    """Returns how many steps make a sample of at least `shortest` seconds; runs some, which warms up."""
+    """Returns how many steps make a sample of at least `shortest` seconds; runs a few, which warms up."""
     run(1)
     return max(1, min(_LONGEST_SAMPLE, math.ceil(shortest / run(1))))
 
@@ -31,6 +31,6 @@ def spread(values: Sequence[float]) -> dict:
 
 
 def peak_rss() -> int:
-    """Returns the largest memory of this process so far, in bytes."""
+    """Returns the peak resident memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,7 +1,7 @@
-"""Processes that do steps when they are told to, so that two frameworks measure in turns on one machine.
+"""Processes that run steps on demand, so that two frameworks are measured in turns on one machine.
 
-A process prints one line of facts when it is ready. To each line `go N` on its standard input it does N steps and
-prints the seconds that they took, and those of the processor; at the end of its input it ends.
+A process prints one line of facts when it is ready. For each line `go N` on its standard input it runs N steps and
+prints the seconds and the processor seconds that they took. It ends at the end of its input.
 """
 
 import json
@@ -15,16 +15,16 @@ from pathlib import Path
 
 from benchmarks.common.timing import Run
 
-_MARK = "turns: "  # Before each line of ours: libraries print too.
-_TAIL = 15  # Lines of the log that are shown of a process that failed.
+_MARK = "turns: "  # Begins each line of the protocol: libraries print too.
+_TAIL = 15  # Lines of the log that are printed when a process fails.
 
 
 class PlayerError(Exception):
-    """A process has ended by itself; the message holds the end of its log."""
+    """A process ended unexpectedly; the message holds the end of its log."""
 
 
 def serve(run: Run, facts: Mapping) -> None:
-    """Tells the facts, then runs steps on demand until the input ends."""
+    """Prints the facts, then runs steps on demand until the input ends."""
     _answer(facts)
     for line in sys.stdin:
         _, _, count = line.partition("go ")
@@ -34,15 +34,15 @@ def serve(run: Run, facts: Mapping) -> None:
 
 
 class Player:
-    """A process that `serve`s.
+    """A process that calls `serve`.
 
     Attributes:
-      facts: what it told when it was ready.
-      cores: that the last turn kept busy on average: on a CPU, few of those there are where other programs compute.
+      facts: printed by the process when it was ready.
+      cores: busy on average during the last turn. On a CPU, fewer than there are means that other programs compute.
     """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]):
-        """Starts the process and does not wait for it."""
+        """Starts the process without waiting for it."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log, self.facts, self.cores = log, {}, 0.0
         with log.open("wb") as file:
@@ -54,7 +54,7 @@ class Player:
         """Waits until the process is ready, at most `patience` seconds, and returns this player.
 
         Raises:
-          PlayerError: it ended before, or was ended.
+          PlayerError: it ended before it was ready, or the patience was over.
         """
         timer = threading.Timer(patience, self._process.kill)
         timer.start()
@@ -68,7 +68,7 @@ class Player:
         return self
 
     def go(self, steps: int) -> float:
-        """Does so many steps and returns the seconds.
+        """Runs a number of steps and returns the seconds.
 
         Raises:
           PlayerError: the process has ended.

@@ -1,1 +1,1 @@
-"""Faults that training survives, provoked and measured."""
+"""Faults that training survives: each is provoked and the result measured."""

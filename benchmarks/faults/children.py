@@ -1,4 +1,4 @@
-"""Small training runs in processes of their own, which a benchmark stops, kills and looks at."""
+"""Small training runs in child processes, which a benchmark stops, kills and inspects."""
 
 import dataclasses
 import hashlib
@@ -19,15 +19,15 @@ from ass_jax.runtime.workdir import CHECKPOINTS, METRICS
 
 CONFIG = "configs/toy.py:ass,smoke"
 INTERVAL = 10  # Steps between checkpoints.
-_PATIENCE = 300  # Seconds for anything that a child is waited for.
+_PATIENCE = 300  # Seconds to wait for anything a child does.
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where children work.
+    """The folder in which children run.
 
     Attributes:
-      folder: of working directories, data and compiled programs.
+      folder: holds working directories, data and compiled programs.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class Place:
         return self.folder / name / CHECKPOINTS
 
     def state(self, name: str) -> tuple[int, str]:
-        """Returns the last sound step and a hash of the checksums of all leaves of its state, after reading them."""
+        """Returns the last sound step, after reading it, and a hash of the checksums of its state."""
         with Checkpoints(self.checkpoints(name), read_only=True) as checkpoints:
             step = checkpoints.latest_sound_step()
         sums = read_checksums(self.checkpoints(name), step)
@@ -61,7 +61,7 @@ class Place:
         return {key: report[key] for key in ("step", "mean_iou", "class_iou")}
 
     def logged_step(self, name: str) -> int:
-        """Returns the last step that the log tells of."""
+        """Returns the last step in the log."""
         steps = []
         for line in (self.folder / name / METRICS).read_text().splitlines():
             try:
@@ -72,10 +72,10 @@ class Place:
 
 
 class Child:
-    """A run in a process of its own, whose output is kept."""
+    """A run in a child process, whose output is collected."""
 
     def __init__(self, arguments: list[str], folder: Path, program: tuple[str, ...] = ("main.py",)):
-        """Starts it; `program` is what Python runs, `folder` that of compiled programs."""
+        """Starts the run; `program` is what Python runs, `folder` holds the compiled programs."""
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
@@ -97,29 +97,29 @@ class Child:
 
     @property
     def text(self) -> str:
-        """All that it has printed so far."""
+        """The output so far."""
         return "".join(self._lines)
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process has not ended."""
         return self._process.poll() is None
 
     def resumed_at(self) -> int:
-        """Returns the step that it went on from; 0 if it began anew."""
+        """Returns the step from which it resumed; 0 if it started from scratch."""
         found = re.search(r"Goes on from step (\d+)", self.text)
         return int(found[1]) if found else 0
 
     def wait_for_step(self, number: int = 0) -> bool:
-        """Waits until it reports a step above `number`; False if it ended before."""
+        """Waits until it reports a step above `number`; returns False if it ends first."""
         return self._wait(lambda text: any(int(step) > number for step in re.findall(r"(?m)^step (\d+)/", text)))
 
     def wait_for(self, words: str) -> bool:
-        """Waits until it prints `words`; False if it ended before."""
+        """Waits until it prints `words`; returns False if it ends first."""
         return self._wait(lambda text: words in text)
 
     def send(self, number: int) -> None:
-        """Sends it a signal, if it is still there."""
+        """Sends it a signal if it is still running."""
         if self.is_running:
             os.kill(self.id, number)
 
@@ -129,7 +129,7 @@ class Child:
         self.wait()
 
     def wait(self, patience: float = _PATIENCE) -> int:
-        """Waits for its end, so many seconds at most, and returns its exit code."""
+        """Waits for its end, at most `patience` seconds, and returns its exit code."""
         try:
             code = self._process.wait(timeout=patience)
         except subprocess.TimeoutExpired:

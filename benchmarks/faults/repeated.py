@@ -1,4 +1,4 @@
-"""Two faults that show in many repetitions: deletions cut short, and a long run that leaks."""
+"""Two faults that appear only after many repetitions: interrupted deletions, and leaks of a long run."""
 
 import itertools
 import json
@@ -17,13 +17,13 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.faults.children import Child
-from benchmarks.faults.rows import Result, Setting, is_sound
+from benchmarks.faults.runs import Result, Setting, is_sound
 
-# Saves without end and keeps one, so that nearly all of its time goes into writing and deleting.
+# Saves forever and keeps one checkpoint, so that nearly all of its time goes into writing and deleting.
 _SAVER = """
 import sys
 import jax.numpy as jnp
-from ass_jax.checkpoint import Checkpoints
+from ass_jax.checkpoints.manager import Checkpoints
 with Checkpoints(sys.argv[1], keep_latest=1) as checkpoints:
     step = checkpoints.latest_sound_step() or 0
     print("ready", flush=True)
@@ -32,19 +32,19 @@ with Checkpoints(sys.argv[1], keep_latest=1) as checkpoints:
         checkpoints.save(step, {f"leaf_{n}": jnp.full(50_000, step) for n in range(8)}, {"mIoU": -step}, {})
 """
 _EVERY = 100  # Steps between evaluations, and between saves.
-_GROWTH = 0.05  # Of memory.
-_SHARE = 0.9  # Of the time.
+_GROWTH = 0.05  # Largest growth of memory.
+_SHARE = 0.9  # Smallest share of the time spent training.
 
 
 def kill_while_deleting(setting: Setting) -> Result:
-    """Kills a process that saves and deletes checkpoints all the time, and looks at what is left."""
+    """Kills a process that saves and deletes checkpoints all the time, and checks what is left."""
     directory = setting.place.folder / "deleting"
     shutil.rmtree(directory, ignore_errors=True)
     crashes = unsound = 0
     for _ in range(setting.count):
         saver = subprocess.Popen(
             [sys.executable, "-c", _SAVER, str(directory)],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path.cwd())},
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -59,7 +59,7 @@ def kill_while_deleting(setting: Setting) -> Result:
 
 
 def train_long(setting: Setting, picture: Path) -> Result:
-    """Trains for as many evaluations and saves as asked for; watches memory, open files and time."""
+    """Trains for `setting.count` evaluations and saves; watches memory, open files and time."""
     place, name, steps = setting.place, "long", setting.count * _EVERY
     shutil.rmtree(place.folder / name, ignore_errors=True)
     every = [f"--config.{key}.every={_EVERY}" for key in ("evaluation", "checkpoint")]
@@ -73,10 +73,10 @@ def train_long(setting: Setting, picture: Path) -> Result:
     code = child.wait()
     if code or len(samples) < 20:
         return f"exit code {code}: {child.text[-300:]}", False
-    # The first evaluation and the first saves load what stays loaded.
+    # The first evaluation and the first saves load libraries that stay loaded.
     settled = [sample for sample in samples if sample[0] > 0.2 * seconds]
     quarter = max(1, len(settled) // 4)
-    # Medians: a save holds files open, and memory, for a moment.
+    # Medians, because a save holds files and memory for a moment.
     early, late = _medians(settled[:quarter]), _medians(settled[-quarter:])
     growth, files = late[0] / early[0] - 1, late[1] - early[1]
     share = _training_seconds(place.folder / name) / seconds
@@ -103,12 +103,12 @@ def _medians(samples: list[tuple[float, float, int]]) -> tuple[float, int]:
 
 
 def _training_seconds(workdir: Path) -> float:
-    """Returns the time that the reports of a run account for, which leaves evaluations and saves out."""
+    """Returns the training time according to the reports of a run, without evaluations and saves."""
     config = json.loads((workdir / "config.json").read_text())
     images = sum(config["data"]["batch"].values())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     reports = [(line["step"], line["images_per_second"]) for line in lines if "images_per_second" in line]
-    # A save reports too, so that reports are not evenly spread.
+    # Saves report as well, so the distance between reports varies.
     return sum((step - before) * images / speed for (before, _), (step, speed) in itertools.pairwise(reports))
 
 
@@ -124,5 +124,5 @@ def _plot(samples: list[tuple[float, float, int]], picture: Path) -> None:
 
 
 def random_source(seed: int, row: int) -> random.Random:
-    """Returns the source of a row's random moments, the same one whichever other rows run."""
+    """Returns the random source of a row, which does not depend on the other rows."""
     return random.Random(f"{seed} {row}")

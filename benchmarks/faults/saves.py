@@ -1,8 +1,8 @@
-"""What checkpoints cost: a run of the toy configuration at its own interval between saves, watched from within.
+"""The cost of checkpoints: a run of the toy configuration with its own interval between saves, timed from inside.
 
-    python -m benchmarks.faults.faults.saves NOTES --config=configs/toy.py ...
+    python -m benchmarks.faults.saves NOTES --config=configs/toy.py ...
 
-is `main.py` under watch; it leaves its measurements in the file NOTES.
+runs `main.py` with timers around saves and steps and writes the measurements to the file NOTES.
 """
 
 import functools
@@ -22,33 +22,33 @@ from ass_jax.checkpoints import leaves
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.training.monitor import Monitor
 from benchmarks.faults.children import Child
-from benchmarks.faults.rows import Result, Setting
+from benchmarks.faults.runs import Result, Setting
 from configs import toy
 
-_MOST = 0.03  # Of the training time.
+_LARGEST_SHARE = 0.03  # Of the training time.
 _PATIENCE = 3600  # Seconds for the whole run.
 
 
 class Watch:
-    """Times the steps of a run, and what its checkpoints take of the training thread.
+    """Times the steps of a run and the checkpoint calls in its training thread; evaluations count as neither.
 
     Attributes:
-      steps: seconds of every step but the first, and whether a save was under way when it began.
-      calls: seconds that the thread spent in calls to checkpoints; evaluations are in neither.
-      checksums: seconds of these.
-      saves: how many.
+      steps: seconds of every step but the first, and whether a save was in progress when it began.
+      calls: seconds that the training thread spent in calls to checkpoints.
+      checksums: the part of these seconds that computes checksums.
+      saves: number of saves.
     """
 
     def __init__(self):
-        """Nothing has been seen yet."""
+        """Starts with nothing measured."""
         self.steps: list[tuple[float, bool]] = []
         self.calls, self.checksums, self.saves = 0.0, 0.0, 0
-        self._begun: float | None = None  # When the step under way did; None before the first one.
+        self._begun: float | None = None  # Start of the current step; None before the first one.
         self._saving: Checkpoints | None = None
         self._inside = False
 
     def install(self) -> None:
-        """Puts the watch between the training loop and what it calls."""
+        """Wraps what the training loop calls."""
         for name in ("save", "check", "wait", "close"):
             setattr(Checkpoints, name, self._timed(getattr(Checkpoints, name)))
         leaves.checksums_of_items = self._timed_checksums(leaves.checksums_of_items)
@@ -61,7 +61,7 @@ class Watch:
     def _timed(self, call: Callable) -> Callable:
         @functools.wraps(call)
         def timed(checkpoints: Checkpoints, *arguments: Any) -> Any:
-            if self._begun is None or self._inside:  # One calls another.
+            if self._begun is None or self._inside:  # Calls may be nested.
                 return call(checkpoints, *arguments)
             begun, self._inside = time.monotonic(), True
             try:
@@ -70,7 +70,7 @@ class Watch:
                 now, self._inside = time.monotonic(), False
                 self.calls += now - begun
                 if call.__name__ == "save":
-                    # What comes before it in this turn of the loop, an evaluation maybe, is no part of the next step.
+                    # An evaluation in this pass of the loop, before the save, is no part of the next step.
                     self._begun, self._saving, self.saves = now, checkpoints, self.saves + 1
 
         return timed
@@ -87,9 +87,8 @@ class Watch:
 
     def _after_step(self, call: Callable) -> Callable:
         def add(monitor: Monitor, metrics: Any) -> None:
-            jax.block_until_ready(
-                metrics
-            )  # Else the loop runs ahead of the devices, and no step has a time of its own.
+            # Without waiting, the loop runs ahead of the devices and single steps cannot be timed.
+            jax.block_until_ready(metrics)
             now = time.monotonic()
             if self._begun is not None:
                 self.steps.append((now - self._begun, self._saving is not None))
@@ -102,7 +101,7 @@ class Watch:
 
 
 def cost_of_saves(setting: Setting) -> Result:
-    """Trains for as many intervals, of two saves each, as asked for; compares steps beside a save with the others."""
+    """Trains for `setting.count` intervals of two saves each; compares steps during a save with the others."""
     folder, every = setting.place.folder, toy.get_config().checkpoint.every
     workdir, notes = folder / "saves", folder / "saves.json"
     shutil.rmtree(workdir, ignore_errors=True)
@@ -110,29 +109,29 @@ def cost_of_saves(setting: Setting) -> Result:
     settings = {"steps": setting.count * every, "data.directory": folder / "data"}
     arguments = [f"--config.{key}={value}" for key, value in settings.items()]
     arguments = ["--config=configs/toy.py", f"--workdir={workdir}", *arguments]
-    child = Child(arguments, folder, program=("-m", "benchmarks.faults.faults.saves", str(notes)))
+    child = Child(arguments, folder, program=("-m", "benchmarks.faults.saves", str(notes)))
     if child.wait(_PATIENCE) or not notes.exists():
         return f"the run failed: {child.text[-300:]}", False
-    return judged(json.loads(notes.read_text()))
+    return verdict(json.loads(notes.read_text()))
 
 
-def judged(found: dict) -> Result:
-    """Returns the share that checkpoints take, of what `Watch.notes` tells."""
+def verdict(found: dict) -> Result:
+    """Returns the share of the training time that checkpoints take, from `Watch.notes`."""
     median = statistics.median(seconds for seconds, _ in found["steps"])
-    beside = [seconds for seconds, saving in found["steps"] if saving]
-    slower = sum(beside) - median * len(beside)
+    during = [seconds for seconds, saving in found["steps"] if saving]
+    slower = sum(during) - median * len(during)
     share = (found["calls"] + max(0.0, slower)) / (median * len(found["steps"]))
     steps = f"{len(found['steps']) + 1} steps of {1000 * median:.0f} ms"
     calls = f"{found['calls']:.2f} s in the training thread, {found['checksums']:.2f} s of them checksums"
     text = (
         f"{steps}, {found['saves']} saves: {100 * share:.2f} % of the training time; {calls}; "
-        f"{len(beside)} steps beside a save took {slower:+.2f} s longer"
+        f"{len(during)} steps during a save took {slower:+.2f} s longer"
     )
-    return text, share < _MOST
+    return text, share < _LARGEST_SHARE
 
 
 def main() -> None:
-    """Runs `main.py` with the rest of the arguments, under watch."""
+    """Runs `main.py` with the remaining arguments and timers."""
     notes, watch = Path(sys.argv.pop(1)), Watch()
     watch.install()
     try:

@@ -1,4 +1,4 @@
-"""Faults of a run of two processes on this machine: one of them is killed, or asked to stop."""
+"""Faults of a run of two processes on this machine: one of them is killed or stopped."""
 
 import shutil
 import signal
@@ -6,20 +6,18 @@ import socket
 import time
 
 from benchmarks.faults.children import INTERVAL, Child, Place
-from benchmarks.faults.rows import Result, Setting
+from benchmarks.faults.runs import Result, Setting
 
-_STEPS = 40  # Each one waits for the other several hundred times.
-_LIMIT = 60  # Seconds within which a process must end once it is alone.
-_TOLD = (
-    "another process has ended",
-    "another task died",
-)  # By `ass_jax.runtime.distributed` or, if it is faster, by JAX.
+_STEPS = 40  # In each step, the processes wait for each other many times.
+_LIMIT = 60  # Seconds within which a process must end after the other one has.
+# Printed by `ass_jax.runtime.distributed` or, if it is faster, by JAX.
+_MESSAGES = ("another process has ended", "another task died")
 
 
 def kill_one(setting: Setting) -> Result:
     """Kills one of two processes at random moments, then starts both again."""
     place, clean = setting.place, _clean_run(setting.place)
-    seconds, codes, told, lost, same = [], set(), 0, [], 0
+    seconds, codes, noticed, lost, same = [], set(), 0, [], 0
     for number in range(setting.count):
         name, which = _fresh(place, f"one_killed_{number}"), number % 2
         pair = _wait_for_step(_start(place, name), setting.draw.randrange(INTERVAL, _STEPS // 2))
@@ -27,18 +25,18 @@ def kill_one(setting: Setting) -> Result:
         begun = time.monotonic()
         codes.add(pair[1 - which].wait())
         seconds.append(time.monotonic() - begun)
-        told += any(words in pair[1 - which].text for words in _TOLD)
+        noticed += any(words in pair[1 - which].text for words in _MESSAGES)
         logged = place.logged_step(name)
         again = _start(place, name)
         done = [child.wait() for child in again] == [0, 0]
         lost.append(logged - again[0].resumed_at())
         same += done and place.state(name) == place.state(clean) and place.scores(name) == place.scores(clean)
     text = (
-        f"the other one ended by itself in {told} of {setting.count}, after {min(seconds):.1f} to "
+        f"the other one ended by itself in {noticed} of {setting.count}, after {min(seconds):.1f} to "
         f"{max(seconds):.1f} s, codes {', '.join(map(str, sorted(codes)))}; most work lost: {max(lost)} steps "
         f"(interval {INTERVAL}); {same} of {setting.count} final states and scores identical"
     )
-    good = told == same == setting.count and max(seconds) <= _LIMIT and max(lost) <= INTERVAL
+    good = noticed == same == setting.count and max(seconds) <= _LIMIT and max(lost) <= INTERVAL
     return text, good and 0 not in codes
 
 
@@ -65,7 +63,7 @@ def stop_both(setting: Setting) -> Result:
 
 
 def _clean_run(place: Place) -> str:
-    """Returns the name of a run of two processes that nothing disturbed; it is made once."""
+    """Returns the name of an undisturbed run of two processes; it is trained once."""
     name = "clean_two"
     if not (place.folder / name / "eval.json").exists():
         pair = _start(place, _fresh(place, name))
@@ -84,7 +82,7 @@ def _start(place: Place, name: str) -> list[Child]:
 
 
 def _wait_for_step(pair: list[Child], number: int) -> list[Child]:
-    """Waits for a step that process 0, which alone reports, has done."""
+    """Waits until process 0, the only one that reports, has finished a step above `number`."""
     if not pair[0].wait_for_step(number):
         raise RuntimeError("A run ended by itself:\n" + "\n".join(child.text for child in pair))
     return pair

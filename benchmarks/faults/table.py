@@ -1,10 +1,10 @@
-"""Provokes every fault that training must survive, measures what happens, and writes `docs/faults.md`.
+"""The table of faults: provokes every fault that training must survive and measures what happens.
 
-    python -m benchmarks.faults.faults                        # all rows: `make faults`
-    python -m benchmarks.faults.faults --rows=4,16 --scale=0.2 --output=faults.md
+    python -m benchmarks.faults.table                        # all rows: `make faults`
+    python -m benchmarks.faults.table --rows=4,16 --scale=0.2 --output=faults.md
 
-Rows that were measured before are kept, so that the table can be made in several turns. Random moments come from a
-seed, which is printed. Children are killed by their own process numbers.
+Writes `docs/faults.md`. Results of earlier calls are kept, so that the table can be filled row by row. Random moments
+come from a seed, which is printed.
 """
 
 import argparse
@@ -22,10 +22,9 @@ from typing import NamedTuple
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from benchmarks.common import machine
-from benchmarks.faults import repeated, saves, several
-from benchmarks.faults import rows as fault_rows
+from benchmarks.faults import repeated, runs, saves, several
 from benchmarks.faults.children import Place
-from benchmarks.faults.rows import Result, Setting
+from benchmarks.faults.runs import Result, Setting
 
 _CHECKPOINTS, _PIPELINE = "tests/checkpoints/test_manager.py", "tests/data/test_pipeline.py"
 _DAMAGED, _LABELS = "tests/data/preparation/test_prepare_damaged.py", "tests/data/raw/test_image_files.py"
@@ -35,10 +34,10 @@ class Row(NamedTuple):
     """A fault.
 
     Attributes:
-      fault: in words.
-      demand: what must be measured.
-      measure: provokes it.
-      count: how often.
+      fault: description.
+      demand: the result that is required.
+      measure: provokes the fault and returns the result.
+      count: number of repetitions.
     """
 
     fault: str
@@ -61,7 +60,7 @@ def tests(*arguments: str) -> Callable[[Setting], Result]:
 
 
 def rows(picture: Path) -> dict[int, Row]:
-    """Returns the faults by number; `picture` is where the long run is drawn."""
+    """Returns the faults by number; `picture` is the file for the plot of the long run."""
     not_finite = (
         "tests/method/test_train_step.py",
         "tests/training/test_loop.py",
@@ -101,25 +100,25 @@ def rows(picture: Path) -> dict[int, Row]:
     devices = (_CHECKPOINTS, "-k", "other_devices or alone")
     order = (_PIPELINE, "-k", "readers or hosts or late or continues")
     return {
-        1: Row("stop at any step, resume", "all identical", fault_rows.stop_and_resume, 5),
-        2: Row("kill -9 at random moments", "lost work ≤ an interval", fault_rows.kill_at_random, 20),
+        1: Row("stop at any step, resume", "all identical", runs.stop_and_resume, 5),
+        2: Row("kill -9 at random moments", "lost work ≤ an interval", runs.kill_at_random, 20),
         3: Row("killed while an old checkpoint is deleted", "0 crashes", repeated.kill_while_deleting, 20),
-        4: Row("SIGTERM in training", "within 10 s, 0 steps lost", fault_rows.stop_by_signal, 10),
-        5: Row("newest checkpoint damaged", "none silently wrong", fault_rows.damage_newest, 60),
-        6: Row("every checkpoint damaged", "one message, code ≠ 0", fault_rows.damage_all),
-        7: Row("disk full while saving", "0 valid checkpoints lost", fault_rows.fill_disk),
+        4: Row("SIGTERM in training", "within 10 s, 0 steps lost", runs.stop_by_signal, 10),
+        5: Row("newest checkpoint damaged", "none silently wrong", runs.damage_newest, 60),
+        6: Row("every checkpoint damaged", "one message, code ≠ 0", runs.damage_all),
+        7: Row("disk full while saving", "0 valid checkpoints lost", runs.fill_disk),
         8: Row("loss or gradient not finite", "parameters always finite", tests(*not_finite)),
-        9: Row("NaN or missing mIoU", "all sequences right", fault_rows.rank_randomly, 200),
+        9: Row("NaN or missing mIoU", "all sequences right", runs.rank_randomly, 200),
         10: Row("corrupt image in the data set", "resumed hash identical", tests(*substituted)),
         11: Row("image and label of different size", "all named", tests(*sizes)),
         12: Row("unknown label ids", "none silently another class", tests(*ids)),
         13: Row("no valid pixel; a class absent", "as the official scores", tests(*absent)),
         14: Row("0, 1 or few labelled images", "no hang", tests(*few)),
-        15: Row("two processes in one directory", "the first finishes", fault_rows.two_processes, 10),
-        16: Row("configuration differs", "refused, with the keys", fault_rows.change_settings),
+        15: Row("two processes in one directory", "the first finishes", runs.two_processes, 10),
+        16: Row("configuration differs", "stops and names the keys", runs.change_settings),
         17: Row("other numbers of devices; parameters alone", "difference 0", tests(*devices)),
         18: Row("other numbers of readers and hosts; seeking", "hashes equal, within 1 s", tests(*order)),
-        19: Row("hostile files and names", "refused or escaped, nothing run", tests(*hostile)),
+        19: Row("hostile files and names", "rejected or escaped, nothing executed", tests(*hostile)),
         20: Row(
             "2,000 steps, 20 evaluations, 20 saves",
             "no leak",
@@ -133,7 +132,7 @@ def rows(picture: Path) -> dict[int, Row]:
 
 
 def main() -> None:
-    """Measures the rows that are asked for and writes the table of all that are known; code 1 if one does not hold."""
+    """Measures the chosen rows and writes the table of all known results; exits with 1 if a row does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="", help="numbers, separated by commas; default: all")
     parser.add_argument("--scale", type=float, default=1.0, help="factor of the number of repetitions")
@@ -164,7 +163,7 @@ def main() -> None:
 
 
 def write(output: Path, table: dict[int, Row], measured: dict) -> None:
-    """Writes the table of what was measured."""
+    """Writes the table of all known results."""
     lines = [
         "# Faults survived",
         "",
@@ -185,7 +184,7 @@ def write(output: Path, table: dict[int, Row], measured: dict) -> None:
     seeds = sorted({found["seed"] for found in measured.values()})
     lines += [
         "",
-        f"Measured with `python -m benchmarks.faults.faults` (`make faults`), seed {', '.join(map(str, seeds))}, on:",
+        f"Measured with `python -m benchmarks.faults.table` (`make faults`), seed {', '.join(map(str, seeds))}, on:",
         f"{machine.describe_in_words(machine.describe(os.environ))}. Small runs of `configs/toy.py:ass,smoke`.",
         '"Identical" compares the checksums of all leaves of the state.',
     ]

@@ -1,1 +1,1 @@
-"""Every variant of the method, trained over several seeds."""
+"""The ladder: every variant of the method, trained over several seeds."""

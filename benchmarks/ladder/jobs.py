@@ -1,4 +1,4 @@
-"""Trains runs in processes of their own, several at a time, each on its share of the processor's cores."""
+"""Trains runs in separate processes, several at a time, each on its share of the processor's cores."""
 
 import json
 import os
@@ -14,10 +14,11 @@ from benchmarks.common.runs import JOB, LOG, Run
 
 
 def environment_of_jobs(jobs: int) -> dict[str, str]:
-    """Returns the environment of runs of which `jobs` go on at a time.
+    """Returns the environment of runs of which `jobs` train at a time.
 
-    One alone has the machine, with any accelerator, to itself. Several compute on the processor, in one thread
-    each: how many threads share a sum changes its last bits, and so the result must not depend on who is idle.
+    A single job has the machine and any accelerator to itself. Several jobs compute on the processor, in one thread
+    each: the number of threads that share a sum changes its last bits, so the result must not depend on which cores
+    are idle.
     """
     if jobs == 1:
         return dict(os.environ)
@@ -28,16 +29,16 @@ def environment_of_jobs(jobs: int) -> dict[str, str]:
 def train_all(
     runs: Sequence[Run], *, command: Sequence[str], jobs: int, environment: dict[str, str], machine: dict
 ) -> Iterator[tuple[Run, str]]:
-    """Trains the runs and yields each as it ends, with an empty text or what went wrong.
+    """Trains the runs and yields each one when it ends, with an empty text or what went wrong.
 
-    Leaving the iteration early, also by an exception, ends the processes that are still at work.
+    Leaving the iteration early, also by an exception, ends the running processes.
 
     Args:
       runs: in the order in which they start.
-      command: program to which the arguments of a run are added.
+      command: program that is called with the arguments of a run.
       jobs: runs at a time.
-      environment: of `environment_of_jobs`.
-      machine: facts that are noted of every run.
+      environment: see `environment_of_jobs`.
+      machine: facts to store with every run.
     """
     shares = _shares(usable_cores(), jobs)
     note = {"jobs": jobs, "cores": len(shares[0]), "machine": machine}
@@ -61,7 +62,7 @@ def tail(run: Run, count: int = 15) -> list[str]:
 
 
 class _Processes:
-    """The processes at work; after `stop` none is left and none starts."""
+    """The running processes; after `stop`, none is left and none starts."""
 
     def __init__(self, environment: dict[str, str]):
         self._environment, self._lock = environment, threading.Lock()
@@ -72,7 +73,7 @@ class _Processes:
         with self._lock:
             if self._stopped:
                 raise InterruptedError
-            # A session of its own: Ctrl-C reaches this program alone, which then stops all of them once.
+            # In a new session: Ctrl-C reaches only this program, which then stops every process once.
             process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
@@ -95,7 +96,7 @@ class _Processes:
 
 
 def _train(run: Run, command: Sequence[str], processes: _Processes, note: dict) -> str:
-    """Trains one run; notes its time, to which earlier attempts that it goes on from are added."""
+    """Trains one run and stores its time, including earlier attempts that it resumes."""
     run.folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     try:
@@ -110,13 +111,13 @@ def _train(run: Run, command: Sequence[str], processes: _Processes, note: dict) 
 
 
 def _shares(cores: Sequence[int], jobs: int) -> list[list[int]]:
-    """Divides the cores evenly; where there are more jobs than cores, several share one."""
+    """Divides the cores evenly; if there are more jobs than cores, several share one."""
     size = max(1, len(cores) // jobs)
     starts = [job * size % len(cores) for job in range(jobs)]
     return [list(cores[start : start + size]) for start in starts]
 
 
 def _pin(cores: Sequence[int]) -> None:
-    """Keeps the calling thread, and the processes that it starts, on the given cores."""
+    """Restricts the calling thread, and the processes that it starts, to the given cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)

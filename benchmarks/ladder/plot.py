@@ -1,4 +1,4 @@
-"""The ladder as a picture: a row for each variant, a dot for each seed, a bar at the mean."""
+"""The plot of the ladder: a row for each variant, a dot for each seed, a bar at the mean."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from benchmarks.ladder.report import describe_parts
 from configs._variants import VARIANTS
 
-# By target labels and teacher; told apart without colour vision and in grey too.
+# By target labels and teacher; distinguishable without colour vision and in grey.
 _COLOURS = {"none": "#7f7f7f", "few": "#0072b2", "teacher": "#56b4e9", "all": "#d55e00"}
 _DESCRIPTIONS = {
     "none": "no target labels",
@@ -23,7 +23,7 @@ def save_plot(summary: dict, file: Path) -> None:
     """Draws the mIoU of every variant.
 
     Args:
-      summary: of `benchmarks.ladder.ladder.statistics.summarise`.
+      summary: see `benchmarks.ladder.statistics.summarise`.
       file: PNG to write.
     """
     names = list(summary["variants"])
@@ -53,7 +53,7 @@ def _draw_row(axes: Axes, height: float, name: str, summary: dict) -> None:
     if not row["by_seed"]:
         return
     scores = [100 * score for score in row["by_seed"].values()]
-    # A little lower for each seed: dots that coincide stay visible.
+    # A little lower for each seed, so that equal scores stay visible.
     heights = [height + 0.3 * ((seeds.index(seed) + 0.5) / len(seeds) - 0.5) for seed in row["by_seed"]]
     mean = sum(scores) / len(scores)
     axes.plot([mean, mean], [height - 0.28, height + 0.28], color=colour, linewidth=2.5, solid_capstyle="butt")
@@ -68,7 +68,7 @@ def _kind(variant: str) -> str:
 
 
 def _label(axes: Axes, height: float, name: str, description: str) -> None:
-    """Writes a variant's name, and below it what acts, left of the axes."""
+    """Writes a variant's name and its parts to the left of the axes."""
     place = {"transform": axes.get_yaxis_transform(), "ha": "right"}
     axes.text(-0.02, height - 0.02, name, va="bottom", fontweight="bold", **place)
     axes.text(-0.02, height + 0.06, description, va="top", fontsize=7.5, color="#606060", **place)

@@ -1,4 +1,4 @@
-"""The ladder's report: all of its text is computed from the scores and the configurations."""
+"""The ladder's report, computed entirely from the scores and the configurations."""
 
 import re
 import shlex
@@ -9,33 +9,33 @@ from benchmarks.common.machine import describe_in_words
 from configs._variants import VARIANTS
 from data.streams import STREAMS
 
-TERMS = ("global", "semantic", "mixed")  # Of the loss, beside the cross-entropy of the labelled images.
+TERMS = ("global", "semantic", "mixed")  # Of the loss, in addition to the cross-entropy of the labelled images.
 
 
 def markdown(summary: dict) -> str:
-    """Returns the report as a page of Markdown; the plot is expected beside it as `ladder.png`."""
+    """Returns the report as a page of Markdown; it shows the plot `ladder.png` of the same folder."""
     config, count, missing = summary["config"], len(summary["seeds"]), _missing(summary)
     file, overrides = summary["config_file"].partition(":"), summary["overrides"]
     words = f"{file[0]}:VARIANT{file[2] and ','}{file[2]}"
     parts = [
         f"# The ladder: every variant on `{summary['config_file']}`",
-        f"Written by `benchmarks/ladder/ladder.py` from {len(summary['runs']) - len(missing)} finished runs of "
+        f"Written by `benchmarks/ladder/train.py` from {len(summary['runs']) - len(missing)} finished runs of "
         f"{len(summary['runs'])}; changes by hand are lost. Make it again with `{summary['command']}`.",
         *([f"**Missing: {_listed(missing)}.**"] if missing else []),
         *([f"**Settings changed for it: `{shlex.join(overrides)}`.**"] if overrides else []),
         "![mIoU of every variant, a dot a seed](ladder.png)",
         "## Scores",
-        f"IoU in % on the target's validation images after step {config['steps']:,}: of the last checkpoint, not of "
-        f"one chosen by its score. {_explain_spread(count)}",
+        f"IoU in % on the target's validation images after step {config['steps']:,}, from the last checkpoint (not the "
+        f"best one). {_explain_spread(count)}",
         _score_table(summary),
     ]
     if summary["differences"]:
         parts += [
             "## Differences, seed by seed",
-            "In percentage points of mIoU; positive: the first is better. Runs of one seed share the segmenter's "
-            "initial weights, the order of each stream and, where only some target images are labelled, the choice "
-            f"of them, so that some of the chance cancels. {_explain_sign(count)} The standard error is that of "
-            "the mean difference.",
+            "In percentage points of mIoU; positive: the first is better. Runs with the same seed share the "
+            "segmenter's initial weights, the order of each stream and the choice of labelled target images, so that "
+            f"part of the random variation cancels. {_explain_sign(count)} The standard error is that of the mean "
+            "difference.",
             _difference_table(summary),
         ]
     parts += [
@@ -44,25 +44,26 @@ def markdown(summary: dict) -> str:
         _class_table(summary),
         *([_class_difference_table(summary)] if summary["differences"] else []),
         "## What acts in each variant",
-        "All variants train for as many steps, on as many labelled images a step (source and target together). "
-        "Unlabelled images come on top where the global term or the teacher reads them. A discriminator exists only "
-        "where its term has a weight; a teacher, an average of the segmenter, only where mixed images have one.",
+        "All variants train for the same number of steps, on the same number of labelled images a step (source and "
+        "target together). Unlabelled images are added where the global term or the teacher needs them. A "
+        "discriminator exists only if its term has a weight; a teacher (moving average of the segmenter) only if "
+        "mixed images have one.",
         _parts_table(summary),
         "## Settings",
         _bullets(_settings(config)),
         "## How it was run",
-        f"Every run is a process of its own, with SEED {_listed(summary['seeds'])}:",
+        f"Every run is a separate process, with SEED {_listed(summary['seeds'])}:",
         f"```\npython main.py --config={words} --config.seed=SEED --config.data.labelled_seed=SEED"
         f"{''.join(f' {shlex.quote(override)}' for override in overrides)} --workdir=WORKDIR\n```",
         _bullets(_conditions(summary)),
-        "On the same CPU, the same versions and number of threads give the same numbers again, bit by bit. "
-        "Otherwise the last bits of sums differ, which training can amplify.",
+        "The same CPU, versions and number of threads reproduce the numbers bit for bit. On other machines the last "
+        "bits of sums differ, which training can amplify.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def short_table(summary: dict) -> str:
-    """Returns the few lines about the ladder that the README shows."""
+    """Returns the table of the ladder for the README."""
     rows = [
         [f"`{name}`", describe_parts(name, row["labelled_count"]), _percent(_main(row, summary))]
         for name, row in summary["variants"].items()
@@ -78,7 +79,7 @@ def short_table(summary: dict) -> str:
 
 
 def refresh_readme(file: Path, text: str, mark: str = "ladder") -> bool:
-    """Puts `text` between `<!-- mark -->` and `<!-- /mark -->` in a file; returns whether the file has them."""
+    """Puts `text` between `<!-- mark -->` and `<!-- /mark -->` in a file; returns whether both marks exist."""
     first, last = re.escape(f"<!-- {mark} -->"), re.escape(f"<!-- /{mark} -->")
     old = file.read_text() if file.is_file() else ""
     between = re.compile(f"(?s)(?<={first}\n).*?(?={last})")
@@ -89,7 +90,7 @@ def refresh_readme(file: Path, text: str, mark: str = "ladder") -> bool:
 
 
 def describe_parts(variant: str, labelled_count: int) -> str:
-    """Says in a few words what acts in a variant, such as "source + 8 labelled target images + global + semantic"."""
+    """Describes a variant in a few words, such as "source + 8 labelled target images + global + semantic"."""
     parts = VARIANTS[variant]
     labels = {"none": "", "few": f"{labelled_count} labelled target images", "all": "all target images labelled"}
     terms = {"global": parts.global_term, "semantic": parts.semantic_term, "teacher": parts.teacher}
@@ -106,7 +107,7 @@ def _missing(summary: dict) -> list[str]:
 
 
 def _conditions(summary: dict) -> list[str]:
-    """Says on what the runs were made, a line for each kind of machine and way of sharing it."""
+    """Returns a line for each kind of machine and number of parallel runs."""
     kinds = {}
     for run in summary["runs"]:
         if run["scores"] is not None:
@@ -118,7 +119,7 @@ def _conditions(summary: dict) -> list[str]:
 
 def _condition(job: dict) -> str:
     if not job:
-        return "Machine and time were not noted"
+        return "Machine and time are unknown"
     way = "one run at a time"
     if job["jobs"] > 1:
         way = f"{job['jobs']} runs at a time, each in one thread on {job['cores']} core(s)"
@@ -127,16 +128,16 @@ def _condition(job: dict) -> str:
 
 def _explain_spread(count: int) -> str:
     if count == 1:
-        return "One seed, which tells nothing about chance."
+        return "One seed: the random variation is unknown."
     return f"Mean ± sample standard deviation over {count} seeds."
 
 
 def _explain_sign(count: int) -> str:
     if count == 1:
-        return "One seed cannot tell a difference from chance."
+        return "One seed cannot separate a difference from chance."
     return (
-        f"Were two variants equally good, chance alone would make all {count} differences positive once in "
-        f"{2**count} ladders."
+        f"If two variants were equally good, all {count} differences would be positive by chance once in {2**count} "
+        "ladders."
     )
 
 
@@ -206,7 +207,7 @@ def _parts_table(summary: dict) -> str:
 
 
 def _settings(config: dict) -> list[str]:
-    """Returns the main numbers of a configuration that all variants share, a line each."""
+    """Returns the main settings that all variants share, a line each."""
     data, model, loss, optimizer = (config[group] for group in ("data", "model", "loss", "optimizer"))
     discriminator, toy = config["discriminator"], data["toy"]
     lines = [f"Data: {data['source']} → {data['target']}, classes {data['classes']}."]
@@ -270,6 +271,6 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], words: int = 1) -> str:
-    """Lays out a table in Markdown: the first columns, `words` of them, to the left, numbers to the right."""
+    """Formats a Markdown table: the first `words` columns aligned left, the others right."""
     rule = ["---"] * words + ["---:"] * (len(heads) - words)
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (heads, rule, *rows))

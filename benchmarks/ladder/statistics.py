@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from benchmarks.common.runs import Run, settings, typical_run
 from data.streams import streams
 
-# What each difference shows: the whole method against its parts, one part alone, adaptation with all labels; the same
-# of ASS+, and what it adds.
+# ASS against its parts, one part alone, adaptation with all labels; then ASS+ against its parts and against ASS.
 PAIRS = (
     ("ass", "joint"),
     ("ass", "adaptsegnet"),
@@ -19,7 +18,7 @@ PAIRS = (
     ("ass_plus", "adaptsegnet_plus"),
     ("ass_plus", "ass"),
 )
-AVERAGE = "average"  # Key of the scores of a run's moving average.
+AVERAGE = "average"  # Key of the teacher's scores.
 ORACLE = "oracle"
 
 
@@ -27,14 +26,14 @@ def summarise(runs: Sequence[Run], config_file: str, command: str, overrides: Se
     """Computes all numbers of the report.
 
     Args:
-      runs: all that the ladder consists of, finished or not.
-      config_file: and the words after its colon, as the report shall name it.
-      command: that makes the ladder again.
+      runs: all runs of the ladder, finished or not.
+      config_file: the file and the words after its colon, as the report shows them.
+      command: the command that repeats the ladder.
       overrides: settings changed on the command line.
 
     Returns:
       JSON-able. Scores are shares of 1, times are seconds, "deviation" is the sample standard deviation over the
-      seeds, "error" the standard error of the mean; None where there is nothing to compute it from.
+      seeds, "error" the standard error of the mean; None if no score is known.
 
     Raises:
       ValueError: no run has scores.
@@ -76,7 +75,7 @@ def summarise(runs: Sequence[Run], config_file: str, command: str, overrides: Se
 
 
 def _row(own: Sequence[Run], scores: dict, subset: str) -> dict:
-    """Returns what the runs of one variant come to; `subset` is the one whose mean IoU is compared."""
+    """Returns the scores of one variant over its seeds; mean IoUs of `subset` are compared."""
     done = [run for run in own if scores[run.variant, run.seed]]
     reports = [scores[run.variant, run.seed] for run in done]
     by_seed = {run.seed: report["mean_iou"][subset] for run, report in zip(done, reports, strict=True)}
@@ -114,7 +113,7 @@ def _spread_by_name(reports: Sequence[dict], kind: str) -> dict[str, dict]:
 
 
 def _difference(first: dict[int, float], second: dict[int, float]) -> dict:
-    """Returns the differences of the seeds that both variants have, and what they amount to."""
+    """Returns the differences for the seeds that both variants have, and their statistics."""
     by_seed = {seed: first[seed] - second[seed] for seed in first if seed in second}
     spread = _spread(by_seed.values())
     error = None if spread["deviation"] is None else spread["deviation"] / spread["count"] ** 0.5
@@ -122,7 +121,7 @@ def _difference(first: dict[int, float], second: dict[int, float]) -> dict:
 
 
 def _class_differences(first: str, second: str, scores: dict) -> dict[str, float]:
-    """Returns the mean difference of each class's IoU, over the seeds in which both variants have it."""
+    """Returns the mean difference of each class's IoU over the seeds in which both variants have a score."""
     found = {}
     for (variant, seed), report in scores.items():
         other = scores.get((second, seed))

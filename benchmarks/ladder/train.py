@@ -1,17 +1,17 @@
 """Trains every variant of the method over several seeds and reports their scores: `make ladder`.
 
-  python -m benchmarks.ladder.ladder
-  python -m benchmarks.ladder.ladder --seeds=0,1,2,3,4 --jobs=4
-  python -m benchmarks.ladder.ladder --report_only
-  python -m benchmarks.ladder.ladder --config=configs/toy.py:smoke --workdir=runs/trial
-  python -m benchmarks.ladder.ladder --config.optimizer.learning_rate=0.01 --workdir=runs/trial
-  python -m benchmarks.ladder.ladder --config.data.labelled_count=3 --workdir=runs/ladder_3 --output=docs/ladder_3
+  python -m benchmarks.ladder.train
+  python -m benchmarks.ladder.train --seeds=0,1,2,3,4 --jobs=4
+  python -m benchmarks.ladder.train --report_only
+  python -m benchmarks.ladder.train --config=configs/toy.py:smoke --workdir=runs/trial
+  python -m benchmarks.ladder.train --config.optimizer.learning_rate=0.01 --workdir=runs/trial
+  python -m benchmarks.ladder.train --config.data.labelled_count=3 --workdir=runs/ladder_3 --output=docs/ladder_3
 
-Finished runs are kept, unfinished ones go on from their last checkpoint: after an interruption, the same
-command again. `--config.KEY=VALUE` changes a setting of every run, except where the variant itself sets it (a
-term that a variant lacks stays off). The report goes to docs/ and its short table into README.md; that of a
-trial (other settings, not all variants) goes to the working directory, or to --output. Runs whose steps are the same
-program, as those of different seeds mostly are, compile it once.
+Finished runs are skipped and unfinished ones resume from their last checkpoint: after an interruption, repeat the
+command. `--config.KEY=VALUE` changes a setting of every run, except where the variant itself sets it (a term that a
+variant lacks stays off). The report goes to docs/ and its table into README.md; that of a trial (other settings, not
+all variants) goes to the working directory, or to --output. Runs whose steps compile to the same program, such as most
+runs that differ only in their seed, compile it once.
 """
 
 import argparse
@@ -44,7 +44,7 @@ EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C.
 
 
 def main(arguments: Sequence[str] | None = None, command: Sequence[str] = (), root: Path = ROOT) -> int:
-    """Trains what is missing, writes the report, and returns the exit code: 1 where a run failed.
+    """Trains what is missing, writes the report and returns the exit code: 1 if a run failed.
 
     Args:
       arguments: of the command line; default: those of this process.
@@ -59,18 +59,18 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] = (), ro
     conflicts = list(filter(None, (run.conflict() for run in runs)))
     if conflicts:
         lines = "\n".join(f"  {conflict}" for conflict in conflicts)
-        return _refuse(f"Runs of other settings are there: remove them or choose another --workdir.\n{lines}")
+        return _refuse(f"There are runs with other settings: remove them or choose another --workdir.\n{lines}")
     failed = []
     if not options.report_only:
         try:
             failed = _train(runs, command or (sys.executable, str(ROOT / "main.py")), options.jobs)
         except KeyboardInterrupt:
             print(
-                "Interrupted. The same command goes on where the runs stopped; --report_only reports those that ended.",
+                "Interrupted. The same command resumes the runs; --report_only reports the finished ones.",
                 file=sys.stderr,
             )
             return EXIT_CODE_OF_INTERRUPT
-    # The report names no place of this machine.
+    # The report names no path of this machine.
     path = Path(options.config).resolve()
     config = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     shown = [override for override in overrides if key_of(override) != "data.directory"]
@@ -127,9 +127,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
 
 
 def _train(runs: Sequence[Run], command: Sequence[str], jobs: int) -> list[Run]:
-    """Trains the runs that have not finished, tells of each, and returns those that failed."""
+    """Trains the runs that have not finished, prints a line for each, and returns those that failed."""
     left = [run for run in runs if not run.scores()]
-    print(f"{len(runs)} runs, {len(runs) - len(left)} finished before.", flush=True)
+    print(f"{len(runs)} runs, {len(runs) - len(left)} finished earlier.", flush=True)
     if not left:
         return []
     programs = {"JAX_COMPILATION_CACHE_DIR": str((left[0].folder.parent / compilation.CACHE).resolve())}
@@ -157,9 +157,9 @@ def _train(runs: Sequence[Run], command: Sequence[str], jobs: int) -> list[Run]:
 
 
 def _interrupt_on_signals() -> None:
-    """Makes the signals that would end only this process end the runs too."""
+    """Makes signals to this process end its runs as well."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # As nohup asks for.
+        if signal.getsignal(number) != signal.SIG_IGN:  # As under nohup.
             signal.signal(number, signal.default_int_handler)
 
 
@@ -169,18 +169,18 @@ def _score(run: Run) -> str:
 
 
 def _command(options: argparse.Namespace, config: str, overrides: Sequence[str]) -> str:
-    """Returns the command that makes the ladder again."""
+    """Returns the command that repeats the ladder."""
     given = {
         "config": (config, CONFIG),
         "variants": (",".join(options.variants), ",".join(VARIANTS)),
         "seeds": (",".join(map(str, options.seeds)), ",".join(map(str, SEEDS))),
     }
     changed = [f"--{name}={value}" for name, (value, default) in given.items() if value != default]
-    return shlex.join(["python", "benchmarks/ladder/ladder.py", *changed, *overrides])
+    return shlex.join(["python", "-m", __spec__.name, *changed, *overrides])
 
 
 def _write(summary: dict, runs: Sequence[Run], folder: Path, readme: Path | None) -> None:
-    """Writes the report into a folder, its short table into the README, and says where."""
+    """Writes the report into a folder and its table into the README; prints both places."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ladder.json").write_text(json.dumps(summary, indent=2) + "\n")
     (folder / "ladder.md").write_text(markdown(summary))
@@ -189,7 +189,7 @@ def _write(summary: dict, runs: Sequence[Run], folder: Path, readme: Path | None
     if picture.is_file():
         shutil.copyfile(picture, folder / STRIP)
     if readme is not None and not refresh_readme(readme, short_table(summary)):
-        print(f"{readme} has no place for the short table.", file=sys.stderr)
+        print(f"{readme} has no marks `<!-- ladder -->` and `<!-- /ladder -->` for the table.", file=sys.stderr)
     print(f"{short_table(summary)}\n\nReport: {folder}/ladder.md")
 
 

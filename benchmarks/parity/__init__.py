@@ -1,1 +1,1 @@
-"""Numbers compared with PyTorch, with float64 and with earlier code."""
+"""Comparisons of our numbers with PyTorch, with float64 and with another version of the code."""

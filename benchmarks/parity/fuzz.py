@@ -1,12 +1,12 @@
-"""Fuzzes the numerics: random operations, blocks and networks at random sizes, against float64 in the plainest form.
+"""Fuzzes the numerics: random operations, blocks and networks of random sizes, against the reference in float64.
 
   python -m benchmarks.parity.fuzz                                   # 500 cases of every kind; hours
   python -m benchmarks.parity.fuzz --kinds=max_pool,stem --cases=50
   python -m benchmarks.parity.fuzz --seed=7 --kinds=stem --first=3 --cases=1    # one case again
 
-Each case is compiled as a whole, forward and backward, with the compiler's options of training or with XLA's own; the
-value and all gradients are compared. A failure is made as small as it can be, and printed. Interrupted, the same
-command with the printed seed goes on. Cases of one seed are the same everywhere.
+Each case is compiled as a whole, forward and backward, with the compiler options of training or with XLA's defaults;
+the value and all gradients are compared. A failure is reduced to a smaller case and printed. After an interruption,
+the same command with the printed seed continues. The cases of a seed are the same everywhere.
 """
 
 import argparse
@@ -26,10 +26,10 @@ from benchmarks.common import machine
 from benchmarks.parity import fuzz_cases, fuzz_programs
 
 FOLDER = Path(__file__).resolve().parents[2] / "runs" / "fuzz"
-EAGER_EVERY = 20  # Cases, of which one is computed without `jit` too; each operation of it compiles by itself.
-_MOST = 20  # Failures, then it ends: they have one cause.
-_SHRINKING = 90.0  # Seconds.
-_REMEMBERED = 20  # Cases of a kind, after which what was compiled is given back.
+EAGER_EVERY = 20  # One in so many cases also runs without `jit`, where each operation compiles by itself.
+_MOST = 20  # Failures before it ends: so many usually share one cause.
+_SHRINKING = 90.0  # Seconds for reducing a failure.
+_REMEMBERED = 20  # Cases of a kind after which compiled programs are freed.
 
 
 def run_case(kind: str, seed: int, number: int) -> dict:
@@ -39,7 +39,7 @@ def run_case(kind: str, seed: int, number: int) -> dict:
     eager = number % EAGER_EVERY == 0 and kind not in fuzz_cases.NETWORKS
     try:
         verdicts = [fuzz_programs.judge(case)] + ([fuzz_programs.judge(case, eager=True)] if eager else [])
-    except Exception as error:  # Whatever it is, the other cases go on, and it counts as a failure.
+    except Exception as error:  # Any error counts as a failure, and the other cases continue.
         return facts | {"failed": f"{case}\n    {type(error).__name__}: {error}", "error": None, "rounding": False}
     worst = next((verdict for verdict in verdicts if not verdict.passed), verdicts[0])
     facts |= {"error": worst.errors[worst.worst], "of": worst.worst}
@@ -51,11 +51,11 @@ def run_case(kind: str, seed: int, number: int) -> dict:
 
 
 def shrink(kind: str, seed: int, number: int) -> str:
-    """Makes a failing case simpler as long as it fails, and returns the last one in words."""
+    """Simplifies a failing case as long as it fails, and returns a description of the last one."""
     case, until = fuzz_cases.draw(kind, seed, number), time.monotonic() + _SHRINKING
     verdict, simpler = fuzz_programs.judge(case), fuzz_cases.simpler(case)
     if verdict.passed:
-        return "under jit, it passes"
+        return "passes under jit"
     while time.monotonic() < until:
         candidate = next(simpler, None)
         if candidate is None:
@@ -73,18 +73,18 @@ def shrink(kind: str, seed: int, number: int) -> str:
 def run_all(
     kinds: Sequence[str], seed: int, numbers: Sequence[int], pool: concurrent.futures.Executor, file: Path
 ) -> Iterator[dict]:
-    """Runs the cases that the file does not hold yet in the pool, and adds each to it.
+    """Runs the cases that are not in the file yet, and appends each of them.
 
     Yields:
-      The facts of each case, those of the file first.
+      The facts of each case, beginning with those in the file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    wanted = {(kind, number) for kind in kinds for number in numbers}
-    done = [facts for facts in done if (facts["kind"], facts["number"]) in wanted]
+    cases = {(kind, number) for kind in kinds for number in numbers}
+    done = [facts for facts in done if (facts["kind"], facts["number"]) in cases]
     yield from done
-    left = wanted - {(facts["kind"], facts["number"]) for facts in done}
-    # All kinds side by side, so that what is there after some time says something of each.
+    left = cases - {(facts["kind"], facts["number"]) for facts in done}
+    # All kinds interleaved, so that an interrupted run has cases of each.
     programs = collections.defaultdict(list)
     for kind, number in sorted(left, key=lambda one: (one[1], kinds.index(one[0]))):
         programs[kind, number // fuzz_cases.DRAWS[kind]].append(number)
@@ -129,14 +129,14 @@ def table(cases: Sequence[dict]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the cases, prints failures as they come and a table at the end; returns 1 where there are failures."""
+    """Runs the cases, prints failures as they occur and a table at the end; returns 1 if there are failures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", default=",".join(fuzz_cases.KINDS), help="default: all, %(default)s")
     parser.add_argument("--cases", type=int, default=500, help="of each kind; default: %(default)s")
     parser.add_argument("--first", type=int, default=0, help="number of the first; default: %(default)s")
     parser.add_argument("--seed", type=int, help="default: a new one, which is printed")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; default: %(default)s")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="end after so many; default: never")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="time limit; default: none")
     options = parser.parse_args(arguments)
     kinds = options.kinds.split(",")
     unknown = [kind for kind in kinds if kind not in fuzz_cases.KINDS]
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pool.shutdown(wait=False, cancel_futures=True)
     failures = [facts for facts in cases if facts["failed"]]
     if failures:
-        print(f"Making the first failure smaller, at most {_SHRINKING:.0f} s ...", flush=True)
+        print(f"Reducing the first failure, for at most {_SHRINKING:.0f} s ...", flush=True)
         print(shrink(failures[0]["kind"], seed, failures[0]["number"]))
     print(*table(cases), "", f"{len(cases)} cases, {len(failures)} failures; each case: {file}", sep="\n")
     return 1 if failures else 0

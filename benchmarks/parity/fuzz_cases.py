@@ -1,7 +1,7 @@
-"""Random cases of the fuzz of numerics: what is computed, at which size, of which values. Functions of a seed alone.
+"""Random cases of the numerics fuzz: what is computed, at which size, on which values. They depend only on a seed.
 
-A case is a chain of layers, of which one is the operation looked at and the others stand before and after it (they
-decide what the compiler fuses), or a whole network.
+A case is a whole network, or a chain of layers: one of them is the operation under test; the others, before and after
+it, vary what the compiler fuses.
 """
 
 import dataclasses
@@ -27,16 +27,16 @@ NETWORKS = ("resnet_tiny", "resnet50", "vgg16", "global_discriminator", "semanti
 KINDS = OPERATIONS + BLOCKS + NETWORKS
 
 VALUES = ("normal", "ties", "offset", "constant", "photo")
-OPTIONS = ("steps", "default")  # The compiler's options: those of training, or XLA's own.
-# Cases of one program, of which only the values differ: compiling takes the time, above all of deep networks.
+OPTIONS = ("steps", "default")  # Compiler options: those of training, or XLA's defaults.
+# Cases that share a program and differ only in their values: most of the time goes into compiling.
 DRAWS = dict.fromkeys(OPERATIONS, 2) | dict.fromkeys(BLOCKS, 4) | dict.fromkeys(NETWORKS, 10) | {"resnet50": 20}
-_MOST_VALUES = 2**18  # Of a map, so that a case takes about a second.
-_MOST_PRODUCTS = 2**25  # Of a layer.
+_MOST_VALUES = 2**18  # In a map, so that a case takes about a second.
+_MOST_PRODUCTS = 2**25  # In a layer.
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A layer of a chain: its name and its settings, see `benchmarks.parity.parity.fuzz_programs`."""
+    """A layer of a chain: its name and its settings; see `benchmarks.parity.fuzz_programs`."""
 
     name: str
     settings: tuple[tuple[str, Any], ...] = ()
@@ -51,7 +51,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One program and what it is given.
+    """One program and its inputs.
 
     Attributes:
       kind: one of `KINDS`.
@@ -59,7 +59,7 @@ class Case:
       layers: the chain, or one layer that names a network.
       values: how the input is drawn, one of `VALUES`.
       dtype: compute type, "float32" or "bfloat16".
-      remat: whether the backward pass computes the forward one again.
+      remat: whether the backward pass recomputes the forward pass.
       options: one of `OPTIONS`.
       seed: of the values.
     """
@@ -108,12 +108,12 @@ def draw(kind: str, seed: int, number: int) -> Case:
 
 
 def fits(shape: tuple[int, ...], layers: tuple[Layer, ...]) -> bool:
-    """Returns whether the chain can be applied to that shape, and takes little enough."""
+    """Returns whether the chain can be applied to the shape and is cheap enough."""
     for layer in layers:
         if layer.name in NETWORKS or layer.name in BLOCKS:
             return True  # Drawn small.
         if layer.name == "softmax" and shape[-1] == 1:
-            return False  # Is 1 everywhere: see the limit in docs/numerics.md.
+            return False  # Constant 1: see the limit in docs/numerics.md.
         after = shape_after(layer, shape)
         if after is None or np.prod(after) > _MOST_VALUES or _products(layer, shape, after) > _MOST_PRODUCTS:
             return False
@@ -122,7 +122,7 @@ def fits(shape: tuple[int, ...], layers: tuple[Layer, ...]) -> bool:
 
 
 def shape_after(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Returns the shape of a layer's result, None where there would be none."""
+    """Returns the shape of a layer's result; None if it would be empty."""
     batch, height, width, channels = shape
     match layer.name:
         case "conv2d":
@@ -142,7 +142,7 @@ def shape_after(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def simpler(case: Case) -> Iterator[Case]:
-    """Yields cases that are a little simpler: fewer layers, smaller sizes, plainer values."""
+    """Yields slightly simpler cases: fewer layers, smaller sizes, plainer values."""
     for index in range(len(case.layers)):
         if len(case.layers) > 1:
             yield dataclasses.replace(case, layers=case.layers[:index] + case.layers[index + 1 :])
@@ -171,7 +171,7 @@ def _products(layer: Layer, shape: tuple[int, ...], after: tuple[int, ...]) -> i
 
 
 def _side(generator: np.random.Generator, least: int = 1, most: int = 140) -> int:
-    """Draws a height or width: tiny, prime, around a multiple of 8 as photographs have them, or any."""
+    """Draws a height or width: tiny, prime, near a multiple of 8 as in photographs, or any."""
     primes = (2, 3, 5, 7, 11, 13, 17, 23, 29, 31, 37, 43, 53, 61, 67, 73, 83, 97, 101, 113, 127, 137)
     while True:
         length = int(
@@ -190,7 +190,7 @@ def _side(generator: np.random.Generator, least: int = 1, most: int = 140) -> in
 
 
 def _channels(generator: np.random.Generator) -> int:
-    """Draws a number of channels of 1 to 2048, often a power of two, about evenly on a logarithmic scale."""
+    """Draws a number of channels from 1 to 2048, often a power of two, roughly log-uniform."""
     exponent = generator.uniform(0, 11)
     return int(2 ** int(exponent) if generator.random() < 0.6 else round(2**exponent))
 
@@ -230,14 +230,14 @@ _AROUND = ("conv2d", "matmul", "batch_norm", "max_pool", "add_relu", "relu", "le
 
 
 def _chain(kind: str, generator: np.random.Generator) -> tuple[tuple[int, ...], tuple[Layer, ...]]:
-    """Draws an input and a chain of up to five layers, of which one is of the kind."""
+    """Draws an input and a chain of up to four layers, one of which is of the kind."""
     names = [str(name) for name in generator.choice(_AROUND, size=generator.integers(0, 4))]
     names.insert(int(generator.integers(0, len(names) + 1)), kind)
     return _shape(generator), tuple(_layer(name, generator) for name in names)
 
 
 def _stem(generator: np.random.Generator) -> tuple[tuple[int, ...], tuple[Layer, ...]]:
-    """Draws a stem as ResNets have it, three channels wide at its input."""
+    """Draws a ResNet stem on three input channels."""
     kernel, features = int(generator.choice((3, 7))), int(generator.choice((8, 16, 24, 64)))
     shape = int(generator.integers(1, 6)), _side(generator, 2), _side(generator, 2), 3
     conv = Layer("conv2d", (("features", features), ("kernel", kernel), ("stride", 2), ("dilation", 1)))

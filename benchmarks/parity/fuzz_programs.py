@@ -1,4 +1,4 @@
-"""What the cases of the fuzz compute, in the fast form and in the plain one, and how far the two are apart."""
+"""The programs of the fuzz, in the fast form and in the reference form, and the distance between their results."""
 
 import contextlib
 import dataclasses
@@ -26,27 +26,27 @@ from benchmarks.parity.fuzz_cases import Case, Layer
 
 EPSILON = 1e-5
 _HASTY = {"xla_backend_optimization_level": 1}
-TOLERANCE = 1e-4  # Of the largest value, in float32.
-# Of bfloat16, the root mean square counts: beside this, so many times as far as the plain form in bfloat16.
+TOLERANCE = 1e-4  # In float32, relative to the largest value.
+# In bfloat16, the root mean square counts: this share, plus so many times the error of the reference in bfloat16.
 TOLERANCE_OF_BFLOAT16, TIMES_OF_BFLOAT16 = 0.02, 3.0
-# Where float32 itself is far from float64 (a kink of a rectifier or maximum within rounding, sums that cancel): so many
-# times as far as the plain form in float32, or as float64 itself goes when all that it is given changes by rounding.
+# Where float32 itself is far from float64 (a rectifier or maximum within rounding of its kink, sums that cancel): so
+# many times the error of the reference in float32, or the change of float64 when all inputs change by rounding.
 TIMES_OF_ROUNDING, ROUNDING, TRIES = 10.0, 2e-7, 2
-# Gradients that cancel out to nothing, such as that of a scale where nothing varies, are measured by the largest one.
+# Gradients that cancel out, such as that of a scale where nothing varies, are measured against the largest gradient.
 TRIFLE_OF_BFLOAT16 = 1e-2
-DRAWS = 8  # Of other values, where one has shown a difference.
+DRAWS = 8  # Further draws of values, after one has shown a difference.
 
 Errors = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a case has shown.
+    """The result of a case.
 
     Attributes:
-      errors: of the value and of every gradient, by name; of the first draw of values.
-      excess: each over what is allowed; the least over all draws.
-      rounding: whether some are above the tolerance, but explained by rounding if the case has passed.
+      errors: of the value and of every gradient, by name, for the first draw of values.
+      excess: each error relative to the allowed one, the least over all draws.
+      rounding: whether some errors exceed the tolerance; if the case passes, rounding explains them.
     """
 
     errors: Errors
@@ -60,7 +60,7 @@ class Verdict:
 
     @property
     def worst(self) -> str:
-        """The name of what is furthest above what is allowed, or nearest to it."""
+        """The name of the value or gradient with the largest excess."""
         return max(self.excess, key=self.excess.get)
 
     @property
@@ -70,15 +70,15 @@ class Verdict:
 
 
 def judge(case: Case, *, eager: bool = False) -> Verdict:
-    """Computes a case in the fast form and compares the value and all gradients with float64 in the plain one.
+    """Computes a case in the fast form and compares the value and all gradients with the reference in float64.
 
     Args:
-      case: what is computed.
-      eager: without `jit`, each operation by itself.
+      case: to compute.
+      eager: run without `jit`, each operation by itself.
     """
     verdict = _of_values(case, eager)
-    # Where a rectifier's or a maximum's input lies within rounding of its kink, one gradient is as right as the other.
-    # A fault is there whatever the values are; a kink is not.
+    # Where the input of a rectifier or maximum is within rounding of its kink, both gradients are right. A kink depends
+    # on the values; a fault does not.
     for number in range(DRAWS):
         if verdict.passed:
             break
@@ -114,7 +114,7 @@ def _of_values(case: Case, eager: bool) -> Verdict:
 
 
 def compiled(case: Case, form: str, dtype: str) -> Callable:
-    """Returns the program of a case, from what `draw_values` gives to the value and gradients on the host."""
+    """Returns the program of a case: from the result of `draw_values` to the value and gradients on the host."""
     return _compiled(dataclasses.replace(case, values="normal", seed=0), form, dtype)
 
 
@@ -134,7 +134,7 @@ def _compiled(case: Case, form: str, dtype: str) -> Callable:
 
 
 def forget() -> None:
-    """Gives back what has been compiled."""
+    """Frees compiled programs."""
     _compiled.cache_clear()
     jax.clear_caches()
 
@@ -154,7 +154,7 @@ def program(case: Case, dtype: str) -> Callable:
 
 
 def draw_values(case: Case) -> tuple[dict, np.ndarray, list[np.ndarray]]:
-    """Returns the parameters, the input, and the weights by which the sum that is differentiated weighs the values."""
+    """Returns the parameters, the input, and the cotangents of the values."""
     generator = np.random.default_rng(case.seed)
     x = _input(case, generator)
     params, shape = {}, x.shape
@@ -171,7 +171,7 @@ def draw_values(case: Case) -> tuple[dict, np.ndarray, list[np.ndarray]]:
 
 
 def apply_layers(layers: tuple[Layer, ...], params: dict, x: jax.Array, *, dtype: Any) -> jax.Array | dict:
-    """Applies a chain to an input, in a compute type."""
+    """Applies a chain of layers to an input in a compute type."""
     y = x.astype(dtype)
     for index, layer in enumerate(layers):
         y = _apply(layer, params[f"layer{index}"], y, dtype=dtype)
@@ -221,7 +221,7 @@ def _resize_plain(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def _module(layer: Layer, dtype: Any) -> nn.Module:
-    """Returns the module of a block or a network, from features or images to a result."""
+    """Returns the module of a block or a network."""
     norm = functools.partial(BatchNorm, use_running_average=False, dtype=dtype)
     conv = functools.partial(Conv, dtype=dtype)
     match layer.name:
@@ -253,7 +253,7 @@ def _module(layer: Layer, dtype: Any) -> nn.Module:
 
 @contextlib.contextmanager
 def _narrow(layer: Layer) -> Iterator[None]:
-    """Gives VGG-16 fewer channels: in proportion to its first block's, which are the layer's width."""
+    """Narrows VGG-16: its first block has as many channels as the layer's width, the others in proportion."""
     if layer.name != "vgg16":
         yield
         return
@@ -272,7 +272,7 @@ def _keywords(layer: Layer) -> dict:
 
 
 def _parameters(layer: Layer, shape: tuple[int, ...]) -> dict:
-    """Returns the shapes of a layer's parameters, nested, for an input of that shape."""
+    """Returns the nested shapes of a layer's parameters for an input shape."""
     channels = shape[-1]
     vector = _array((channels,))
     match layer.name:
@@ -308,14 +308,14 @@ def _draw(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct, generator: np.rando
         case "scale" | "var":
             return _strength(path) * np.exp(np.float32(0.2) * values)
         case "bias" if any(name.endswith("_norm") for name in path):
-            # In a deep network some rectifier always stands near its kink, unless most are open or closed.
+            # In a deep network some rectifier is always near its kink, unless most are clearly open or closed.
             signs = generator.choice(np.array([-1.5, 1.5], np.float32), leaf.shape)
             return _strength(path) * (signs + np.float32(0.2) * values)
     return np.float32(0.2) * values
 
 
 def _strength(path: tuple[str, ...]) -> np.float32:
-    """Returns the scale of a normalisation: the last of a block is weak, or the sum over the blocks would grow."""
+    """Returns the scale of a batch norm: small for the last one of a block, or the sum over the blocks would grow."""
     return np.float32(0.3 if "expand_norm" in path or "second_norm" in path else 1.0)
 
 
@@ -326,7 +326,7 @@ def _input(case: Case, generator: np.random.Generator) -> np.ndarray:
             x = np.round(2 * x) / 2
         case "offset":
             x += generator.uniform(-5, 5, case.shape[-1]).astype(np.float32)
-        case "constant":  # Of a masked or padded image: most of it is one value.
+        case "constant":  # As in a masked or padded image: most of it is one value.
             x[:, : -(-case.shape[1] // 2)] = 0.0
         case "photo":
             x = x[:, ::8, ::8].repeat(8, 1).repeat(8, 2)[:, : case.shape[1], : case.shape[2]]
@@ -349,7 +349,7 @@ def _array(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 
 
 def _on_host(result: tuple) -> dict[str, np.ndarray]:
-    """Returns the value and gradients by name."""
+    """Returns the value and gradients by name, on the host."""
     value, (of_params, of_x) = result
     tree = {"value": value, "gradient of the input": of_x, "gradient": of_params}
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -357,14 +357,14 @@ def _on_host(result: tuple) -> dict[str, np.ndarray]:
 
 
 def _errors(found: dict, truth: dict, norm: Callable, share: float = 0.0) -> Errors:
-    """Returns the norm of each difference over that of the truth, or over a share of the largest gradient if more."""
+    """Returns the norm of each difference, relative to the truth or, if larger, to a share of the largest gradient."""
     sizes = {name: norm(np.asarray(array, np.float64)) if array.size else 0.0 for name, array in truth.items()}
     trifle = share * max((size for name, size in sizes.items() if name.startswith("gradient")), default=0.0)
     return {name: _error(found[name], truth[name], norm, max(size, trifle)) for name, size in sizes.items()}
 
 
 def _error(found: np.ndarray, truth: np.ndarray, norm: Callable, size: float) -> float:
-    """Returns the norm of the difference over the size; infinite where the truth alone is finite."""
+    """Returns the norm of the difference over the size; infinity if only the truth is finite."""
     found, truth = (np.asarray(array, np.float64) for array in (found, truth))
     if not np.isfinite(found).all() or not truth.size:
         return float("inf") if truth.size and np.isfinite(truth).all() else 0.0

@@ -1,4 +1,4 @@
-"""Weights and inputs of the parity tests, the same in every framework: functions of names and seeds alone."""
+"""Weights and inputs of the parity tests, the same in every framework: they depend only on names and seeds."""
 
 import functools
 import zlib
@@ -20,8 +20,8 @@ from ass_jax.weights.pretrained import Pretrained, flatten, place, to_foreign
 from configs import base
 
 SIZES = {"odd": (65, 97), "even": (64, 96)}  # Height and width of the images of the forward passes.
-FEATURE_STEP = 64  # Every so many channels of the features are kept.
-SAMPLES = 200  # Values that are kept of each parameter after training.
+FEATURE_STEP = 64  # One in so many channels of the features is stored.
+SAMPLES = 200  # Values of each parameter that are stored after training.
 STEPS = 10
 NUM_CLASSES = 7
 VARIANTS = ("joint", "adaptsegnet", "ass")
@@ -38,19 +38,19 @@ GRADIENT_SIZES = (
     (97, 131),
     (129, 257),
 )
-GRADIENT_SAMPLES = 24  # Values that are kept of each gradient.
+GRADIENT_SAMPLES = 24  # Values of each gradient that are stored.
 IMAGE_SIZES = {"source": (64, 96), "labelled": (64, 80), "unlabelled": (64, 80)}
 
 
 def draws(name: str) -> np.random.Generator:
-    """Returns the random numbers that belong to a name."""
+    """Returns the random generator of a name."""
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
 def segmenter_arrays(networks: Networks, config: ConfigDict) -> dict[str, np.ndarray]:
     """Returns random weights and statistics of a segmenter under AdaptSegNet's names and in PyTorch's layouts.
 
-    They keep the activations of a deep network within a few powers of ten.
+    With them, the activations of a deep network stay within a few powers of ten.
     """
     found = {}
     for path, leaf in flatten(abstract_segmenter(networks, config)):
@@ -61,7 +61,7 @@ def segmenter_arrays(networks: Networks, config: ConfigDict) -> dict[str, np.nda
 
 
 def placed(networks: Networks, config: ConfigDict) -> Variables:
-    """Puts the weights into the segmenter by way of the import."""
+    """Returns the variables of the segmenter, filled by the import of foreign weights."""
     arrays = segmenter_arrays(networks, config)
     pretrained = Pretrained("golden", find_source(arrays), arrays, {}, {})
     variables, placement = place(pretrained, abstract_segmenter(networks, config))
@@ -98,7 +98,7 @@ def discriminator_arrays(prefix: str, shapes: Mapping) -> dict:
 
 
 def images(name: str, count: int, size: tuple[int, int]) -> np.ndarray:
-    """Returns images uint8 [count, *size, 3]: smooth blobs under noise, so that neighbouring cells agree."""
+    """Returns images uint8 [count, *size, 3]: blocks of one colour under noise, so that neighbouring cells agree."""
     generator = draws(f"images {name}")
     coarse = generator.integers(0, 256, (count, -(-size[0] // 8), -(-size[1] // 8), 3))
     smooth = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, : size[0], : size[1]]
@@ -106,7 +106,7 @@ def images(name: str, count: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def labels(name: str, count: int, size: tuple[int, int]) -> np.ndarray:
-    """Returns labels uint8 [count, *size] in blocks; some are ignored, and the last class is in no image."""
+    """Returns labels uint8 [count, *size] in blocks; some are ignored, and the last class is absent."""
     generator = draws(f"labels {name}")
     coarse = generator.integers(0, NUM_CLASSES, (count, -(-size[0] // 16), -(-size[1] // 16)))
     coarse = np.where(coarse == NUM_CLASSES - 1, 255, coarse)
@@ -114,7 +114,7 @@ def labels(name: str, count: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def forward_config(branches: int = 4) -> ConfigDict:
-    """Returns the configuration of the forward passes: ResNet-101 as AdaptSegNet has it."""
+    """Returns the configuration of the forward passes: the ResNet-101 of AdaptSegNet."""
     config = base.get_config("joint")
     config.model.branches = branches
     config.data.target_size = SIZES["even"]
@@ -122,7 +122,7 @@ def forward_config(branches: int = 4) -> ConfigDict:
 
 
 def training_config(variant: str, backbone: str = "resnet_tiny") -> ConfigDict:
-    """Returns a configuration in which momentum, weight decay, the factor of the classifier and the decay all act."""
+    """Returns a configuration with momentum, weight decay, classifier factor and learning rate decay."""
     config = base.get_config(variant)
     config.model.backbone = backbone
     config.data.source_size, config.data.target_size = IMAGE_SIZES["source"], IMAGE_SIZES["labelled"]
@@ -136,7 +136,7 @@ def training_config(variant: str, backbone: str = "resnet_tiny") -> ConfigDict:
 
 
 def training_batch(step: int, streams: tuple[str, ...], sizes: Mapping[str, tuple[int, int]]) -> dict:
-    """Returns the batch of a step: two images a stream, labels where the stream has them."""
+    """Returns the batch of a step: two images a stream, and labels if the stream has them."""
     batch = {}
     for stream in streams:
         name = f"{stream} {step}"
@@ -147,7 +147,7 @@ def training_batch(step: int, streams: tuple[str, ...], sizes: Mapping[str, tupl
 
 
 def gradient_config(backbone: str) -> ConfigDict:
-    """Returns the configuration whose gradients are compared; batch norm's scale and offset are trained too."""
+    """Returns the configuration of the gradient comparison; batch norm's scale and offset are trained as well."""
     config = training_config("adaptsegnet", backbone)
     config.model.train_norm_affine = True
     return config
@@ -160,13 +160,13 @@ def gradient_batch(size: tuple[int, int], draw: int) -> tuple[np.ndarray, np.nda
 
 
 def sample(array: np.ndarray, count: int = SAMPLES) -> np.ndarray:
-    """Returns up to `count` values of an array, evenly spread."""
+    """Returns up to `count` evenly spaced values of an array."""
     flat = np.asarray(array).reshape(-1)
     return flat[:: -(-flat.size // count)]
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """Returns the largest difference over the largest value."""
+    """Returns the largest difference, relative to the largest value."""
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
@@ -216,7 +216,7 @@ def _draw(name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
     if path.endswith("/kernel"):
         return (np.sqrt(2 / np.prod(shape[1:])) * generator.standard_normal(shape, np.float32)).astype(np.float32)
     if path.endswith(("/scale", "/var")):
-        # The last norm of a block is weak, or the sum over the blocks would grow without bound.
+        # The last norm of a block is small, or the sum over the blocks would grow without bound.
         low = 0.1 if "expand_norm/scale" in path or "second_norm/scale" in path else 0.8
         return generator.uniform(low, low + 0.4, shape).astype(np.float32)
     return generator.uniform(-0.2, 0.2, shape).astype(np.float32)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.parity.make_golden tests/golden
 
-Needs `pip install torch==2.13.0` beside the requirements. The tests read the files and need no PyTorch.
+Needs `pip install torch==2.13.0` in addition to the requirements. The tests read the files and need no PyTorch.
 """
 
 import collections
@@ -23,7 +23,7 @@ from ass_jax.method.state import create_state
 from ass_jax.models import build_networks
 from benchmarks.parity import inputs, reference
 
-EPSILON = 1e-5  # Of batch norm.
+EPSILON = 1e-5  # In batch norm.
 
 
 def main(folder: Path) -> None:
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
 
 
 def forward() -> dict[str, np.ndarray]:
-    """Passes ResNet-101 with the statistics of the batch and with running ones."""
+    """Returns results of ResNet-101 with batch statistics and with running statistics."""
     config = inputs.forward_config()
     arrays = inputs.segmenter_arrays(build_networks(config, inputs.NUM_CLASSES), config)
     found = {}
@@ -60,7 +60,7 @@ def forward() -> dict[str, np.ndarray]:
 
 
 def parts() -> dict[str, np.ndarray]:
-    """Passes resizing, softmax and both discriminators; evaluates the losses and the class means."""
+    """Returns results of resizing, softmax, the global discriminator, the losses and the class means."""
     generator = inputs.draws("parts")
     logits = torch.from_numpy(3 * generator.standard_normal((2, 9, 13, inputs.NUM_CLASSES), np.float32)).permute(
         0, 3, 1, 2
@@ -94,12 +94,12 @@ def parts() -> dict[str, np.ndarray]:
 def training(
     config: ConfigDict, sizes: Mapping[str, tuple[int, int]] = inputs.IMAGE_SIZES, noise: float = 0.0
 ) -> dict[str, np.ndarray]:
-    """Trains for some steps: every loss, and samples of the final parameters and statistics.
+    """Trains for some steps; returns every loss, and samples of the final parameters and statistics.
 
     Args:
-      config: of `parity_inputs.training_config`.
+      config: see `inputs.training_config`.
       sizes: height and width of the images of every stream.
-      noise: relative change of the first weights, to see how fast the smallest difference grows.
+      noise: relative change of the initial weights, to see how fast a tiny difference grows.
     """
     networks = build_networks(config, inputs.NUM_CLASSES)
     arrays = inputs.segmenter_arrays(networks, config)
@@ -127,10 +127,10 @@ def training(
 
 
 def sampled_gradients() -> dict[str, np.ndarray]:
-    """Returns samples of the small network's gradients at every size, stacked; they are computed in float64.
+    """Returns samples of the small network's gradients at every size, stacked, computed in float64.
 
-    The images are the first that keep every rectifier and maximum away from its kink by more than rounding: there, two
-    right gradients may differ.
+    The images are the first for which no rectifier or maximum is within rounding of its kink, where two different
+    gradients can both be right.
     """
     config, draws, found = inputs.gradient_config("resnet_tiny"), [], collections.defaultdict(list)
     for size in inputs.GRADIENT_SIZES:
@@ -152,12 +152,12 @@ def gradients(
 ) -> dict[str, np.ndarray]:
     """Returns the gradient of every parameter of segmenter and global discriminator.
 
-    Differentiated is cross-entropy, and the loss of the discriminator on the class probabilities against the source.
+    The loss is cross-entropy plus the discriminator's loss on the class probabilities against the source domain.
 
     Args:
-      config: of `parity_inputs.gradient_config`.
+      config: see `inputs.gradient_config`.
       size: height and width of the images.
-      draw: which images.
+      draw: number of the images.
       dtype: of the computation.
       noise: relative change of the weights.
     """
@@ -189,7 +189,7 @@ def stem_gradient(
       x: [B, H, W, 3].
       scale: [channels].
       offset: [channels].
-      weights: [B, H', W', channels], by which the sum that is differentiated weighs the result.
+      weights: [B, H', W', channels]: cotangent of the result.
       dtype: of the computation.
     """
 
@@ -205,7 +205,7 @@ def stem_gradient(
 
 
 def discriminators(config: ConfigDict) -> dict[str, dict[str, torch.Tensor]]:
-    """Returns the discriminators that act, with PyTorch's names and layouts."""
+    """Returns the weights of the active discriminators, with PyTorch's names and layouts."""
     networks = build_networks(config, inputs.NUM_CLASSES)
     state = jax.eval_shape(
         lambda: create_state(

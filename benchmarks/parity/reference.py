@@ -1,7 +1,7 @@
-"""The method written plainly in PyTorch: the yardstick of the parity tests. Needs PyTorch, nothing of JAX.
+"""The method written plainly in PyTorch: the reference of the parity tests. Needs PyTorch but not JAX.
 
-Names of weights are AdaptSegNet's; a model is its state dict, a function runs it. Separate passes, separate
-optimisers and `detach`, as its training script has it.
+Names of weights are AdaptSegNet's; a model is its state dict, and a function runs it. As in AdaptSegNet's training
+script, there are separate passes, separate optimisers and `detach`.
 """
 
 import re
@@ -37,7 +37,7 @@ def classifier(weights: Weights, features: torch.Tensor, branches: int) -> torch
 
 
 def resnet(weights: Weights, images: torch.Tensor, train: bool) -> torch.Tensor:
-    """Runs a ResNet of bottleneck or basic blocks with stride 8; strides lie in the first convolution of a block."""
+    """Runs a ResNet of bottleneck or basic blocks with stride 8; the first convolution of a block has the stride."""
     kernel = weights["conv1.weight"].shape[-1]
     x = functional.conv2d(images, weights["conv1.weight"], stride=2, padding=(kernel - 1) // 2)
     x = functional.relu(_norm(weights, "bn1", x, train))
@@ -51,7 +51,7 @@ def resnet(weights: Weights, images: torch.Tensor, train: bool) -> torch.Tensor:
 
 
 def vgg(weights: Weights, images: torch.Tensor) -> torch.Tensor:
-    """Runs VGG-16 with stride 8: its last pools left out, its last convolutions dilated, the head's as well."""
+    """Runs VGG-16 with stride 8: without its last two pools, with dilated convolutions after them and in the head."""
     x, pooled = images, (2, 7, 14)
     for place in sorted(int(name.split(".")[1]) for name in weights if re.fullmatch(r"features\.\d+\.weight", name)):
         dilation = 4 if place >= 29 else 2 if place >= 23 else 1
@@ -120,7 +120,7 @@ def domain_loss(logits: torch.Tensor, domain: int) -> torch.Tensor:
 
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Averages features [B, D, h, w] by labels [B, H, W], taken at the cells' places: [B, C, D] and present [B, C]."""
+    """Averages features [B, D, h, w] by labels [B, H, W] at the cells' positions: [B, C, D] and present [B, C]."""
     height, width = features.shape[-2:]
     rows = _nearest(height, labels.shape[1])
     columns = _nearest(width, labels.shape[2])
@@ -147,10 +147,10 @@ def train(
     """Trains in place and returns the losses of every step.
 
     Args:
-      weights: of "segmenter" and, for the terms that act, "global" and "semantic"; changed.
-      batches: of streams with normalised images [B, 3, H, W] and labels int64 [B, H, W].
+      weights: of "segmenter" and, for active terms, "global" and "semantic"; changed in place.
+      batches: streams with normalised images [B, 3, H, W] and labels int64 [B, H, W].
       settings: `learning_rate`, `classifier_factor`, `momentum`, `weight_decay`, `decay_steps`, `decay_power`,
-        `branches`, and `{global,semantic}_{weight,learning_rate}` for the terms that act.
+        `branches`, and `{global,semantic}_{weight,learning_rate}` for active terms.
       num_classes: C.
     """
     net = weights["segmenter"]
@@ -180,38 +180,38 @@ def train(
             group["lr"] = group["initial"] * (1 - step / settings["decay_steps"]) ** settings["decay_power"]
         for optimizer in optimizers:
             optimizer.zero_grad()
-        losses, kept = {}, {}
+        losses, outputs = {}, {}
 
-        # The segmenter's turn: the discriminators' gradients are thrown away.
+        # The segmenter learns; the discriminators' gradients are discarded.
         for stream in ("source", "labelled", "unlabelled"):
             if stream not in batch:
                 continue
             features, logits = segmenter(net, batch[stream]["image"], train=True, branches=settings["branches"])
             scores = upsample(logits, batch[stream]["image"].shape[-2:])
-            kept[stream] = {"features": features, "probabilities": functional.softmax(scores, dim=1)}
+            outputs[stream] = {"features": features, "probabilities": functional.softmax(scores, dim=1)}
             if "label" in batch[stream]:
                 losses[f"segmentation_{stream}"] = segmentation_loss(scores, batch[stream]["label"])
                 losses[f"segmentation_{stream}"].backward(retain_graph=True)
         if "global" in weights:
             losses["global"] = domain_loss(
-                global_discriminator(weights["global"], kept["unlabelled"]["probabilities"]), 0
+                global_discriminator(weights["global"], outputs["unlabelled"]["probabilities"]), 0
             )
             (settings["global_weight"] * losses["global"]).backward()
         vectors = {}
         if "semantic" in weights:
             for stream in ("source", "labelled"):
-                vectors[stream] = class_means(kept[stream]["features"], batch[stream]["label"], num_classes)
+                vectors[stream] = class_means(outputs[stream]["features"], batch[stream]["label"], num_classes)
             means, present = vectors["labelled"]
             losses["semantic"] = domain_loss(semantic_discriminator(weights["semantic"], means)[present], 0)
             (settings["semantic_weight"] * losses["semantic"]).backward()
         for adam in adams.values():
             adam.zero_grad()
 
-        # The discriminators' turn.
+        # The discriminators learn.
         if "global" in weights:
             total = 0.0
             for domain, stream in enumerate(("source", "unlabelled")):
-                judged = global_discriminator(weights["global"], kept[stream]["probabilities"].detach())
+                judged = global_discriminator(weights["global"], outputs[stream]["probabilities"].detach())
                 loss = domain_loss(judged, domain) / 2
                 loss.backward()
                 total += loss.item()

@@ -1,17 +1,18 @@
-"""Trains the same steps in PyTorch and here, from the same weights on the same batches, and compares them.
+"""Runs the same training steps in PyTorch and in JAX, from the same weights on the same batches, and compares them.
 
-    python -m benchmarks.parity.parity --backbone=resnet101 --height=64 --width=96
-    python -m benchmarks.parity.parity --gradients --backbone=resnet50
-    python -m benchmarks.parity.parity --stems
+    python -m benchmarks.parity.steps --backbone=resnet101 --height=64 --width=96
+    python -m benchmarks.parity.steps --gradients --backbone=resnet50
+    python -m benchmarks.parity.steps --stems
 
-With `--gradients`, instead of training: the gradients of all parameters of segmenter and global discriminator at ten
-sizes, against PyTorch in float64, beside those of PyTorch in float32. With `--stems`: that of the stem's kernel alone.
+`--gradients` compares the gradients of all parameters of segmenter and global discriminator at ten sizes instead of
+training: ours and PyTorch's in float32, both against PyTorch in float64. `--stems` compares the gradient of the stem's
+kernel only.
 
-Rounding differs between the two, and a deep network from random weights magnifies any difference from step to step:
-how much is shown by PyTorch itself, from weights that are changed by 1e-7.
+Rounding differs between the frameworks, and a deep network with random weights amplifies any difference from step to
+step. PyTorch itself shows how much, from weights that are changed by 1e-7.
 
-Needs `pip install torch==2.13.0` beside the requirements. The tests do the same with a small backbone, against
-golden numbers.
+Needs `pip install torch==2.13.0` in addition to the requirements. The tests compare a small backbone with golden
+numbers.
 """
 
 import argparse
@@ -34,8 +35,8 @@ from ass_jax.runtime.compilation import options_of_steps
 from benchmarks.common import machine
 from benchmarks.parity import inputs, make_golden
 
-_DRAWS = 4  # Of images, for the gradients.
-# Side of the kernel; batch, height, width and channels: the last five were once wrong under `jit`.
+_DRAWS = 4  # Draws of images for the gradients.
+# Side of the kernel; batch, height, width and channels.
 STEMS = (
     (7, (1, 64, 128, 64)),
     (7, (1, 128, 256, 64)),
@@ -77,7 +78,7 @@ def main() -> None:
         seconds = time.monotonic() - begun
         losses, state = train(config, sizes)
         print(f"{variant}, {options.backbone}, {options.height}x{options.width}, {inputs.STEPS} steps:")
-        print(f"  PyTorch took {seconds:.0f} s, this {time.monotonic() - begun - seconds:.0f} s with compilation.")
+        print(f"  PyTorch took {seconds:.0f} s, JAX {time.monotonic() - begun - seconds:.0f} s with compilation.")
         changed = make_golden.training(config, sizes, noise=1e-7)
         for name, values in losses.items():
             _print_differences(name, values, expected[name])
@@ -91,14 +92,14 @@ def main() -> None:
 
 
 def compare_stems() -> None:
-    """Prints how far the gradient of the stem's kernel is from PyTorch's in float64, compiled in both ways and not."""
+    """Prints the error of the gradient of the stem's kernel against PyTorch in float64, with and without `jit`."""
     print("| kernel | batch × height × width, channels | XLA's options | of training | no jit | PyTorch, float32 |")
     print("|---|---|---:|---:|---:|---:|")
     for side, (*shape, features) in STEMS:
         generator = np.random.default_rng(0)
         x, kernel = generator.standard_normal((*shape, 3)), 0.1 * generator.standard_normal((side, side, 3, features))
         scale, offset = generator.uniform(0.5, 1.5, features), 0.2 * generator.standard_normal(features)
-        halves = [-(-length // 2) for length in shape[1:]]  # Of the convolution; pooling rounds up.
+        halves = [-(-length // 2) for length in shape[1:]]  # After the convolution; pooling rounds up.
         weights = generator.standard_normal((shape[0], *(length // 2 + 1 for length in halves), features))
         given = [array.astype(np.float32) for array in (kernel, x, scale, offset, weights)]
         exact = make_golden.stem_gradient(*given, torch.float64)
@@ -119,21 +120,21 @@ def _stem(kernel, x, scale, offset, weights):
 
 
 def compare_gradients(backbone: str) -> None:
-    """Prints for each size how far the gradients are from PyTorch's in float64, ours and PyTorch's own in float32.
+    """Prints, for each size, the error of the gradients against PyTorch in float64: ours and PyTorch's in float32.
 
-    Of each array the least difference over some draws of images counts, since a rectifier whose input lies within
-    rounding of 0 passes a gradient or not, and both are right; then the largest of all arrays.
+    For each array, the least error over some draws of images counts: a rectifier whose input is within rounding of 0
+    may pass a gradient or not, and both are right. The table shows the largest error of all arrays.
     """
     config = inputs.gradient_config(backbone)
     state = inputs.initial_state(config)
     gradient = jax.jit(functools.partial(inputs.gradients, config))
-    print(f"| {backbone} | here | PyTorch, float32 |\n|---|---:|---:|")
+    print(f"| {backbone} | JAX, float32 | PyTorch, float32 |\n|---|---:|---:|")
     for size in inputs.GRADIENT_SIZES:
         least = {}
         for draw in range(_DRAWS):
             exact = make_golden.gradients(config, size, draw, torch.float64)
             both = {
-                "here": inputs.named_gradients(
+                "jax": inputs.named_gradients(
                     gradient(state.params, state.batch_stats, *inputs.gradient_batch(size, draw)), config
                 ),
                 "torch": make_golden.gradients(config, size, draw, torch.float32),
@@ -142,8 +143,8 @@ def compare_gradients(backbone: str) -> None:
                 for name, expected in exact.items():
                     difference = inputs.relative_difference(found[name], expected)
                     least[side, name] = min(least.get((side, name), np.inf), difference)
-        worst = {side: max(value for (of, _), value in least.items() if of == side) for side in ("here", "torch")}
-        print(f"| {size[0]}×{size[1]} | {worst['here']:.1e} | {worst['torch']:.1e} |", flush=True)
+        worst = {side: max(value for (of, _), value in least.items() if of == side) for side in ("jax", "torch")}
+        print(f"| {size[0]}×{size[1]} | {worst['jax']:.1e} | {worst['torch']:.1e} |", flush=True)
         jax.clear_caches()
 
 
@@ -153,7 +154,7 @@ def _print_differences(title: str, found: np.ndarray, expected: np.ndarray) -> N
 
 
 def train(config, sizes) -> tuple[dict[str, np.ndarray], TrainState]:
-    """Trains here: every loss by step, and the final state."""
+    """Trains in JAX; returns every loss by step, and the final state."""
     networks, optimizer = build_networks(config, inputs.NUM_CLASSES), make_optimizer(config)
     state = inputs.initial_state(config)
     step = jax.jit(functools.partial(train_step, networks=networks, config=config, optimizer=optimizer))

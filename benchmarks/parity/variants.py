@@ -1,10 +1,10 @@
-"""Tells whether a change left the training of every variant as it was, to the last bit.
+"""Checks whether two versions of the code train every variant with the same numbers, to the last bit.
 
-    git stash; python -m benchmarks.parity.variants --write=before.json; git stash pop
-    python -m benchmarks.parity.variants --against=before.json
+    git switch main; python -m benchmarks.parity.variants --write=/tmp/main.json
+    git switch my_branch; python -m benchmarks.parity.variants --against=/tmp/main.json
 
-Every variant of the toy configuration is trained for 50 steps by `main.py`, with every step's metrics written down, and
-scored. `--init` starts all of them from a file of weights, for changes after which random weights are others.
+Every variant of the toy configuration is trained for 50 steps by `main.py` and evaluated; the metrics of all steps and
+the scores are compared. `--init` starts all variants from a file of weights, for versions that draw different ones.
 """
 
 import argparse
@@ -29,14 +29,14 @@ VARIANTS = [
     "ass_all",
 ]
 STEPS = 50
-_TIMES = "images_per_second"  # Differs from run to run.
+_SPEED = "images_per_second"  # Varies from run to run.
 
 
 def main() -> int:
-    """Trains all variants; returns 1 if a number differs from that of the file to compare with."""
+    """Trains all variants; returns 1 if a number differs from the one in the file of `--against`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, help="file of the numbers, in JSON")
-    parser.add_argument("--against", type=Path, help="such a file, to compare with")
+    parser.add_argument("--write", type=Path, help="JSON file to write the numbers to")
+    parser.add_argument("--against", type=Path, help="JSON file to compare with")
     parser.add_argument("--init", default="", help="file of weights that all variants start from")
     parser.add_argument("--data", type=Path, help="folder of prepared data; default: a temporary one")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def train(variant: str, workdir: Path, data: Path, init: str) -> dict:
-    """Trains a variant and returns its numbers: `steps`, a dictionary of metrics each, and `scores`."""
+    """Trains a variant; returns `steps`, the metrics of each step, and `scores`."""
     settings = {
         "steps": STEPS,
         "log_every": 1,
@@ -75,7 +75,7 @@ def train(variant: str, workdir: Path, data: Path, init: str) -> dict:
     if result.returncode:
         sys.exit(f"{variant} ended with code {result.returncode}:\n{result.stderr[-3000:]}")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    steps = [{name: value for name, value in line.items() if name != _TIMES} for line in lines]
+    steps = [{name: value for name, value in line.items() if name != _SPEED} for line in lines]
     scores = json.loads((workdir / "eval.json").read_text())
     return {"steps": steps, "scores": {name: scores[name] for name in ("mean_iou", "class_iou")}}
 

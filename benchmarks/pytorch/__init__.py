@@ -1,1 +1,1 @@
-"""The same training in PyTorch: the peer of the benchmarks of speed."""
+"""The same training in PyTorch, for comparisons of speed."""

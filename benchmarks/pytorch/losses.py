@@ -1,4 +1,4 @@
-"""The losses of the method in PyTorch, as its users would write them. Needs nothing of JAX."""
+"""The losses of the method in PyTorch, written as its users would. Does not need JAX."""
 
 import torch
 from torch.nn import functional
@@ -34,7 +34,7 @@ def semantic_loss(outputs: torch.Tensor, domain: int, present: torch.Tensor, kin
         losses = functional.binary_cross_entropy_with_logits(
             logits, torch.full_like(logits, float(domain)), reduction="none"
         )
-    # A product and not a selection, which would make the processor wait for the device.
+    # A product instead of a selection, which would make the processor wait for the device.
     return (losses * present).sum() / present.sum().clamp(min=1)
 
 

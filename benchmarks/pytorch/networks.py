@@ -1,4 +1,4 @@
-"""The networks of the method as modules of PyTorch, the peer of the benchmarks. Names of weights are AdaptSegNet's."""
+"""The networks of the method as PyTorch modules. Names of weights are AdaptSegNet's."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ DILATIONS = (6, 12, 18, 24)
 _STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation.
 _SLOPE = 0.2
 
-# Blocks of each stage, kind of block, channels of the first stage, channels and kernel of the first convolution.
+# Blocks of each stage, type of block, channels of the first stage, channels and kernel of the first convolution.
 BACKBONES = {
     "resnet50": ((3, 4, 6, 3), "bottleneck", 64, 64, 7),
     "resnet101": ((3, 4, 23, 3), "bottleneck", 64, 64, 7),
@@ -52,10 +52,10 @@ class Segmenter(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Residual block of three convolutions; `channels` is the number of its output's."""
+    """Residual block of three convolutions with `channels` output channels."""
 
     def __init__(self, inputs: int, width: int, stride: int, dilation: int, project: bool, stride_in: str):
-        """Builds the block; `stride_in` names the convolution that strides, "1x1" or "3x3"."""
+        """Builds the block; `stride_in` names the convolution that has the stride, "1x1" or "3x3"."""
         super().__init__()
         self.channels = 4 * width
         first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
@@ -75,7 +75,7 @@ class Bottleneck(nn.Module):
 
 
 class Basic(nn.Module):
-    """Residual block of two convolutions; `channels` is the number of its output's."""
+    """Residual block of two convolutions with `channels` output channels."""
 
     def __init__(self, inputs: int, width: int, stride: int, dilation: int, project: bool):
         """Builds the block."""
@@ -114,7 +114,7 @@ class GlobalDiscriminator(nn.Module):
     """Fully convolutional domain classifier of probability maps."""
 
     def __init__(self, num_classes: int, width: int):
-        """Builds it; `width` is that of the first convolution."""
+        """Builds the network; `width` is the number of channels of the first convolution."""
         super().__init__()
         channels = (num_classes, width, 2 * width, 4 * width, 8 * width)
         for index in range(4):
@@ -132,7 +132,7 @@ class SemanticDiscriminator(nn.Module):
     """Fully connected domain classifier of class vectors."""
 
     def __init__(self, features: int, width: int, outputs: int):
-        """Builds it; `features` is D, `outputs` the number of logits of a vector."""
+        """Builds the network; `features` is D, `outputs` the number of logits of a vector."""
         super().__init__()
         self.hidden1 = nn.Linear(features, width)
         self.hidden2 = nn.Linear(width, width)
@@ -149,6 +149,6 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def feature_cells(pixels: int) -> int:
-    """Returns the height or width of the backbone's last map for that of an image."""
+    """Returns the height or width of the backbone's last map for an image of that height or width."""
     after_pool = (pixels + 1) // 2 // 2 + 1
     return (after_pool + 1) // 2

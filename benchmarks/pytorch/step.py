@@ -1,11 +1,11 @@
-"""Times the training step written in PyTorch, on the same random images as `benchmarks/speed/step.py`.
+"""Times the training step written in PyTorch, on the same random images as `benchmarks.speed.step`.
 
   python -m benchmarks.pytorch.step --config=configs/toy.py:ass --setting=channels_last
-  python -m benchmarks.pytorch.step --config=configs/gta5.py --config.model.dtype=bfloat16
-  --setting=channels_last+compile
+  python -m benchmarks.pytorch.step --config=configs/gta5.py --config.model.dtype=bfloat16 \
+    --setting=channels_last+compile
 
-Needs PyTorch (`pip install torch`) beside the requirements. It takes the first GPU if there is one, where float32 is
-multiplied in TF32; on a CPU, as many threads as there are cores.
+Needs PyTorch (`pip install torch`) in addition to the requirements. It uses the first GPU if there is one, with TF32
+for float32; on a CPU, it uses as many threads as there are cores.
 """
 
 import os
@@ -20,7 +20,7 @@ from benchmarks.pytorch.training import PLAIN, TRANSFORMS, Setting, Training
 
 
 class Runner:
-    """A step that is ready to run.
+    """A training step that is ready to run.
 
     Attributes:
       training: see `Training`.
@@ -28,11 +28,11 @@ class Runner:
     """
 
     def __init__(self, config: ConfigDict, num_classes: int, setting: str):
-        """Builds everything and lets PyTorch use what it has."""
+        """Builds everything and sets the fastest options of PyTorch."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu":
-            # As XLA does. Without it, steps on random images take 1.4 times as long from the fourth on, on a processor
-            # of Intel's. Threads take it over from the one that starts them: it has to come first.
+            # As XLA does. Without it, steps on random images can take 1.4 times as long. Threads inherit the mode from
+            # the thread that starts them, so it must be set first.
             torch.set_flush_denormal(True)
             torch.set_num_threads(len(machine.usable_cores()))
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -44,7 +44,7 @@ class Runner:
         self._batches = [self.training.place(batch) for batch in batches]
 
     def run(self, steps: int) -> float:
-        """Does so many steps and returns the seconds until the last one is done."""
+        """Runs a number of steps and returns the seconds until the last one is done."""
         begun = time.perf_counter()
         for number in range(steps):
             self.training.step(self._batches[number % len(self._batches)])
@@ -53,7 +53,7 @@ class Runner:
         return time.perf_counter() - begun
 
     def memory(self) -> dict:
-        """Returns bytes, at most in use so far: `device`, None on a CPU, and `process`."""
+        """Returns the peak bytes of the `device` (None on a CPU) and of the `process`."""
         on_gpu = self.training.device.type == "cuda"
         return {"device": torch.cuda.max_memory_allocated() if on_gpu else None, "process": timing.peak_rss()}
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--setting", default=PLAIN, help=f"{PLAIN}, or of {', '.join(TRANSFORMS)} joined by +")
     parser.add_argument("--steps", type=int, default=10, help="samples to time: %(default)s")
-    parser.add_argument("--serve", action="store_true", help="run steps on demand: benchmarks/common/turns.py")
+    parser.add_argument("--serve", action="store_true", help="run steps on demand: see benchmarks.common.turns")
     options, config = command.parse(parser, arguments)
     runner = Runner(config, options.classes, options.setting)
     begun = time.perf_counter()
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "classes": options.classes,
         "dtype": config.model.dtype,
         "setting": options.setting,
-        "command": command.described(__file__, arguments),
+        "command": command.described(__spec__.name, arguments),
         "images_per_step": runner.images_per_step,
         "first_step_seconds": time.perf_counter() - begun,
         "machine": describe(runner.training.device),
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def describe(device: torch.device) -> dict:
-    """Returns the facts of `benchmarks.common.machine`, with PyTorch among the packages."""
+    """Returns the facts of `benchmarks.common.machine`, with PyTorch's version added."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     facts = machine.describe(os.environ, f"1 {kind}")
     return facts | {"packages": facts["packages"] | {"torch": torch.__version__}}

@@ -1,9 +1,9 @@
-"""The training step as users of PyTorch would write it at its best: the peer of `train_step`.
+"""The training step as experienced PyTorch users would write it: the counterpart of `train_step`.
 
-The same networks, streams, losses and optimisers; one pass of each image, a backward pass for each stream as soon as
-its loss is known, which frees its activations; fused optimisers; the discriminators' weights ask for no gradient
-while the segmenter learns. What ours does beside the update (norms of gradients, skipping what is not finite) is left
-out. Nothing waits for the device within a step.
+It has the same networks, streams, losses and optimisers: one pass of each image; a backward pass for each stream as
+soon as its loss is known, which frees its activations; fused optimisers; discriminators whose weights require no
+gradient while the segmenter learns. Extras of `train_step` (norms of gradients, skipped steps) are left out. Nothing
+waits for the device within a step.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from benchmarks.pytorch import losses
 from benchmarks.pytorch.networks import GlobalDiscriminator, Segmenter, SemanticDiscriminator, feature_cells
 
 SOURCE, TARGET = 0, 1
-# What a setting may name, joined by "+". "passive" is up to who starts the process: OMP_WAIT_POLICY=PASSIVE, so that
-# threads do not burn the time of others while they wait, which pays where a processor is shared. "graphs" hands a GPU
-# whole graphs of kernels, for processors that are too slow to hand out one by one.
+# Parts of a setting, joined by "+". "passive" is set by the parent process: OMP_WAIT_POLICY=PASSIVE, so that waiting
+# threads do not spin, which helps on a shared processor. "graphs" launches kernels as CUDA graphs, for processors that
+# are too slow to launch them one by one.
 TRANSFORMS = ("channels_last", "compile", "autotune", "graphs", "passive")
 _MODES = {"compile": "default", "autotune": "max-autotune-no-cudagraphs", "graphs": "reduce-overhead"}
 PLAIN = "plain"
@@ -28,11 +28,11 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How PyTorch runs.
+    """Options of PyTorch.
 
     Attributes:
       memory_format: of images, activations and kernels.
-      compile_mode: of `torch.compile`; None: it is not used.
+      compile_mode: of `torch.compile`; None: no compilation.
     """
 
     memory_format: torch.memory_format
@@ -40,7 +40,7 @@ class Setting:
 
     @classmethod
     def parse(cls, name: str) -> "Setting":
-        """Reads "plain", or some of `TRANSFORMS` joined by "+"; raises ValueError for others."""
+        """Parses "plain", or parts from `TRANSFORMS` joined by "+"; raises ValueError for anything else."""
         parts = [] if name == PLAIN else name.split("+")
         if unknown := set(parts) - set(TRANSFORMS):
             raise ValueError(f"Unknown setting {sorted(unknown)}. Valid: {PLAIN}, or of {', '.join(TRANSFORMS)}.")
@@ -52,15 +52,15 @@ class Training:
     """Networks, optimisers and the step.
 
     Attributes:
-      networks: "segmenter", and "global" and "semantic" where their terms act.
-      device: where all is.
+      networks: "segmenter", and "global" and "semantic" if their terms are active.
+      device: of networks and batches.
     """
 
     def __init__(self, config: ConfigDict, num_classes: int, setting: Setting, device: torch.device):
         """Builds everything with random weights.
 
         Raises:
-          ValueError: a setting of the configuration is not known here.
+          ValueError: a setting of the configuration is not implemented in PyTorch.
         """
         _check(config)
         self._config, self._classes, self._setting, self.device = config, num_classes, setting, device
@@ -73,12 +73,12 @@ class Training:
         self._parts = {name: self._compiled(getattr(self, f"_{name}")) for name in names}
 
     def place(self, batch: Batch) -> Tensors:
-        """Brings a batch to the device, normalised, as a user's input pipeline hands it over."""
+        """Moves a batch to the device, normalised, as an input pipeline would."""
         return {stream: self._place(examples) for stream, examples in batch.items()}
 
     def step(self, batch: Tensors) -> dict[str, torch.Tensor]:
-        """Does one step and returns its losses, on the device, under the names of `train_step`."""
-        torch.compiler.cudagraph_mark_step_begin()  # What graphs of the step before have returned may go.
+        """Runs one step and returns its losses, on the device, under the names of `train_step`."""
+        torch.compiler.cudagraph_mark_step_begin()  # Results of the previous step may be overwritten.
         self._decay()
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -100,32 +100,32 @@ class Training:
         return found
 
     def _source(self, image: torch.Tensor, label: torch.Tensor, cells: torch.Tensor) -> tuple:
-        """Returns what to go back from, the losses, and what the discriminators learn from."""
+        """Returns the loss to differentiate, the losses to report, and the inputs of the discriminators."""
         loss, scores, features = self._supervised(image, label)
-        kept = {}
+        judged = {}
         if "global" in self.networks:
-            kept["probabilities"] = scores.detach().softmax(1)
+            judged["probabilities"] = scores.detach().softmax(1)
         if "semantic" in self.networks:
-            kept["means"] = losses.class_means(features.detach(), cells, self._classes)
-        return loss, {"loss/segmentation_source": loss.detach()}, kept
+            judged["means"] = losses.class_means(features.detach(), cells, self._classes)
+        return loss, {"loss/segmentation_source": loss.detach()}, judged
 
     def _labelled(self, image: torch.Tensor, label: torch.Tensor, cells: torch.Tensor) -> tuple:
         loss, _, features = self._supervised(image, label)
-        found, kept, total = {"loss/segmentation_labelled": loss.detach()}, {}, loss
+        found, judged, total = {"loss/segmentation_labelled": loss.detach()}, {}, loss
         if "semantic" in self.networks:
             means, present = losses.class_means(features, cells, self._classes)
             fool = self._semantic_loss(means, present, SOURCE)
             total = loss + self._config.loss.semantic_weight * fool
-            found["loss/semantic"], kept["means"] = fool.detach(), (means.detach(), present)
-        return total, found, kept
+            found["loss/semantic"], judged["means"] = fool.detach(), (means.detach(), present)
+        return total, found, judged
 
     def _unlabelled(self, image: torch.Tensor) -> tuple:
         with self._precision():
             _, logits = self.networks["segmenter"](image)
             probabilities = losses.upsample(logits, image.shape[-2:]).softmax(1)
         fool = self._global_loss(probabilities, SOURCE)
-        kept = {"probabilities": probabilities.detach()}
-        return self._config.loss.global_weight * fool, {"loss/global": fool.detach()}, kept
+        judged = {"probabilities": probabilities.detach()}
+        return self._config.loss.global_weight * fool, {"loss/global": fool.detach()}, judged
 
     def _judge_global(self, maps: dict) -> torch.Tensor:
         on_source = self._global_loss(maps["source"]["probabilities"], SOURCE)
@@ -221,7 +221,7 @@ def _optimizers(networks: dict[str, torch.nn.Module], config: ConfigDict) -> lis
 
 
 def _check(config: ConfigDict) -> None:
-    """Raises ValueError where the configuration asks for what is not written here."""
+    """Raises ValueError if the configuration needs something that is not implemented in PyTorch."""
     loss, settings = config.loss, config.optimizer
     known = {
         "loss.global_kind": loss.global_kind == "bce",
@@ -234,4 +234,4 @@ def _check(config: ConfigDict) -> None:
         "teacher.decay": not config.teacher.decay,
     }
     if unknown := [name for name, holds in known.items() if not holds]:
-        raise ValueError(f"PyTorch's step does not know this value of {', '.join(unknown)}.")
+        raise ValueError(f"PyTorch's step does not implement this value of {', '.join(unknown)}.")

@@ -1,12 +1,12 @@
-"""Compares the training step with PyTorch's: both do steps in turns on one machine, never at the same time.
+"""Compares the training step with PyTorch's: both run steps in turns on one machine, never at the same time.
 
-  python -m benchmarks.speed.compare --config=configs/toy.py
-  python -m benchmarks.speed.compare --config=configs/gta5.py --config.data.source_size="(256,512)" \
+  python -m benchmarks.speed.against_pytorch --config=configs/toy.py
+  python -m benchmarks.speed.against_pytorch --config=configs/gta5.py --config.data.source_size="(256,512)" \
     --config.data.target_size="(256,512)"
 
-Each is a process of its own, that builds, warms up and waits for its turn. PyTorch is tried with every setting of
-`--settings`; those that come near the fastest one take their turns beside ours, and the fastest of these is compared.
-On a CPU both use all cores. Needs PyTorch beside the requirements.
+Each side is a process that builds, warms up and waits for its turn. Every setting of PyTorch in `--settings` is timed
+alone first; the settings close to the fastest one then take turns with our step, and the fastest of these is compared.
+On a CPU, both sides use all cores. Needs PyTorch in addition to the requirements.
 """
 
 import argparse
@@ -21,57 +21,58 @@ from ml_collections import ConfigDict
 
 from benchmarks.common import command, timing
 from benchmarks.common.machine import describe_in_words
-from benchmarks.common.parts import FOLDER, ROOT
+from benchmarks.common.parts import FOLDER
 from benchmarks.common.turns import Player, PlayerError
 
 SETTINGS = "plain,channels_last,channels_last+passive,channels_last+compile"
-_TURN = 1.0  # Seconds at least, so that changing over does not count.
-_TRIES = 2  # Turns of each setting of PyTorch alone; the faster one counts.
-# Seconds, as a share of the fastest setting's, up to which another one takes turns too, where the order may differ.
-_NEAR = 1.15
-OURS = "jax"  # Beside the names of PyTorch's settings.
+_TURN = 1.0  # Seconds, at least: long enough that the change between processes does not count.
+_TRIES = 2  # Turns of each PyTorch setting alone; the faster one counts.
+_NEAR = (
+    1.15  # A setting takes turns if its step takes at most this multiple of the fastest one's: the order may change.
+)
+OURS = "jax"  # Name of our side, next to those of PyTorch's settings.
 
 
 class Program:
-    """One side's program: starts players with the case's arguments."""
+    """Starts the processes of both sides with the arguments of one case."""
 
     def __init__(self, arguments: Sequence[str], logs: Path):
-        """Keeps what every player of a case shares.
+        """Stores what all processes of a case share.
 
         Args:
-          arguments: of both programs: the configuration and its changes.
+          arguments: of both sides: the configuration and its changes.
           logs: folder.
         """
         self._arguments, self._logs = arguments, logs
-        # Both frameworks hold memory at the same time: neither may take all.
+        # Both frameworks hold memory at the same time: neither may take all of it.
         self._environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
     def ours(self) -> Player:
         """Starts our step."""
-        return self._start("step.py", "jax", ["--devices=1"], {})
+        return self._start("benchmarks.speed.step", "jax", ["--devices=1"], {})
 
     def peer(self, setting: str) -> Player:
         """Starts PyTorch's step."""
         waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if "passive" in setting else {}
-        return self._start("torch_step.py", f"torch_{setting}", [f"--setting={setting}"], waiting)
+        return self._start("benchmarks.pytorch.step", f"torch_{setting}", [f"--setting={setting}"], waiting)
 
-    def _start(self, program: str, name: str, more: Sequence[str], variables: Mapping[str, str]) -> Player:
-        line = [sys.executable, str(ROOT / "benchmarks" / program), "--serve", *more, *self._arguments]
+    def _start(self, module: str, name: str, more: Sequence[str], variables: Mapping[str, str]) -> Player:
+        line = [sys.executable, "-m", module, "--serve", *more, *self._arguments]
         return Player(line, self._logs / f"{name}.log", self._environment | variables)
 
 
 def compare(program: Program, settings: Sequence[str], rounds: int, patience: float) -> dict:
-    """Returns the figures of both sides, the ratio of their images/s, ours to PyTorch's, and what each setting took.
+    """Returns the figures of both sides, the ratio of our images/s to PyTorch's, and the seconds of each setting.
 
     Args:
-      program: starts players.
+      program: starts the processes.
       settings: of PyTorch, to choose from.
-      rounds: turns of all.
-      patience: seconds until a player has to be ready.
+      rounds: number of turns of each process.
+      patience: seconds within which a process must be ready.
 
     Raises:
-      PlayerError: ours does not run, or PyTorch's with none of the settings, or one that takes turns ended in its turn;
-        where memory is short for several at a time, name fewer settings.
+      PlayerError: our step does not run, PyTorch runs with none of the settings, or a process ended during its turn;
+        if memory is too short for several at a time, name fewer settings.
     """
     with contextlib.ExitStack() as stack:
         peers, tried = near_the_fastest(program, settings, patience, stack)
@@ -84,10 +85,10 @@ def in_turns(players: Mapping[str, Player], rounds: int) -> dict:
 
     Args:
       players: `OURS` and one or several settings of PyTorch.
-      rounds: turns of all.
+      rounds: number of turns of each process.
 
     Raises:
-      PlayerError: one ended in its turn.
+      PlayerError: a process ended during its turn.
     """
     seconds, cores = take_turns(players, rounds)
     medians = {name: timing.spread(times)["median"] for name, times in seconds.items() if name != OURS}
@@ -99,9 +100,8 @@ def in_turns(players: Mapping[str, Player], rounds: int) -> dict:
 def take_turns(players: Mapping[str, Player], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Returns the seconds of a step and the busy cores of each player, one for each round.
 
-    Each turn begins with a step that does not count, as in training steps follow each other: while others had their
-    turns, caches have been filled by them, and a virtual machine may have handed on what a program had given back of
-    its memory.
+    Each turn begins with a step that does not count. In training, steps follow each other; here, the other processes
+    have filled the caches in between, and a virtual machine may have reclaimed memory.
     """
     steps = {name: timing.steps_per_sample(player.go, _TURN) for name, player in players.items()}
     seconds, cores = ({name: [] for name in players} for _ in range(2))
@@ -119,14 +119,14 @@ def near_the_fastest(
     """Tries PyTorch's settings one after the other.
 
     Args:
-      program: starts players.
+      program: starts the processes.
       settings: of PyTorch.
-      patience: seconds until a player has to be ready.
+      patience: seconds within which a process must be ready.
       stack: closes the players at the end; those of slower settings are closed at once.
 
     Returns:
-      The players of the fastest setting and of those near it, and of each setting the seconds of a step or what went
-      wrong.
+      The players of the fastest setting and of those close to it, and for each setting the seconds of a step or what
+      went wrong.
 
     Raises:
       PlayerError: none of them runs.
@@ -179,12 +179,14 @@ def parse(
       arguments: default: those of this process.
 
     Returns:
-      The options, the configuration, and the arguments of both sides' programs.
+      The options, the configuration, and the arguments of both sides.
     """
     parser = command.parser(description)
     parser.add_argument("--settings", default=settings, help="of PyTorch, to choose from: %(default)s")
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of all: %(default)s")
-    parser.add_argument("--patience", type=float, default=600, help="seconds to build in: %(default)s")
+    parser.add_argument("--rounds", type=int, default=rounds, help="number of turns: %(default)s")
+    parser.add_argument(
+        "--patience", type=float, default=600, help="seconds within which a process must be ready: %(default)s"
+    )
     options, config = command.parse(parser, arguments)
     return options, config, [f"--config={options.config}", f"--classes={options.classes}", *options.overrides]
 
@@ -204,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "classes": options.classes,
         "backbone": config.model.backbone,
         "dtype": config.model.dtype,
-        "command": command.described(__file__, arguments),
+        "command": command.described(__spec__.name, arguments),
     }
     result |= found
     ratio, sides = found["ratio"], found["sides"]
@@ -219,5 +221,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends the players as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends the other processes as well.
     sys.exit(main())

@@ -1,11 +1,11 @@
-"""Compiles the training step for a GPU that need not be there, and tells what moves through its memory.
+"""Compiles the training step for a GPU, which need not be present, and counts the bytes that move through its memory.
 
   python -m benchmarks.speed.compiled --config=configs/gta5.py:ass --config.model.dtype=bfloat16
   python -m benchmarks.speed.compiled --config=configs/gta5.py:ass --text=runs/step.txt
 
-Needs JAX for GPUs (`pip install "jax[cuda13]"`) and no GPU. The bytes are the operands and results of all operations of
-the compiled program, as if none of them stayed in a cache; with what a GPU's memory can move in a second they give the
-least time of what is not limited by arithmetic. Kernels that JAX would choose by trying are those of its first guess.
+Needs JAX for GPUs (`pip install "jax[cuda13]"`) but no GPU. The bytes are the operands and results of all operations of
+the compiled program, as if nothing stayed in a cache. Divided by the memory bandwidth of the GPU, they give a lower
+bound of the time that is not limited by arithmetic. Autotuning is off: kernels are those of XLA's first guess.
 """
 
 import collections
@@ -26,7 +26,7 @@ from ass_jax.models import build_networks
 from ass_jax.training.memory_estimate import gigabytes, program_bytes
 from benchmarks.common import command, random_batches
 
-# What XLA has to know of an H100 (SXM, 80 GB), in its own format.
+# Description of an H100 (SXM, 80 GB) in XLA's format.
 _H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32
@@ -46,16 +46,16 @@ _NO_TRIALS = {"xla_gpu_autotune_level": 0}
 _BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
 _ARRAY = re.compile(rf"\b({'|'.join(_BYTES)})\[([\d,]*)\]")
 _OPERATION = re.compile(r"\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<result>.*?) (?P<kind>[\w\-]+)\((?P<operands>.*)")
-# Names for what is there, and no work.
+# Operations that only name values and move nothing.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
 
 
 def traffic(text: str) -> dict[str, tuple[int, int]]:
-    """Returns, by kind of operation, how many there are and the bytes of their operands and results.
+    """Returns, by kind of operation, their number and the bytes of their operands and results.
 
     Args:
-      text: of a compiled program. Fusions count under the names that XLA gives them, calls of libraries under the
-        libraries' names.
+      text: of a compiled program. Fusions are listed under the names that XLA gives them, calls of libraries under the
+        names of the library functions.
     """
     sizes, found = {}, collections.defaultdict(lambda: (0, 0))
     for line in text[text.index("\nENTRY") :].splitlines():
@@ -121,7 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     operations, moved = (sum(entry[index] for entry in found.values()) for index in (0, 1))
     needed = program_bytes(compiled, batch)
     print(f"{operations:6} {moved / 1e9:8.2f} GB  in all; the step needs about {gigabytes(needed)} of memory")
-    about = {"command": command.described(__file__, arguments), "config": options.config, "dtype": config.model.dtype}
+    about = {
+        "command": command.described(__spec__.name, arguments),
+        "config": options.config,
+        "dtype": config.model.dtype,
+    }
     command.write(options.json, about | {"traffic": found, "memory": needed})
 
 

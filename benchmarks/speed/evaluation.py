@@ -1,10 +1,10 @@
 """Times evaluation and prediction of a configuration's segmenter, with random weights on random images.
 
-  python -m benchmarks.speed.evaluate --config=configs/toy.py
-  python -m benchmarks.speed.evaluate --config=configs/gta5.py --config.evaluation.flip --config.model.dtype=bfloat16
-  python -m benchmarks.speed.evaluate --config=configs/gta5.py --config.evaluation.window="(512,512)"
+  python -m benchmarks.speed.evaluation --config=configs/toy.py
+  python -m benchmarks.speed.evaluation --config=configs/gta5.py --config.evaluation.flip --config.model.dtype=bfloat16
+  python -m benchmarks.speed.evaluation --config=configs/gta5.py --config.evaluation.window="(512,512)"
 
-`evaluation.batch` images of `data.target_size` are seen at a time, and labelled at the size of their label files.
+A batch has `evaluation.batch` images of `data.target_size`; predictions have the size of the label files.
 """
 
 import functools
@@ -26,19 +26,19 @@ from benchmarks.speed import step
 
 
 def label_size(config: ConfigDict) -> tuple[int, int]:
-    """Returns height and width of the target's label files, as far as they are known."""
+    """Returns height and width of the target's label files where known, else those of its images."""
     return tuple(config.evaluation.test_size if config.data.target == "cityscapes" else config.data.target_size)
 
 
 def measure(config: ConfigDict, num_classes: int, size: tuple[int, int], samples: int) -> dict:
     """Returns, for "evaluation" and "prediction", seconds of a batch, images/s, and seconds to compile.
 
-    Evaluation counts pixels by class and prediction in addition; both include the way of the images to the device.
+    Evaluation also counts pixels by class and prediction. Both include the transfer of the images to the device.
     """
     networks = build_networks(config, num_classes)
     mesh = make_mesh([config.evaluation.batch])
     shapes = abstract_segmenter(networks, config)
-    # Any values do: the network's time does not depend on them.
+    # The time does not depend on the values.
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
     variables = jax.device_put(variables, replicated(mesh))
     generator = np.random.default_rng(config.seed)
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = measure(config, options.classes, size, options.steps)
     settings = config.evaluation
     result = step.about(options, config, found.pop("mesh")) | {
-        "command": command.described(__file__, arguments),
+        "command": command.described(__spec__.name, arguments),
         "batch": settings.batch,
         "image_size": list(config.data.target_size),
         "label_size": list(size),

@@ -1,11 +1,11 @@
-"""Measures the input: how fast records are read beside their decoder, and what of it the training step hides.
+"""Measures the input pipeline: its speed relative to the decoder's, and the share that the training step hides.
 
   python -m benchmarks.speed.input
   python -m benchmarks.speed.input --part=loading --config=configs/toy.py
 
-Records: scenes of the sizes of GTA5 and Cityscapes, prepared at the paper's sizes, through decoding and augmentation,
-in processes of their own on one core and on all. Loading: the loop of a real run, with the batches of its pipeline and
-with one batch over and over, in turns. This is the one benchmark of speed that needs TensorFlow.
+Records: scenes of the sizes of GTA5 and Cityscapes, prepared at the paper's sizes, decoded and augmented in separate
+processes on one core and on all. Loading: the training loop, in turns with the batches of the pipeline and with one
+batch over and over. Needs TensorFlow.
 """
 
 import argparse
@@ -19,22 +19,22 @@ from ml_collections import ConfigDict
 
 from ass_jax.runtime.sharding import global_batch
 from benchmarks.common import command, machine, timing
-from benchmarks.speed import prepare, step
+from benchmarks.speed import preparation, step
 
 PARTS = ("records", "loading")
-_MEASURES = {"reading": "as the paper, without augmentation", "augmented": "mirrored, scaled, with other colours"}
+_MEASURES = {"reading": "as in the paper, not augmented", "augmented": "flipped, scaled, colours jittered"}
 
 
 def records(options: argparse.Namespace) -> list[dict]:
-    """Returns, by data set, cores and augmentation, pairs of image and label a second, and those of the decoder."""
+    """Returns a row for each data set, number of cores and augmentation: pairs/s, also of the decoder alone."""
     found = []
     counts = sorted({1, len(machine.usable_cores())})
     with tempfile.TemporaryDirectory() as folder:
-        for name, (_, _, size) in prepare.SETS.items():
-            prepare.write_tree(Path(folder) / name, name, options.pairs)
+        for name, (_, _, size) in preparation.SETS.items():
+            preparation.write_tree(Path(folder) / name, name, options.pairs)
             for cores in counts:
                 for measure, what in _MEASURES.items():
-                    rates = prepare.apart(options, measure, name, str(cores), folder)
+                    rates = preparation.measure_apart(options, measure, name, str(cores), folder)
                     row = {"set": name, "size": list(size), "cores": cores, "augmentation": what}
                     row |= rates | {"rate_per_core": rates["rate"] / cores, "share": rates["rate"] / rates["decoder"]}
                     print(
@@ -47,10 +47,10 @@ def records(options: argparse.Namespace) -> list[dict]:
 
 
 def loading(config: ConfigDict, num_classes: int, steps: int, rounds: int) -> dict:
-    """Returns the spread of a step's seconds with one batch (`constant`) and with loaded ones (`loaded`).
+    """Returns the spread of a step's seconds with one batch (`constant`) and with loaded batches (`loaded`).
 
-    `alone` is loading without a step; `share`, by round, what loading adds, as a share of the step with it; `hidden`,
-    what of loading alone the step hides.
+    `alone` is loading without a step. `share` is the time that loading adds, as a share of the loaded step; `hidden` is
+    the share of loading that the step hides. Both are computed for each round.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -77,7 +77,7 @@ def loading(config: ConfigDict, num_classes: int, steps: int, rounds: int) -> di
 
 
 def _load(training: step.Training, batches: Iterator, steps: int) -> float:
-    """Brings so many batches to the devices and returns the seconds."""
+    """Loads batches onto the devices and returns the seconds."""
     begun = time.perf_counter()
     for _ in range(steps):
         batch = global_batch(next(batches), training.mesh)
@@ -87,7 +87,7 @@ def _load(training: step.Training, batches: Iterator, steps: int) -> float:
 
 
 def _train(training: step.Training, batches: Iterator, steps: int) -> float:
-    """Does so many steps on loaded batches as the training loop does, and returns the seconds."""
+    """Runs steps on loaded batches as the training loop does, and returns the seconds."""
     batch = global_batch(next(batches), training.mesh)
     begun = time.perf_counter()
     for _ in range(steps):
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = {
         "config": options.config,
         "overrides": options.overrides,
-        "command": command.described(__file__, arguments),
+        "command": command.described(__spec__.name, arguments),
         "machine": machine.describe(os.environ),
     }
     if options.part in (None, "records"):

@@ -1,10 +1,11 @@
-"""Compares the training step with PyTorch's in bfloat16 and in float32 at once: for a GPU that is lent for minutes.
+"""Compares the training step with PyTorch's in bfloat16 and float32 at once, for a GPU that is available for minutes.
 
   python -m benchmarks.speed.precisions --config=configs/gta5.py:ass --json=runs/bench/compare_paper.json
 
-As `benchmarks/speed/compare.py`, once for each precision, but all build at the same time; only ours follow each other,
-which try kernels on the GPU. Turns begin when all are ready or `--patience` is over. A setting of PyTorch that is not
-ready then is left out, and named. What building measures, the limits among it, others on the GPU may disturb.
+The same as `benchmarks.speed.against_pytorch` for each precision, but all processes build at the same time; only ours
+build one after the other, because they autotune on the GPU. Turns begin when all are ready or `--patience` is over.
+PyTorch settings that are not ready by then are left out and named. What is measured while building, such as the limits,
+may be disturbed by the other processes.
 """
 
 import contextlib
@@ -17,11 +18,11 @@ from benchmarks.common import command
 from benchmarks.common.machine import describe_in_words
 from benchmarks.common.parts import FOLDER
 from benchmarks.common.turns import Player, PlayerError
-from benchmarks.speed.compare import OURS, Program, in_turns, parse
+from benchmarks.speed.against_pytorch import OURS, Program, in_turns, parse
 
 PRECISIONS = ("bfloat16", "float32")
 SETTINGS = "channels_last,channels_last+compile"
-_WARM_UP = 3  # Steps, one by one: graphs of kernels are recorded in the second and replayed from the third on.
+_WARM_UP = 3  # Steps, one by one: CUDA graphs are recorded in the second and replayed from the third on.
 
 Players = dict[str, Player]
 Failures = dict[str, str]
@@ -30,16 +31,16 @@ Failures = dict[str, str]
 def build(
     programs: dict[str, Program], settings: Sequence[str], patience: float, stack: contextlib.ExitStack
 ) -> tuple[dict[str, Players], dict[str, Failures]]:
-    """Starts all players and waits for them.
+    """Starts all processes and waits until they are ready.
 
     Args:
       programs: by precision.
       settings: of PyTorch.
-      patience: seconds for all.
+      patience: seconds for all together.
       stack: closes the players at the end.
 
     Returns:
-      By precision, those that are ready, and of the others what went wrong.
+      By precision, the players that are ready, and what went wrong with the others.
     """
     end = time.monotonic() + patience
     peers = {
@@ -67,19 +68,19 @@ def build(
 
 
 def compare(players: Players, failed: Failures, rounds: int) -> dict:
-    """Returns the figures of ours and of PyTorch's fastest setting; see `benchmarks.speed.compare.in_turns`.
+    """Returns the figures of ours and of PyTorch's fastest setting; see `benchmarks.speed.against_pytorch.in_turns`.
 
     Raises:
-      PlayerError: ours is not ready, or no setting of PyTorch is, or one ended in its turn.
+      PlayerError: our step or every PyTorch setting is not ready, or a process ended during its turn.
     """
     if OURS not in players or len(players) == 1:
-        raise PlayerError("Ours and at least one setting of PyTorch have to be ready.")
+        raise PlayerError("Our step and at least one PyTorch setting must be ready; raise --patience.")
     found = in_turns(players, rounds)
     return found | {"tried": found["tried"] | failed}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints both ratios, writes the figures as JSON if there are both, and returns the exit code."""
+    """Prints both ratios, writes the figures as JSON if both exist, and returns the exit code."""
     options, config, case = parse(__doc__, SETTINGS, 7, arguments)
     logs = options.json.with_suffix("") if options.json else FOLDER / "precisions"
     programs = {name: Program([*case, f"--config.model.dtype={name}"], logs / name) for name in PRECISIONS}
@@ -94,16 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name}: {error}", file=sys.stderr)
                 continue
             results[name] = {"backbone": config.model.backbone, "dtype": name} | found
-            print(told(name, found), flush=True)
+            print(summary(name, found), flush=True)
     if len(results) < len(PRECISIONS):
         return 1
     about = {"config": options.config, "overrides": options.overrides, "classes": options.classes}
-    command.write(options.json, about | {"command": command.described(__file__, arguments), "precisions": results})
+    command.write(options.json, about | {"command": command.described(__spec__.name, arguments), "precisions": results})
     return 0
 
 
-def told(name: str, found: dict) -> str:
-    """Puts the figures of `compare` into a few lines."""
+def summary(name: str, found: dict) -> str:
+    """Formats the figures of `compare` in a few lines."""
     ratio, (ours, peer) = found["ratio"], (found["sides"][side] for side in ("jax", "torch"))
     medians = [f"{name} {1000 * time:.1f}" for name, time in found["tried"].items() if isinstance(time, float)]
     return (
@@ -116,5 +117,5 @@ def told(name: str, found: dict) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends the players as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends the other processes as well.
     sys.exit(main())

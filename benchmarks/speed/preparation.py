@@ -1,10 +1,10 @@
-"""Measures how fast real data sets are prepared and read: `python -m benchmarks.speed.prepare`.
+"""Measures how fast real data sets are prepared and read: `python -m benchmarks.speed.preparation`.
 
-  python -m benchmarks.speed.prepare --pairs=64 --seconds=20 --cores=1,2
+  python -m benchmarks.speed.preparation --pairs=64 --seconds=20 --cores=1,2
 
-Scenes of the sizes of GTA5 and Cityscapes are drawn, with noise so that they compress like photos, prepared at the
-training sizes and read through the training pipeline; reading is compared with the PNG decoder alone on the same
-records. Every figure comes from a process of its own, which may use so many cores. Nothing is left behind.
+Scenes of the sizes of GTA5 and Cityscapes, with noise so that they compress like photos, are prepared at the training
+sizes and read through the training pipeline. Reading is compared with the PNG decoder alone on the same records. Every
+figure comes from a separate process on a fixed number of cores. All files are temporary.
 """
 
 import argparse
@@ -27,17 +27,17 @@ from configs import base
 from data.classes import RAW_IDS, class_table
 from data.toy.scenes import render
 
-# Data set -> its domain, the size of its files, the size it is prepared at.
+# Data set -> domain, size of the files, training size.
 SETS = {
     "gta5": ("source", (1052, 1914), (720, 1280)),
     "cityscapes": ("target", (1024, 2048), (512, 1024)),
 }
-_SCENES = 8  # Drawn; the other files are copies under other names.
+_SCENES = 8  # Rendered; the other files are copies under other names.
 _NOISE = 3.0  # Standard deviation in grey values.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints one line per figure, or, for a process of its own, the figure as JSON."""
+    """Prints one line for each figure; in a child process, prints the figure as JSON."""
     options = _parse(arguments)
     if options.measure:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(options.cores)])
@@ -49,16 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for cores in options.cores.split(","):
             for name, (_, own, size) in SETS.items():
                 where = f"{name}, {cores} core(s)"
-                rate = apart(options, "preparation", name, cores, folder)["rate"]
+                rate = measure_apart(options, "preparation", name, cores, folder)["rate"]
                 print(f"{where}: preparation {own[1]}x{own[0]} to {size[1]}x{size[0]}: {rate:.1f} pairs/s", flush=True)
-                found = apart(options, "reading", name, cores, folder)
+                found = measure_apart(options, "reading", name, cores, folder)
                 share = found["rate"] / found["decoder"]
                 print(
                     f"{where}: reading {size[1]}x{size[0]}: {found['rate']:.1f} pairs/s; the decoder alone "
                     f"{found['decoder']:.1f} pairs/s, so {share:.0%} of it",
                     flush=True,
                 )
-                found = apart(options, "full_size", name, cores, folder)
+                found = measure_apart(options, "full_size", name, cores, folder)
                 print(
                     f"{where}: reading {own[1]}x{own[0]}: {found['rate']:.1f} pairs/s, at most "
                     f"{found['memory'] / 2**20:.0f} MiB above {found['before'] / 2**20:.0f} MiB of the libraries",
@@ -93,18 +93,18 @@ def _files(name: str, index: int) -> tuple[str, str]:
     return f"leftImg8bit/{start}_leftImg8bit.png", f"gtFine/{start}_gtFine_labelIds.png"
 
 
-def apart(options: argparse.Namespace, measure: str, name: str, cores: str, folder: str) -> dict:
-    """Runs a measurement in a process of its own, on so many cores.
+def measure_apart(options: argparse.Namespace, measure: str, name: str, cores: str, folder: str) -> dict:
+    """Runs a measurement in a separate process on a number of cores.
 
     Args:
       options: `seconds` is the length of the measurement.
       measure: of `MEASURES`.
       name: of `SETS`.
-      cores: a number.
+      cores: number of cores, in digits.
       folder: in which `write_tree` wrote the data set under its name.
     """
     flags = {"measure": measure, "name": name, "cores": cores, "folder": folder, "seconds": options.seconds}
-    command = [sys.executable, __file__, *(f"--{key}={value}" for key, value in flags.items())]
+    command = [sys.executable, "-m", __spec__.name, *(f"--{key}={value}" for key, value in flags.items())]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
@@ -113,7 +113,7 @@ def apart(options: argparse.Namespace, measure: str, name: str, cores: str, fold
 
 
 def _config(options: argparse.Namespace, full_size: bool = False) -> base.ConfigDict:
-    """Returns a configuration that reads only the data set of the options, one pair a batch."""
+    """Returns a configuration that reads only the data set of the options, one pair in each batch."""
     domain, own, size = SETS[options.name]
     config = base.get_config("ass")
     folder = Path(options.folder)
@@ -121,7 +121,7 @@ def _config(options: argparse.Namespace, full_size: bool = False) -> base.Config
     config.data.update({domain: options.name, f"{domain}_root": str(folder / options.name)})
     config.data.update({f"{domain}_size": own if full_size else size, "full_size": full_size})
     config.data.update(classes="cityscapes19", labelled_count=-1, readers=int(options.cores))
-    config.data.decoded_memory = 0  # Of so few files: real data sets are read and decoded all the time.
+    config.data.decoded_memory = 0  # So few files would fit; real data sets are decoded in every epoch.
     config.data.batch.update(source=int(domain == "source"), labelled=int(domain == "target"), unlabelled=0)
     config.loss.update(global_weight=0.0, semantic_weight=0.0)
     return config
@@ -136,7 +136,7 @@ def _prepare(config: base.ConfigDict, name: str) -> int:
 
 
 def _measure_preparation(options: argparse.Namespace) -> dict:
-    from data.preparation import builder as prepared  # noqa: F401 (TensorFlow's import is not what is measured.)
+    from data.preparation import builder as prepared  # noqa: F401 (Leaves TensorFlow's import out of the time.)
 
     config = _config(options)
     start = time.perf_counter()
@@ -192,7 +192,7 @@ def _rate(step: Callable[[], object], seconds: float) -> float:
 
 
 def _peak_memory() -> int:
-    """Returns the largest memory of this process so far, in bytes."""
+    """Returns the peak resident memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,4 +1,4 @@
-"""The report on speed: all of its text is computed from the results of the benchmarks."""
+"""The report on speed, computed entirely from the results of the benchmarks."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,13 +7,13 @@ from benchmarks.speed.scaling import QUANTITIES
 
 _GIB = 2**30
 _METHOD = """\
-Images and labels are random, of the sizes given; batches lie on the device, unless a table says otherwise. Times are
-medians of several samples, each of which ends when the device is done; in brackets are the quartiles. Compiling is
-never part of them. TFLOP are counted from the networks' convolutions and matrix products, 3 × 2 for each
-multiply-accumulate of a forward pass; what a compiler adds or saves does not count. The limit is the speed of a large
-square matrix product in the same precision, measured in the same process; on a GPU, float32 is multiplied in TF32 by
-both frameworks. Memory is the most that a device had in use, or, where it keeps no count, what the compiler planned:
-arguments, results and temporaries; beside PyTorch on a CPU, it is that of the whole process."""
+Images and labels are random, of the given sizes; batches are on the device unless a table says something else. Times
+are medians of several samples, each of which ends when the device is done, with the quartiles in brackets; compilation
+is not included. TFLOP are counted from the networks' convolutions and matrix products, 3 × 2 for each
+multiply-accumulate of a forward pass, whatever the compiler adds or saves. The limit is the speed of a large square
+matrix product in the same precision, measured in the same process; on a GPU, both frameworks multiply float32 in TF32.
+Memory is the peak of the device or, where it keeps no count, what the compiler planned for arguments, results and
+temporaries; in the comparison with PyTorch on a CPU, it is that of the whole process."""
 
 
 def markdown(results: dict[str, dict], growth: dict[str, list[dict]], plot: str = "performance.png") -> str:
@@ -22,7 +22,7 @@ def markdown(results: dict[str, dict], growth: dict[str, list[dict]], plot: str 
     Args:
       results: of the benchmarks, by name; any may be missing.
       growth: of `benchmarks.speed.scaling.growth`.
-      plot: file of it, beside the page.
+      plot: file name of the plot, in the folder of the page.
     """
     sections = [
         ("Against PyTorch", _against(_of(results, "compare"))),
@@ -36,7 +36,7 @@ def markdown(results: dict[str, dict], growth: dict[str, list[dict]], plot: str 
     ]
     parts = [
         "# Speed and memory",
-        "Written by `benchmarks/speed/performance.py` (`make bench`); changes by hand are lost.",
+        "Written by `benchmarks/speed/suite.py` (`make bench`); changes by hand are lost.",
         *(f"## {title}\n\n{text}" for title, text in sections if text),
         f"## How it was measured\n\n{_METHOD}",
     ]
@@ -44,7 +44,7 @@ def markdown(results: dict[str, dict], growth: dict[str, list[dict]], plot: str 
 
 
 def short_table(results: dict[str, dict]) -> str:
-    """Returns the few lines about speed that the README shows; empty where nothing was compared."""
+    """Returns the table of speed for the README; empty if nothing was compared."""
     rows, machines = [], {}
     for case in _of(results, "compare"):
         ours, peer, ratio = case["sides"]["jax"], case["sides"]["torch"], case["ratio"]
@@ -83,12 +83,13 @@ def _against(found: Sequence[dict]) -> str:
     head += ["GiB of both", "cores busy"]
     tried = "\n".join(f"- {_case(case['sides']['jax'])}: {_tried(case['tried'])}" for case in found)
     return (
-        "The same step (networks, streams, losses, optimisers, precision) in both, in turns on one machine, on as many "
-        "cores; the ratio is of images/s, ours to PyTorch's, of each round. PyTorch runs with the fastest of the "
-        "settings that were tried. Where fewer cores were busy than there are, other programs may have disturbed the "
-        "figures of a CPU. Beside a GPU, one busy core means that a program hands out work all the time: the processor "
-        f"may then be the limit, and not the GPU.\n\n{_table(head, rows)}\n\nPyTorch's settings, milliseconds of a "
-        f"step, in turns where they come near the fastest one and alone otherwise:\n\n{tried}"
+        "The same step (networks, streams, losses, optimisers, precision) in both frameworks, in turns on one machine "
+        "with the same number of cores. The ratio is that of our images/s to PyTorch's in each round. PyTorch runs "
+        "with the fastest of its settings below. On a CPU, fewer busy cores than there are means that other programs "
+        "may have disturbed the figures. With a GPU, one fully busy core means that the processor launches work all "
+        f"the time and may be the limit instead of the GPU.\n\n{_table(head, rows)}\n\nPyTorch's settings, "
+        "milliseconds of a step; settings close to the fastest one are measured in turns, the others alone:\n\n"
+        f"{tried}"
     )
 
 
@@ -186,9 +187,9 @@ def _input(found: dict | None) -> str:
         loading = found["loading"]
         constant, loaded, alone = (_milliseconds(loading[name]) for name in ("constant", "loaded", "alone"))
         texts.append(
-            f"The training loop of `{found['config']}`: a step takes {constant} ms with one batch over and over and "
-            f"{loaded} ms with the batches of the pipeline; loading a batch alone takes {alone} ms. So loading takes "
-            f"{loading['share']['median']:.1%} of the step, and the step hides {loading['hidden']['median']:.0%} of it."
+            f"The training loop of `{found['config']}`: a step takes {constant} ms with one batch over and over, and "
+            f"{loaded} ms with the batches of the pipeline; loading a batch alone takes {alone} ms. Loading therefore "
+            f"costs {loading['share']['median']:.1%} of the step, which hides {loading['hidden']['median']:.0%} of it."
         )
     return "\n\n".join(texts)
 
@@ -202,10 +203,10 @@ def _start(found: Sequence[dict]) -> str:
         for result in found
     ]
     text = (
-        "Seconds from the command to the end of the first training step, imports and the look at the data included: in "
-        "a new working directory, and in one that has its compiled programs."
+        "Seconds from the command to the end of the first training step, including imports and the check of the data: "
+        "in a new working directory, and in one that holds the compiled programs."
     )
-    head = ["training", "`--help`", "new", "goes on"]
+    head = ["training", "`--help`", "new", "compiled before"]
     return f"{text}\n\n{_table(head, rows)}" if rows else ""
 
 
@@ -215,7 +216,7 @@ def _growth(growth: dict[str, list[dict]], results: dict[str, dict], plot: str) 
     first = next(found for name, found in results.items() if name.startswith("scaling/"))
     note = (
         " The devices are virtual and share the cores: their row shows what the division costs, not what more "
-        "devices gain."
+        "devices would gain."
         if first["platform"] == "cpu"
         else ""
     )
@@ -250,14 +251,14 @@ def _commands(results: dict[str, dict]) -> str:
 
 
 def _machine(facts: dict) -> str:
-    """Describes a machine as one, whatever libraries and how many of its devices a benchmark used."""
+    """Describes a machine regardless of PyTorch and the number of devices that a benchmark used."""
     packages = {name: version for name, version in facts["packages"].items() if name != "torch"}
     kind = facts["devices"].partition(" ")[2] or facts["devices"]
     return describe_in_words(facts | {"packages": packages, "devices": kind})
 
 
 def _case(found: dict) -> str:
-    """Says what a step works on."""
+    """Describes the work of a step: variant, backbone, type, streams."""
     streams = ", ".join(f"{count} {name} {high}×{wide}" for name, (count, high, wide) in found["streams"].items())
     variant = found["config"].partition(":")[2]
     return f"{variant}, {found['backbone']}, {found['dtype']}, {streams}"
@@ -273,7 +274,7 @@ def _memory(found: dict) -> float:
 
 
 def _memory_of_both(ours: dict, peer: dict) -> str:
-    """Of the device where both keep a count, else of the whole process."""
+    """Returns the memory of the device if both frameworks report it, else that of the process."""
     key = "device" if ours["memory"]["device"] and peer["memory"]["device"] else "process"
     return " and ".join(f"{side['memory'][key] / _GIB:.1f}" for side in (ours, peer))
 

@@ -1,9 +1,9 @@
-"""Measures how the cost of a step grows with image size, images a step, classes and devices, and draws it.
+"""Measures how the cost of a step grows with image size, batch size, classes and devices, and plots it.
 
   python -m benchmarks.speed.scaling
 
-One quantity grows at a time. On a CPU it is the small network of `configs/toy.py`, and its devices are virtual: they
-share the cores, and show what the division itself costs. On an accelerator it is the paper's network in bfloat16.
+One quantity grows at a time. On a CPU, the network is the small one of `configs/toy.py`, and devices are virtual: they
+share the cores and show what the division itself costs. On an accelerator, it is the paper's network in bfloat16.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def parts(platform: str, devices: int) -> list[Part]:
 
     Args:
       platform: "cpu" or another.
-      devices: that there are; a CPU's are virtual.
+      devices: number of those present; ignored on a CPU, whose devices are virtual.
     """
     plan = _CPU if platform == "cpu" else _ACCELERATOR
     counts = [count for count in plan["devices"] if platform == "cpu" or count <= devices]
@@ -54,16 +54,16 @@ def parts(platform: str, devices: int) -> list[Part]:
     points |= {f"images_{count}": [*_batch(count), "--devices=1"] for count in plan["images"]}
     points |= {f"classes_{count}": [f"--classes={count}", "--devices=1"] for count in plan["classes"]}
     if len(counts) > 1:
-        # As many images a step, whatever the devices.
+        # The same number of images for every number of devices.
         points |= {f"devices_{count}": [*_batch(max(counts)), f"--devices={count}"] for count in counts}
     return [
-        Part(f"scaling/{name}", "step.py", (*plan["base"], *_flat(arguments)), plan["seconds"])
+        Part(f"scaling/{name}", "speed.step", (*plan["base"], *_flat(arguments)), plan["seconds"])
         for name, arguments in points.items()
     ]
 
 
 def growth(results: dict[str, dict]) -> dict[str, list[dict]]:
-    """Returns, by quantity, the rows of the results of `parts`: `value`, milliseconds, images/s and GiB."""
+    """Returns, by quantity, a row for each result of `parts`: `value`, milliseconds, images/s and GiB."""
     rows = {quantity: [] for quantity in QUANTITIES}
     for name, found in results.items():
         folder, _, point = name.partition("/")
@@ -74,7 +74,7 @@ def growth(results: dict[str, dict]) -> dict[str, list[dict]]:
 
 
 def save_plot(rows: dict[str, list[dict]], file: Path) -> None:
-    """Draws a panel for each quantity: milliseconds of a step with their quartiles, and memory."""
+    """Plots milliseconds of a step with their quartiles, and memory, in a panel for each quantity."""
     figure = Figure(figsize=(3.1 * len(rows), 4.6), layout="constrained")
     axes = figure.subplots(2, len(rows), squeeze=False, sharex="col")
     for column, (quantity, points) in enumerate(rows.items()):
@@ -133,12 +133,12 @@ def _flat(arguments: Iterable[str | list[str]]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures what is missing and draws the picture."""
+    """Measures what has no result and draws the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of results and the picture: %(default)s")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of results and the plot: %(default)s")
     parser.add_argument("--platform", default="cpu", help="cpu or gpu: %(default)s")
-    parser.add_argument("--devices", type=int, default=1, help="that an accelerator's machine has: %(default)s")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is there")
+    parser.add_argument("--devices", type=int, default=1, help="number of accelerators: %(default)s")
+    parser.add_argument("--fresh", action="store_true", help="also measure what has a result")
     options = parser.parse_args(arguments)
     results = run_all(parts(options.platform, options.devices), options.folder, options.fresh)
     save_plot(growth(results), options.folder / "performance.png")

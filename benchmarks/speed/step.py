@@ -4,8 +4,8 @@
   python -m benchmarks.speed.step --config=configs/gta5.py --config.model.dtype=bfloat16 --profile=runs/profile
   python -m benchmarks.speed.step --config=configs/toy.py --devices=2 --json=runs/step.json
 
-Any setting can be changed with `--config.KEY=VALUE`, sizes (`data.source_size`, `data.target_size`) and images a step
-(`data.batch`) among them. The state is built and the step compiled as in training; batches lie on the device.
+Any setting can be changed with `--config.KEY=VALUE`, including image sizes (`data.source_size`, `data.target_size`) and
+batch sizes (`data.batch`). The state is built and the step compiled as in training; batches are on the device.
 """
 
 import functools
@@ -27,19 +27,19 @@ from ass_jax.runtime.sharding import global_batch, make_mesh, replicated
 from benchmarks.common import command, limits, machine, random_batches, timing, turns
 from benchmarks.speed import work
 
-_PROFILED = 3  # Steps: more make a profile slow to look at.
+_PROFILED = 3  # Steps: more make a profile slow to open.
 
 
 class Training:
-    """A step that is ready to run.
+    """A training step that is ready to run.
 
     Attributes:
       networks: see `ass_jax.models.Networks`.
-      batches: on the devices; steps take them in turns.
-      state: changes with every step.
+      batches: on the devices; steps cycle through them.
+      state: after the last step.
       mesh: of the devices.
       compiled: the step.
-      compile_seconds: for tracing and compiling it.
+      compile_seconds: time to trace and compile it.
       metrics: of the last step.
     """
 
@@ -49,14 +49,14 @@ class Training:
         Args:
           config: the whole configuration.
           num_classes: C.
-          devices: so many of those that JAX finds; 0: all.
+          devices: number of devices to use; 0: all that JAX finds.
         """
         self.networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
         batches = random_batches.training_batches(config, num_classes)
         counts = [len(examples["image"]) for examples in batches[0].values()]
         self.mesh = make_mesh(counts, jax.devices()[: devices or None])
         if devices and self.mesh.size != devices:
-            raise ValueError(f"{devices} devices do not divide {counts} images a step, or are not there.")
+            raise ValueError(f"{devices} devices do not divide {counts} images a step, or JAX finds fewer devices.")
         self.state = initial_state(config, num_classes, self.mesh)
         self.batches = [global_batch(batch, self.mesh) for batch in batches]
         begun = time.perf_counter()
@@ -68,7 +68,7 @@ class Training:
         self.metrics = None
 
     def run(self, steps: int) -> float:
-        """Does so many steps and returns the seconds until the last one is done."""
+        """Runs a number of steps and returns the seconds until the last one is done."""
         begun = time.perf_counter()
         for number in range(steps):
             self.state, self.metrics = self.compiled(self.state, self.batches[number % len(self.batches)])
@@ -103,7 +103,7 @@ def measure(training: Training, config: ConfigDict, samples: int) -> dict:
 
 
 def work_and_limit(training: Training, config: ConfigDict) -> dict:
-    """Returns what is known of a step without timing it, and the measured speed of the matrix product."""
+    """Returns what is known about a step without timing it, and the measured speed of the matrix product."""
     batch, devices = training.batches[0], training.mesh.size
     return {
         "streams": sizes(batch),
@@ -127,10 +127,10 @@ def physical_devices(mesh: Mesh) -> int:
 
 
 def memory(compiled: jax.stages.Compiled, mesh: Mesh) -> dict:
-    """Returns bytes: `compiled` of one device by the compiler's plan, `device` at most in use, `process` at most.
+    """Returns bytes: `compiled`, planned by the compiler for a device; `device` and `process`, their peaks.
 
-    The plan counts arguments, results and temporaries, and what a result shares with an argument once. `device` is
-    None where the device keeps no count; a CPU's memory is the process's.
+    The plan counts arguments, results and temporaries; memory that a result shares with an argument counts once.
+    `device` is None if the device keeps no count; a CPU uses the memory of the process.
     """
     plan = compiled.memory_analysis()
     planned = None
@@ -142,13 +142,13 @@ def memory(compiled: jax.stages.Compiled, mesh: Mesh) -> dict:
 
 
 def use_devices(count: int) -> None:
-    """Lets a CPU stand for several devices; to be called before JAX looks for any."""
+    """Splits a CPU into virtual devices; must be called before JAX initialises its devices."""
     if count > 1:
         jax.config.update("jax_num_cpu_devices", count)
 
 
 def about(options: object, config: ConfigDict, mesh: Mesh) -> dict:
-    """Returns what a result is of: configuration, devices and machine."""
+    """Returns what a result describes: configuration, devices and machine."""
     kind = mesh.devices.flat[0].device_kind
     return {
         "framework": "jax",
@@ -166,14 +166,14 @@ def about(options: object, config: ConfigDict, mesh: Mesh) -> dict:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the figures, writes them as JSON, or serves steps to another program."""
     parser = command.parser(__doc__)
-    parser.add_argument("--devices", type=int, default=0, help="the first so many; on a CPU they share its cores")
+    parser.add_argument("--devices", type=int, default=0, help="number of devices; on a CPU they share its cores")
     parser.add_argument("--steps", type=int, default=10, help="samples to time: %(default)s")
     parser.add_argument("--profile", type=Path, help="folder for a profile of some steps (TensorBoard, Perfetto)")
-    parser.add_argument("--serve", action="store_true", help="run steps on demand: benchmarks/common/turns.py")
+    parser.add_argument("--serve", action="store_true", help="run steps on demand: see benchmarks.common.turns")
     options, config = command.parse(parser, arguments)
     use_devices(options.devices)
     training = Training(config, options.classes, options.devices)
-    facts = about(options, config, training.mesh) | {"command": command.described(__file__, arguments)}
+    facts = about(options, config, training.mesh) | {"command": command.described(__spec__.name, arguments)}
     if options.serve:
         training.run(1)
         facts |= work_and_limit(training, config) | {"memory": memory(training.compiled, training.mesh)}
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def summary(result: dict) -> str:
-    """Puts the figures of `measure` into a few lines."""
+    """Formats the figures of `measure` in a few lines."""
     seconds, used = result["seconds"], result["memory"]
     streams = ", ".join(
         f"{count} {name} {height}x{width}" for name, (count, height, width) in result["streams"].items()

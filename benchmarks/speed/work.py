@@ -1,4 +1,4 @@
-"""Counts the work in a training step: multiply-accumulates of the networks, not what a compiler makes of them."""
+"""Counts the work of a training step: the multiply-accumulates of the networks, regardless of the compiler."""
 
 import functools
 import math
@@ -12,32 +12,32 @@ from ml_collections import ConfigDict
 
 from ass_jax.models import Networks
 
-_PASSES = 3  # Forward, the gradient of the input and that of the weights: each does the work of one.
+_PASSES = 3  # Forward, gradient of the input, gradient of the weights: the same work each.
 
 
 def forward_macs(function: Callable, *arguments: Any) -> int:
     """Counts the multiply-accumulates of all convolutions and matrix products that a function calls.
 
     Args:
-      function: of JAX; it is traced, not run.
+      function: is traced, not run.
       *arguments: arrays, or their shapes and types.
 
     Returns:
-      Products with padding count as well, as is usual.
+      The number, including products with padding, as is usual.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 @functools.cache
 def segmenter_macs(networks: Networks, size: tuple[int, int]) -> int:
-    """Counts the forward pass of the segmenter on one image of a height and width."""
+    """Counts the forward pass of the segmenter on one image of size (height, width)."""
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     return _module_macs(networks.segmenter, images, train=False)
 
 
 @functools.cache
 def global_discriminator_macs(networks: Networks, size: tuple[int, int]) -> int:
-    """Counts the forward pass of the global discriminator on one map; 0 where there is none."""
+    """Counts the forward pass of the global discriminator on one map; 0 if there is none."""
     if networks.global_discriminator is None:
         return 0
     return _module_macs(
@@ -48,15 +48,15 @@ def global_discriminator_macs(networks: Networks, size: tuple[int, int]) -> int:
 def training_flop(networks: Networks, batch: Mapping[str, Mapping[str, Any]], mixed: bool = False) -> float:
     """Returns the floating-point operations of a training step, two for each multiply-accumulate.
 
-    The segmenter passes every image forward and back. So does the global discriminator with the source's maps; with
-    the unlabelled ones it passes back twice to the input, for itself and for the segmenter, after one forward pass.
-    Resizing, losses, class means and the update are left out, and with them the semantic discriminator.
+    Every image passes forward and back through the segmenter. So do the source's maps through the global discriminator;
+    the unlabelled maps pass forward once and back twice, for the discriminator and for the segmenter. Resizing, losses,
+    class means, the semantic discriminator and the update are left out.
 
     Args:
       networks: of the step.
       batch: its streams.
-      mixed: whether a teacher labels the unlabelled images, and images mixed from them pass (ASS+). The unlabelled
-        ones themselves then pass only for a discriminator.
+      mixed: whether a teacher labels the unlabelled images and mixed images are trained on (ASS+). The unlabelled
+        images themselves then pass only where a discriminator needs them.
     """
     judged = networks.global_discriminator is not None or networks.semantic_discriminator is not None
     total = 0
@@ -70,9 +70,9 @@ def training_flop(networks: Networks, batch: Mapping[str, Mapping[str, Any]], mi
 
 
 def compiled_flop(compiled: Any) -> float | None:
-    """Returns what XLA counts in the program of one device; None where it does not say.
+    """Returns XLA's own count for the program of one device; None if it gives none.
 
-    What libraries do that XLA calls, as for convolutions on a GPU, may be missing.
+    Work of libraries that XLA calls, such as convolutions on a GPU, may be missing.
     """
     analysis = compiled.cost_analysis()
     found = analysis[0] if isinstance(analysis, list) and analysis else analysis
@@ -101,7 +101,7 @@ def _count(jaxpr: core.Jaxpr) -> int:
             total += _convolution(equation)
         elif equation.primitive.name == "dot_general":
             total += _product(equation)
-        elif equation.primitive.name == "cond":  # Ways of doing the same, for different platforms.
+        elif equation.primitive.name == "cond":  # The same computation for different platforms.
             total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
         else:
             inner = (getattr(value, "jaxpr", value) for value in equation.params.values())

@@ -1,4 +1,4 @@
-"""Runs whose scores are made up."""
+"""Runs with invented scores."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def finish():
-    """Returns a function that leaves in a run's folder what a finished training leaves there."""
+    """Returns a function that writes the files of a finished training run."""
 
     def finish(run, score, average=None, **classes):
         run.folder.mkdir(parents=True)

@@ -56,7 +56,7 @@ def test_override_does_not_switch_on_what_a_variant_leaves_out(tmp_path):
     assert runs["oracle"].config.data.labelled_count == -1
 
 
-def test_override_that_makes_the_comparison_unfair_is_refused(tmp_path):
+def test_override_that_makes_the_comparison_unfair_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="labelled images a step"):
         plan(TOY, ["source_only", "ass"], [0], ["--config.data.batch.source=8"], tmp_path)
 

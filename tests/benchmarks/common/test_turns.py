@@ -1,4 +1,4 @@
-"""Processes that do steps in turns."""
+"""Processes that run steps in turns."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import pytest
 from benchmarks.common.parts import ROOT
 from benchmarks.common.turns import Player, PlayerError
 
-SERVES = "from benchmarks import turns; print('noise'); turns.serve(lambda steps: 0.5 * steps, {'name': 'half'})"
+SERVES = "from benchmarks.common import turns; print('noise'); turns.serve(lambda steps: 0.5 * steps, {'name': 'half'})"
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_a_failure_shows_the_log(start):
         start("import sys; print('no memory', file=sys.stderr); sys.exit(3)")
 
 
-def test_a_failure_between_turns_is_told(start):
-    player = start("from benchmarks import turns; turns.serve(lambda steps: 1 / 0, {})")
+def test_a_failure_between_turns_is_reported(start):
+    player = start("from benchmarks.common import turns; turns.serve(lambda steps: 1 / 0, {})")
     with pytest.raises(PlayerError, match="ZeroDivisionError"):
         player.go(1)
 

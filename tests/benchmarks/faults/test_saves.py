@@ -1,4 +1,4 @@
-"""The watch on what checkpoints cost, and the share that is told of it."""
+"""The timers around checkpoints, and the share computed from them."""
 
 import time
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import pytest
 from ass_jax.checkpoints import leaves, manager
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.training.monitor import Monitor
-from benchmarks.faults.saves import Watch, judged
+from benchmarks.faults.saves import Watch, verdict
 
 
 def test_steps_and_calls_are_timed_apart(tmp_path, monkeypatch):
@@ -31,25 +31,27 @@ def test_steps_and_calls_are_timed_apart(tmp_path, monkeypatch):
                 begun = time.monotonic()
                 checkpoints.save(number, state, None, {})
                 took = time.monotonic() - begun
-                assert watch.calls == pytest.approx(took, rel=0.1)  # Not twice, though it waits for the last one.
+                assert watch.calls == pytest.approx(
+                    took, rel=0.1
+                )  # Counted once, although it waits for the previous save.
                 assert 0 < watch.checksums <= watch.calls
     assert len(monitor.seen) == 6
     assert watch.saves == 1
-    assert [beside for _, beside in watch.steps] == [False, True, True, True, False]
+    assert [during for _, during in watch.steps] == [False, True, True, True, False]
     assert all(0.02 <= seconds < 0.2 for seconds, _ in watch.steps)
 
 
 def test_share_is_that_of_calls_and_slower_steps():
     steps = [(0.1, False)] * 95 + [(0.12, True)] * 5
-    text, holds = judged({"steps": steps, "calls": 0.1, "checksums": 0.01, "saves": 3})
+    text, holds = verdict({"steps": steps, "calls": 0.1, "checksums": 0.01, "saves": 3})
     assert holds
     assert text.startswith("101 steps of 100 ms, 3 saves: 2.00 % of the training time; 0.10 s in the training thread")
-    assert text.endswith("5 steps beside a save took +0.10 s longer")
-    assert not judged({"steps": steps, "calls": 0.3, "checksums": 0.01, "saves": 3})[1]
-    # That steps beside a save happened to be fast does not pay for the calls.
+    assert text.endswith("5 steps during a save took +0.10 s longer")
+    assert not verdict({"steps": steps, "calls": 0.3, "checksums": 0.01, "saves": 3})[1]
+    # Fast steps during a save do not make up for the calls.
     assert (
         "1.00 %"
-        in judged(
+        in verdict(
             {
                 "steps": [(0.1, False)] * 5 + [(0.05, True)] * 5 + [(0.1, False)] * 90,
                 "calls": 0.1,

@@ -1,4 +1,4 @@
-"""The table of faults: which rows there are, and what is written of them."""
+"""The table of faults: its rows, and what is written about them."""
 
 import json
 import random
@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from benchmarks.faults import faults, repeated
-from benchmarks.faults import rows as fault_rows
+from benchmarks.faults import repeated, runs
+from benchmarks.faults import table as faults
 
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    """Replaces the faults by two that take no time; returns a way to run the program."""
+    """Replaces the faults by two that take no time; returns a function that runs the program."""
     seen = []
 
     def measure(setting):
@@ -27,7 +27,7 @@ def table(tmp_path, monkeypatch):
     monkeypatch.setattr(faults.machine, "describe_in_words", lambda facts: "a machine")
 
     def run(*arguments):
-        command = ["faults.py", f"--folder={tmp_path / 'runs'}", f"--output={tmp_path / 'faults.md'}", *arguments]
+        command = ["table", f"--folder={tmp_path / 'runs'}", f"--output={tmp_path / 'faults.md'}", *arguments]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as end:
             faults.main()
@@ -36,12 +36,12 @@ def table(tmp_path, monkeypatch):
     return run, seen, tmp_path
 
 
-def test_rows_are_measured_alone_or_together_and_kept(table, capsys):
+def test_rows_are_measured_alone_or_together_and_stored(table, capsys):
     run, seen, folder = table
     assert run("--rows=3", "--scale=0.2", "--seed=5") == 0
     assert run("--seed=5") == 1
     assert [count for count, _ in seen] == [2, 10]
-    assert seen[0][1] == seen[1][1]  # The same random moments, whichever rows run.
+    assert seen[0][1] == seen[1][1]  # The same random moments, regardless of the other rows.
     assert "Random moments: seed 5." in capsys.readouterr().out
     lines = (folder / "faults.md").read_text().splitlines()
     assert "| 3 | something | all | 10 of 10 | yes | 0 |" in lines
@@ -49,7 +49,7 @@ def test_rows_are_measured_alone_or_together_and_kept(table, capsys):
     assert json.loads((folder / "runs" / "measured.json").read_text())["7"]["holds"] is False
 
 
-def test_unknown_rows_are_refused(table, capsys):
+def test_unknown_rows_are_an_error(table, capsys):
     assert table[0]("--rows=4") == 2
     assert "valid: 3, 7" in capsys.readouterr().err
 
@@ -63,7 +63,7 @@ def test_damage_changes_something(tmp_path, kind):
     for item in ("state", "checksums", "configuration", "metrics"):
         (tmp_path / item).mkdir()
         (tmp_path / item / "file").write_bytes(b"content")
-    fault_rows._damage(tmp_path, kind, random.Random(0))
+    runs._damage(tmp_path, kind, random.Random(0))
     found = [path.read_bytes() for path in tmp_path.rglob("file")]
     assert found != [b"content"] * 4
 

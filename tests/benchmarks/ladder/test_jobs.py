@@ -47,7 +47,7 @@ def test_shares_of_the_cores(cores, count, expected):
     assert jobs._shares(cores, count) == expected
 
 
-# In place of a training: tells the cores that it may use.
+# In place of a training run: prints the cores that it may use.
 CORES = "from benchmarks.common.machine import usable_cores; print(*usable_cores())"
 
 

@@ -101,7 +101,7 @@ def test_negative_difference_is_shown_as_one(runs, finish):
     assert "| `ass` − `joint` | −1.2 ± 0.0 | 0.0 | −1.2, −1.2, −1.2 | 0 of 3 |" in text
 
 
-def test_unfinished_runs_are_named_and_left_out_of_the_pairs(runs, finish):
+def test_unfinished_runs_are_named_and_left_out_of_the_differences(runs, finish):
     for run in runs:
         if str(run) not in ("ass seed 1", "oracle seed 0", "oracle seed 1", "oracle seed 2"):
             finish(run, SCORES[run.variant][run.seed])

@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.common import machine
 from benchmarks.common.runs import plan
-from benchmarks.ladder import ladder
+from benchmarks.ladder import train as ladder
 
-# Fails for one variant if told so; else writes what a training leaves, with the configuration that lies ready.
+# Fails for the variant of its first argument; for others, writes the files of a training run.
 PROGRAM = """
 import json, os, pathlib, shutil, sys
 given = dict(argument.split("=", 1) for argument in sys.argv[2:])
@@ -50,10 +50,10 @@ FACTS = ("cpu", "cores", "memory_gib", "system", "python", "devices")
 
 
 def test_trains_reports_and_skips_what_is_finished(climb, tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # A folder that the user has chosen would stay.
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # A folder chosen by the user would be used.
     assert climb(FEW) == 0
     output = capsys.readouterr().out
-    assert "4 runs, 0 finished before" in output
+    assert "4 runs, 0 finished earlier" in output
     lines = [line for line in output.splitlines() if "/4  " in line]
     assert len(lines) == 4
     assert any("ass seed 1: mIoU 62.5 %, 0:0" in line and "left)" in line for line in lines)
@@ -63,21 +63,21 @@ def test_trains_reports_and_skips_what_is_finished(climb, tmp_path, capsys, monk
     )
     assert (tmp_path / "runs/ladder.png").stat().st_size > 1000
     assert (tmp_path / "runs/predictions.png").read_bytes() == b"ass_seed0"
-    told = {file.read_text().splitlines()[1] for file in (tmp_path / "runs").glob("*/log.txt")}
-    assert told == {f"programs in {tmp_path}/runs/compilation_cache"}  # All share them.
+    lines = {file.read_text().splitlines()[1] for file in (tmp_path / "runs").glob("*/log.txt")}
+    assert lines == {f"programs in {tmp_path}/runs/compilation_cache"}  # All share them.
     # Only part of the variants: no report for the documentation.
     assert not (tmp_path / "docs").exists()
 
     (tmp_path / "runs/joint_seed1/eval.json").unlink()
-    assert climb(FEW, fails="ass") == 0  # Which is finished, so that its program is not called.
-    assert "4 runs, 3 finished before" in capsys.readouterr().out
+    assert climb(FEW, fails="ass") == 0  # It is finished, so its program is not called.
+    assert "4 runs, 3 finished earlier" in capsys.readouterr().out
     logs = {
         folder.name: (folder / "log.txt").read_text().count("training") for folder in (tmp_path / "runs").glob("*_*/")
     }
     assert logs == {"joint_seed0": 1, "joint_seed1": 2, "ass_seed0": 1, "ass_seed1": 1}
 
 
-def test_failed_run_is_told_and_the_others_go_on(climb, tmp_path, capsys):
+def test_failed_run_is_reported_and_the_others_continue(climb, tmp_path, capsys):
     assert climb(FEW, fails="joint") == 1
     output, errors = capsys.readouterr()
     assert "joint seed 0: FAILED, exit code 3" in output
@@ -93,10 +93,10 @@ def test_whole_ladder_goes_to_the_documentation(climb, tmp_path, capsys, monkeyp
     assert climb("--report_only") == 0
     assert sorted(file.name for file in (tmp_path / "docs").iterdir()) == ["ladder.json", "ladder.md", "ladder.png"]
     assert "`ass_all`" in (tmp_path / "README.md").read_text()
-    assert "python -m benchmarks.ladder.ladder --seeds=0,1`" in (tmp_path / "docs/ladder.md").read_text()
+    assert "python -m benchmarks.ladder.train --seeds=0,1`" in (tmp_path / "docs/ladder.md").read_text()
 
 
-def test_report_goes_where_it_is_wanted(climb, tmp_path):
+def test_report_goes_to_the_output_folder(climb, tmp_path):
     assert climb(FEW, f"--output={tmp_path}/else/where") == 0
     files = ["ladder.json", "ladder.md", "ladder.png", "predictions.png"]
     assert sorted(file.name for file in (tmp_path / "else/where").iterdir()) == files
@@ -109,7 +109,7 @@ def test_report_only_trains_nothing(climb, tmp_path, capsys):
     assert not list((tmp_path / "runs").glob("*/"))
 
 
-def test_runs_of_other_settings_are_refused(climb, tmp_path, capsys):
+def test_runs_of_other_settings_are_an_error(climb, tmp_path, capsys):
     assert climb(FEW) == 0
     assert climb(FEW, "--config.steps=10") == 2
     assert "steps 1500 there, 10 here" in capsys.readouterr().err

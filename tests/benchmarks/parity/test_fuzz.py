@@ -1,4 +1,4 @@
-"""A share of the fuzz of numerics, that it finds a fault, and that its cases are what they say."""
+"""A part of the numerics fuzz; the fuzz finds planted faults; its cases are reproducible."""
 
 import dataclasses
 import functools
@@ -19,11 +19,11 @@ SEED = 5
 @pytest.mark.parametrize("kind", [kind for kind in fuzz_cases.KINDS if kind != "resnet50"])
 def test_random_cases(kind):
     for program in range(1 if kind in fuzz_cases.NETWORKS else 2):  # Networks take seconds to compile.
-        facts = fuzz.run_case(kind, SEED, program * fuzz_cases.DRAWS[kind] + 1)  # The first is run without jit too.
+        facts = fuzz.run_case(kind, SEED, program * fuzz_cases.DRAWS[kind] + 1)  # The first also runs without jit.
         assert not facts["failed"], facts["failed"]
 
 
-# Batch, height, width and channels at which the stem's gradient was once wrong by a third under jit.
+# Batch, height, width and channels at which a max pool that compares floats is wrong under jit.
 STEMS = [(7, (2, 64, 96, 64)), (3, (2, 96, 128, 16)), (3, (1, 1, 5, 2))]
 
 
@@ -36,14 +36,14 @@ def stem(kernel, shape, options):
 
 @pytest.mark.parametrize("options", fuzz_cases.OPTIONS)
 @pytest.mark.parametrize(("kernel", "shape"), STEMS)
-def test_stems_that_were_wrong(kernel, shape, options):
+def test_stems_that_rounding_makes_hard(kernel, shape, options):
     verdict = fuzz_programs.judge(stem(kernel, shape, options))
     assert verdict.passed, (verdict.worst, verdict.errors)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def pool_that_compares(x, side, padding):
-    """Has the fault that was: the backward pass looks for the entry that equals the maximum, and rounds otherwise."""
+    """A faulty max pool: its backward pass looks for the entry that equals the maximum but rounds it first."""
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, side, side, 1), (1, 2, 2, 1), ((0, 0), padding, padding, (0, 0)))
 
 
@@ -67,15 +67,15 @@ pool_that_compares.defvjp(_forward, _backward)
 
 
 @pytest.fixture
-def forgetful():
-    """Nothing that was compiled with one operation is taken for another."""
+def no_compiled_programs():
+    """Frees compiled programs, which do not depend on replaced operations."""
     fuzz_programs.forget()
     yield
     fuzz_programs.forget()
 
 
-@pytest.mark.usefixtures("forgetful")
-def test_finds_a_pool_that_compares_floats_and_makes_it_small(monkeypatch):
+@pytest.mark.usefixtures("no_compiled_programs")
+def test_finds_a_pool_that_compares_floats_and_reduces_the_case(monkeypatch):
     monkeypatch.setattr(ops, "max_pool", ops._either(pool_that_compares, ops._reference.max_pool))
     found = next(
         facts for facts in (fuzz.run_case("stem", SEED, number) for number in range(0, 40, 4)) if facts["failed"]
@@ -85,7 +85,7 @@ def test_finds_a_pool_that_compares_floats_and_makes_it_small(monkeypatch):
     assert "max_pool" in fuzz.shrink("stem", SEED, found["number"])
 
 
-@pytest.mark.usefixtures("forgetful")
+@pytest.mark.usefixtures("no_compiled_programs")
 def test_a_wrong_operation_fails_in_both_types(monkeypatch):
     def half_of_it(x, y):
         return 0.5 * ops._relu.add_relu(x, y)
@@ -96,7 +96,7 @@ def test_a_wrong_operation_fails_in_both_types(monkeypatch):
         assert not fuzz_programs.judge(case).passed
 
 
-def test_cases_are_the_same_every_time_and_fit():
+def test_cases_are_reproducible_and_fit():
     for kind in fuzz_cases.KINDS:
         numbers = range(0, 60 * fuzz_cases.DRAWS[kind], fuzz_cases.DRAWS[kind])
         cases = [fuzz_cases.draw(kind, 3, number) for number in numbers]
@@ -117,7 +117,7 @@ def test_simpler_cases_are_simpler():
 def test_values_within_rounding_of_a_kink_are_no_failure():
     layers = (Layer("batch_norm", (("relu", True),)),)
     case = Case("batch_norm", (1, 1, 2, 1), layers, "normal", "float32", False, "default", 0)
-    assert fuzz_programs.judge(case).passed  # Two cells: the gradient of the input cancels out to nothing.
+    assert fuzz_programs.judge(case).passed  # Two cells: the gradient of the input cancels out.
     assert fuzz_programs.judge(dataclasses.replace(case, shape=(1, 1, 1, 1))).passed
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's step of the benchmarks does what ours does."""
+"""PyTorch's step of the benchmarks computes the same losses as ours."""
 
 import functools
 
@@ -23,12 +23,12 @@ from benchmarks.pytorch import training as torch_training  # noqa: E402
 
 SIZES = {"source": (32, 40), "labelled": (32, 32), "unlabelled": (32, 32)}
 STEPS = 2
-torch.set_num_threads(1)  # The maps are small, and other tests run beside these.
+torch.set_num_threads(1)  # The maps are small, and other tests run at the same time.
 HASTY = {"xla_backend_optimization_level": 0}
 
 
 def peer(config, setting="plain"):
-    """Returns PyTorch's training from the weights of `parity_inputs`."""
+    """Returns PyTorch's training with the weights of `inputs`."""
     training = torch_training.Training(
         config, inputs.NUM_CLASSES, torch_training.Setting.parse(setting), torch.device("cpu")
     )
@@ -71,7 +71,7 @@ def test_bfloat16_is_near():
 
 
 @pytest.mark.parametrize("variant", ["joint", "adaptsegnet", "semantic"])
-def test_only_the_losses_that_act(variant):
+def test_only_the_active_losses(variant):
     config = inputs.training_config(variant)
     streams = ("source", "labelled") + ("unlabelled",) * (variant == "adaptsegnet")
     training = torch_training.Training(
@@ -105,12 +105,12 @@ def test_feature_cells(pixels):
     assert features.shape[2:] == (torch_networks.feature_cells(pixels), torch_networks.feature_cells(40))
 
 
-def test_unknown_setting_is_refused():
+def test_unknown_setting_is_an_error():
     with pytest.raises(ValueError, match="Valid: plain"):
         torch_training.Setting.parse("fast")
 
 
-def test_unknown_configuration_is_refused():
+def test_unknown_configuration_is_an_error():
     config = inputs.training_config("ass")
     config.teacher.decay = 0.99
     with pytest.raises(ValueError, match=r"teacher\.decay"):

@@ -1,9 +1,9 @@
-"""Which of PyTorch's settings takes turns with ours, and which is compared."""
+"""Which of PyTorch's settings take turns with our step, and which one is compared."""
 
 import pytest
 
 from benchmarks.common.turns import PlayerError
-from benchmarks.speed import compare
+from benchmarks.speed.against_pytorch import compare
 
 # Seconds of a step alone, and in turns.
 SPEEDS = {
@@ -13,8 +13,8 @@ SPEEDS = {
     "compile": (2.5, 1.5),
     "slow": (9.0, 9.0),
 }
-PLAYING = set()  # Names of the players that are ready and not closed.
-GONE = [""]  # Who went last.
+PLAYING = set()  # Names of the open players.
+GONE = [""]  # Name of the last player.
 
 
 class Player:
@@ -31,7 +31,7 @@ class Player:
         return self
 
     def go(self, steps):
-        caches = 0.0 if GONE[0] == self.name else 9.0  # To be filled again after another's turn.
+        caches = 0.0 if GONE[0] == self.name else 9.0  # Caches have to be filled again after another player's turn.
         GONE[0] = self.name
         return steps * SPEEDS[self.name]["jax" in PLAYING] + caches
 
@@ -64,15 +64,17 @@ def alone():
     "settings", [["plain", "channels_last", "compile", "slow"], ["slow", "compile", "channels_last", "plain"]]
 )
 def test_settings_near_the_fastest_are_judged_in_turns(settings):
-    found = compare.compare(Program(), settings, rounds=3, patience=1.0)
-    assert found["sides"]["torch"]["setting"] == "channels_last"  # Neither the first alone nor one that was far off.
+    found = compare(Program(), settings, rounds=3, patience=1.0)
+    assert (
+        found["sides"]["torch"]["setting"] == "channels_last"
+    )  # Neither the fastest alone nor one that was far slower.
     assert found["ratio"]["median"] == 2.0
-    # In turns where it took some, alone otherwise.
+    # From its turns where it took some, else from the trial alone.
     assert found["tried"] == {"plain": 3.0, "channels_last": 2.0, "compile": 2.5, "slow": 9.0}
 
 
-def test_a_setting_that_does_not_run_is_told(capsys):
-    found = compare.compare(Program(), ["broken", "plain"], rounds=1, patience=1.0)
+def test_a_setting_that_does_not_run_is_reported(capsys):
+    found = compare(Program(), ["broken", "plain"], rounds=1, patience=1.0)
     assert found["sides"]["torch"]["setting"] == "plain"
     assert found["tried"]["broken"] == "exit code 1"
     assert "PyTorch, broken: exit code 1" in capsys.readouterr().err
@@ -80,4 +82,4 @@ def test_a_setting_that_does_not_run_is_told(capsys):
 
 def test_without_any_setting_there_is_no_comparison():
     with pytest.raises(PlayerError, match="none of its settings"):
-        compare.compare(Program(), ["broken"], rounds=1, patience=1.0)
+        compare(Program(), ["broken"], rounds=1, patience=1.0)

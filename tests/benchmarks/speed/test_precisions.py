@@ -1,4 +1,4 @@
-"""Both precisions are compared, whatever is ready in time."""
+"""Both precisions are compared, with the settings that are ready in time."""
 
 import json
 
@@ -13,39 +13,39 @@ SPEEDS = {"jax": 0.5, "plain": 2.0, "compile": 1.0}  # Seconds of a step.
 
 
 class Player:
-    """Takes no time, and tells that it did."""
+    """Takes no time and records its events."""
 
     cores = 1.0
 
     def __init__(self, dtype, name, events, failing):
         self._dtype, self._name, self._events, self._failing = dtype, name, events, failing
         self.facts = FACTS | {"setting": name, "machine": MACHINE | {"packages": {"torch": "1"}}}
-        self.tell("starts")
+        self.record("starts")
 
-    def tell(self, what):
+    def record(self, what):
         self._events.append(f"{self._dtype} {self._name} {what}")
         if self._events[-1] in self._failing:
             raise PlayerError("it took too long to be ready")
 
     def ready(self, patience):
         assert 0 < patience <= 600
-        self.tell("ready")
+        self.record("ready")
         return self
 
     def go(self, steps):
-        self.tell("goes")
+        self.record("goes")
         return steps * SPEEDS[self._name]
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.tell("ends")
+        self.record("ends")
 
 
 @pytest.fixture
 def started(monkeypatch):
-    """Replaces the programs; returns a list of what the players did, in order, and of what fails."""
+    """Replaces the programs; returns the events in order, and the set of events that fail."""
     events, failing = [], set()
 
     class Program:
@@ -82,7 +82,7 @@ def test_the_fastest_setting_is_the_peer_of_each_precision(started, tmp_path):
         assert case["tried"] == {"plain": 2.0, "compile": 1.0}
 
 
-def test_pytorch_builds_while_ours_follow_each_other(started, tmp_path):
+def test_pytorch_builds_while_our_programs_build_one_after_the_other(started, tmp_path):
     events, _ = started
     run(tmp_path)
     assert events.index("float32 plain starts") < events.index("bfloat16 jax ready")
@@ -102,11 +102,11 @@ def test_a_setting_that_fails_is_left_out_and_named(started, tmp_path, what):
     assert players_that(events, "ends") == players_that(events, "starts")
 
 
-def test_without_ours_nothing_is_written_that_would_count_as_done(started, tmp_path, capsys):
+def test_no_result_is_written_if_our_step_fails(started, tmp_path, capsys):
     events, failing = started
     failing.add("float32 jax ready")
     assert run(tmp_path) == (1, None)
-    told = capsys.readouterr()
-    assert "bfloat16: ours 500.0 ms" in told.out
-    assert "float32, jax: it took too long" in told.err
+    output = capsys.readouterr()
+    assert "bfloat16: ours 500.0 ms" in output.out
+    assert "float32, jax: it took too long" in output.err
     assert players_that(events, "ends") == players_that(events, "starts")

@@ -30,7 +30,7 @@ def test_time_ends_with_the_first_step(folder):
     assert 0.2 < seconds <= time.monotonic() - begun < 30
 
 
-def test_a_run_that_ends_before_is_told(folder):
+def test_a_run_that_ends_early_is_reported(folder):
     (folder / "main.py").write_text("print('nothing to train')")
     with pytest.raises(RuntimeError, match="before its first step:\\nnothing to train"):
         start.first_step_seconds([], folder)

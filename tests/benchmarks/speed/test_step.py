@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.common import command, random_batches, timing
 from benchmarks.common.runs import load_config
-from benchmarks.speed import compare, evaluate, largest, step
+from benchmarks.speed import against_pytorch, evaluation, largest, step
 
-# One stream: compiling takes longer than all else.
+# One stream: most of the time goes into compiling.
 TINY = (
     "--config=configs/toy.py:source_only,smoke",
     "--config.data.source_size=(32,32)",
@@ -38,14 +38,14 @@ def test_figures_of_the_step_are_consistent(tmp_path, capsys, monkeypatch):
 
 def test_figures_of_evaluation_are_consistent(tmp_path):
     arguments = ["--config.evaluation.batch=2", "--steps=2", f"--json={tmp_path / 'evaluation.json'}"]
-    evaluate.main([*TINY, "--label_size=40,64", *arguments])
+    evaluation.main([*TINY, "--label_size=40,64", *arguments])
     found = json.loads((tmp_path / "evaluation.json").read_text())
     for name in ("evaluation", "prediction"):
         assert found[name]["images_per_second"] * found[name]["seconds"]["median"] == pytest.approx(2)
     assert (found["image_size"], found["label_size"]) == ([32, 48], [40, 64])
 
 
-def test_batches_have_the_streams_that_act():
+def test_batches_have_the_active_streams():
     config = load_config("configs/toy.py:joint,smoke", ["--config.augment.crop=(32,40)"])
     batches = random_batches.training_batches(config, 3, count=2)
     assert set(batches[0]) == {"source", "labelled"}
@@ -56,7 +56,7 @@ def test_batches_have_the_streams_that_act():
 
 
 @pytest.mark.parametrize("arguments", [["--config.no_such_key=1"], ["--stepz=3"], ["--config=nowhere.py"]])
-def test_mistakes_are_told(arguments, capsys):
+def test_mistakes_are_reported(arguments, capsys):
     with pytest.raises(SystemExit):
         command.parse(command.parser("A benchmark."), arguments)
     assert "error: " in capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_largest_batch_is_found(most, expected):
 
 def test_summary_of_a_comparison_by_hand():
     facts = {"jax": {"images_per_step": 3}, "torch": {"setting": "plain"}}
-    found = compare.summary(facts, {"jax": [1.0, 2.0, 1.0], "torch": [2.0, 2.0, 3.0]})
+    found = against_pytorch.summary(facts, {"jax": [1.0, 2.0, 1.0], "torch": [2.0, 2.0, 3.0]})
     assert found["ratio"] == {"median": 2.0, "lower": 1.5, "upper": 2.5, "samples": 3}
     assert found["sides"]["torch"]["images_per_second"] == 1.5
     assert found["sides"]["jax"]["images_per_second"] == 3.0

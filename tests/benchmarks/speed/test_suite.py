@@ -1,11 +1,11 @@
-"""What `make bench` runs, keeps and reports."""
+"""What `make bench` runs, stores and reports."""
 
 import json
 
 import pytest
 
 from benchmarks.common.parts import Part, run_all
-from benchmarks.speed import performance, performance_report, scaling
+from benchmarks.speed import report, scaling, suite
 
 SECONDS = {"median": 0.5, "lower": 0.4, "upper": 0.6, "samples": 5}
 FACTS = {"cpu": "abacus", "cores": 2, "memory_gib": 1, "system": "wood", "python": "3"}
@@ -36,7 +36,7 @@ PEER["memory"] = {"device": None, "process": 2**30}
 RESULTS = {
     "step_toy": STEP,
     "compare_toy": {
-        "command": "python -m benchmarks.speed.compare",
+        "command": "python -m benchmarks.speed.against_pytorch",
         "ratio": {"median": 1.5, "lower": 1.25, "upper": 1.75, "samples": 5},
         "sides": {"jax": STEP | {"cores": {"median": 1.9}}, "torch": PEER | {"cores": {"median": 1.8}}},
         "tried": {"plain": 1.25, "compile": "exit code 1\nno compiler"},
@@ -50,7 +50,7 @@ RESULTS = {
         "trials": {"1": STEP, "2": STEP},
     },
     "evaluate_toy": {
-        "command": "python -m benchmarks.speed.evaluate",
+        "command": "python -m benchmarks.speed.evaluation",
         "machine": MACHINE,
         "backbone": "resnet_tiny",
         "dtype": "float32",
@@ -85,7 +85,7 @@ RESULTS = {
 
 
 def test_report_of_stored_results(tmp_path):
-    performance.write(RESULTS, tmp_path)
+    suite.write(RESULTS, tmp_path)
     text = (tmp_path / "performance.md").read_text()
     assert json.loads((tmp_path / "performance.json").read_text()) == RESULTS
     assert (tmp_path / "performance.png").stat().st_size > 0
@@ -100,45 +100,45 @@ def test_report_of_stored_results(tmp_path):
     assert "| configs/toy.py, resnet_tiny | 0.2 | 31 | 12 |" in text
     assert "share the cores" in text
     assert text.count("On abacus") == 1
-    assert "python -m benchmarks.speed.compare" in text
+    assert "python -m benchmarks.speed.against_pytorch" in text
 
 
 def test_precisions_of_one_benchmark_are_cases_of_their_own():
     case = RESULTS["compare_toy"]
     low = case | {"sides": case["sides"] | {"jax": case["sides"]["jax"] | {"dtype": "bfloat16"}}}
     both = {"compare_paper": {"command": "python -m benchmarks.speed.precisions", "precisions": {"a": low, "b": case}}}
-    text = performance_report.markdown(both, {})
+    text = report.markdown(both, {})
     assert "resnet_tiny, bfloat16" in text
     assert "resnet_tiny, float32" in text
     assert text.count("python -m benchmarks.speed.precisions") == 1
 
 
-def test_the_readme_shows_both_kinds_of_machine(noted, tmp_path, monkeypatch):
+def test_the_readme_shows_both_kinds_of_machine(ran_parts, tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text("<!-- speed -->\nold\n<!-- /speed -->\n")
-    monkeypatch.setattr(performance.machine, "describe", lambda _: MACHINE)
-    performance.write(RESULTS, tmp_path / "docs", "performance_gpu")
-    performance.write(RESULTS, tmp_path / "docs")
+    monkeypatch.setattr(suite.machine, "describe", lambda _: MACHINE)
+    suite.write(RESULTS, tmp_path / "docs", "performance_gpu")
+    suite.write(RESULTS, tmp_path / "docs")
     monkeypatch.setattr(Part, "result", lambda part, _: RESULTS.get(part.name))
-    assert performance.main(["--report_only"], root=tmp_path) == 0
+    assert suite.main(["--report_only"], root=tmp_path) == 0
     assert (tmp_path / "README.md").read_text().count("| training step |") == 2
     assert (tmp_path / "docs" / "performance_gpu.json").exists()
 
 
 def test_short_table():
-    text = performance_report.short_table(RESULTS)
+    text = report.short_table(RESULTS)
     assert "64×128 | 4.00 | 2.00 | 1.50 |" in text
     assert text.endswith("devices of JAX: cpu.")
-    assert performance_report.short_table({}) == ""
+    assert report.short_table({}) == ""
 
 
 def test_report_of_nothing():
-    assert "How it was measured" in performance_report.markdown({}, {})
+    assert "How it was measured" in report.markdown({}, {})
 
 
-@pytest.mark.parametrize("parts", [performance.parts_of_cpu(), performance.parts_of_accelerator(4)])
+@pytest.mark.parametrize("parts", [suite.parts_of_cpu(), suite.parts_of_accelerator(4)])
 def test_parts_have_names_and_commands_of_their_own(parts):
     assert len({part.name for part in parts}) == len(parts)
-    assert all(part.command.startswith(f"python benchmarks/{part.program} ") for part in parts)
+    assert all(part.command.startswith(f"python -m benchmarks.{part.module} ") for part in parts)
     assert sum(part.seconds for part in parts if part.name.startswith("scaling/")) > 0
 
 
@@ -151,12 +151,12 @@ def test_points_of_devices_that_are_there():
 
 def test_accelerators_are_counted():
     found = {"cpu": 0, "1 cpu": 0, "unknown": 0, "8 NVIDIA H100": 8}
-    assert {text: performance.accelerators(text) for text in found} == found
+    assert {text: suite.accelerators(text) for text in found} == found
 
 
 @pytest.fixture
-def noted(monkeypatch):
-    """Lets parts write their result without measuring; returns the names of those that ran, in order."""
+def ran_parts(monkeypatch):
+    """Makes parts write a result without measuring; returns the names of those that ran, in order."""
     ran = []
 
     def run(part, folder):
@@ -170,19 +170,19 @@ def noted(monkeypatch):
     return ran
 
 
-def test_results_are_kept(noted, tmp_path, capsys):
-    parts = [Part(name, "step.py", (f"--config={name}",), 10) for name in ("one", "bad", "two")]
+def test_results_are_stored(ran_parts, tmp_path, capsys):
+    parts = [Part(name, "speed.step", (f"--config={name}",), 10) for name in ("one", "bad", "two")]
     assert set(run_all(parts, tmp_path)) == {"one", "two"}
     assert "FAILED: python -m benchmarks.speed.step --config=bad" in capsys.readouterr().err
     run_all(parts, tmp_path)
-    assert noted == ["one", "bad", "two", "bad"]
+    assert ran_parts == ["one", "bad", "two", "bad"]
     run_all(parts[:1], tmp_path, fresh=True)
-    assert noted[4:] == ["one"]
-    run_all([Part("one", "step.py", ("--config=other",), 10)], tmp_path)
-    assert noted[5:] == ["one"]
+    assert ran_parts[4:] == ["one"]
+    run_all([Part("one", "speed.step", ("--config=other",), 10)], tmp_path)
+    assert ran_parts[5:] == ["one"]
 
 
-def test_a_part_that_fails_tells_its_log(tmp_path):
-    problem = Part("bad", "step.py", ("--config=nowhere.py",), 1).run(tmp_path)
+def test_a_part_that_fails_shows_its_log(tmp_path):
+    problem = Part("bad", "speed.step", ("--config=nowhere.py",), 1).run(tmp_path)
     assert "exit code 2" in problem
     assert "no configuration file" in problem

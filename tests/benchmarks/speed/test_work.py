@@ -37,9 +37,9 @@ def test_step_at_the_paper_sizes(paper):
     batch = {stream: {"image": jnp.zeros((1, *size, 1))} for stream, size in sizes.items()}
     # 3 × 2 × (653 + 2 × 374) of the segmenter; 2 × (3 × 27 + 4 × 15) of the discriminator.
     assert work.training_flop(networks, batch) == pytest.approx(8.69e12, rel=0.01)
-    # In ASS+, a pass forward of the teacher and a whole one of the mixed image come on top: 2 × 4 × 374.
+    # ASS+ adds a forward pass of the teacher and a whole pass of the mixed image: 2 × 4 × 374.
     assert work.training_flop(networks, batch, mixed=True) == pytest.approx(11.68e12, rel=0.01)
-    # Without discriminators the unlabelled image itself passes the teacher alone, and is mixed.
+    # Without discriminators, the unlabelled image passes only through the teacher, and as part of the mixed image.
     alone = dataclasses.replace(networks, global_discriminator=None, semantic_discriminator=None)
     assert work.training_flop(alone, batch, mixed=True) == pytest.approx(9.15e12, rel=0.01)
 

@@ -1,4 +1,4 @@
-"""Faults that need whole runs: each function provokes one, and returns the measured figure and whether it is good."""
+"""Faults of whole runs: each function provokes one and returns the measured figure and whether it is good."""
 
 import random
 import resource
@@ -16,12 +16,12 @@ _TRACE = "Traceback"
 
 
 class Setting(NamedTuple):
-    """What a row is measured with.
+    """How a row is measured.
 
     Attributes:
-      place: of the runs.
+      place: folder of the runs.
       draw: source of random moments.
-      count: how often the fault is provoked.
+      count: number of repetitions.
     """
 
     place: Place
@@ -33,7 +33,7 @@ Result = tuple[str, bool]
 
 
 def clean_run(place: Place, steps: int = 60) -> str:
-    """Returns the name of a run that nothing disturbed; it is made once."""
+    """Returns the name of an undisturbed run; it is trained once."""
     name = f"clean_{steps}"
     if not (place.folder / name / "eval.json").exists():
         shutil.rmtree(place.folder / name, ignore_errors=True)
@@ -61,7 +61,7 @@ def stop_and_resume(setting: Setting) -> Result:
 
 
 def kill_at_random(setting: Setting) -> Result:
-    """Kills runs at random moments, saving included, until they are done."""
+    """Kills runs at random moments, including saves, and restarts them until they are done."""
     place, steps = setting.place, 60
     clean = clean_run(place, steps)
     lost, whole, runs, child = [], 0, 0, None
@@ -91,7 +91,7 @@ def kill_at_random(setting: Setting) -> Result:
 
 
 def stop_by_signal(setting: Setting) -> Result:
-    """Sends SIGTERM while a run trains, again and again."""
+    """Sends SIGTERM during training, many times."""
     place, name = setting.place, _fresh(setting.place, "terminated")
     seconds, lost, codes = [], [], []
     for _ in range(setting.count):
@@ -121,7 +121,7 @@ def damage_newest(setting: Setting) -> Result:
         if step != sound[0]:
             noticed += 1
         elif digest == sound[1]:
-            harmless += 1  # Bytes that nothing reads.
+            harmless += 1  # Unused bytes.
         else:
             wrong += 1
     name = _copy(place, clean, "damaged")
@@ -129,7 +129,7 @@ def damage_newest(setting: Setting) -> Result:
     child = place.start(name)
     code = child.wait()
     again = code == 0 and f"moved to damaged/{sound[0]}" in child.text and place.state(name) == sound
-    text = f"{setting.count} damages: {noticed} caught, {harmless} without effect, {wrong} silently wrong; "
+    text = f"{setting.count} damages: {noticed} detected, {harmless} without effect, {wrong} silently wrong; "
     return text + f"resumed to the same state: {'yes' if again else 'no'}", not wrong and again
 
 
@@ -141,12 +141,12 @@ def damage_all(setting: Setting) -> Result:
         _damage(folder, "remove", setting.draw)
     child = place.start(name)
     code = child.wait()
-    told = child.text.count("Every checkpoint in")
-    return f"{told} message, exit code {code}", told == 1 and code != 0 and _TRACE not in child.text
+    messages = child.text.count("Every checkpoint in")
+    return f"{messages} message, exit code {code}", messages == 1 and code != 0 and _TRACE not in child.text
 
 
 def fill_disk(setting: Setting) -> Result:
-    """Lets no file grow beyond 1 MiB, as on a full disk, once a run has a checkpoint; then gives room again."""
+    """Limits files to 1 MiB once a run has a checkpoint, as on a full disk; then removes the limit."""
     place, clean = setting.place, clean_run(setting.place)
     name = _fresh(place, "full")
     child = place.start(name)
@@ -154,15 +154,15 @@ def fill_disk(setting: Setting) -> Result:
     resource.prlimit(child.id, resource.RLIMIT_FSIZE, (2**20, 2**20))
     limited = place.logged_step(name)
     code = child.wait()
-    went_on, kept = place.logged_step(name) - limited, place.state(name)[0]
+    more, saved = place.logged_step(name) - limited, place.state(name)[0]
     resumed = place.start(name).wait() == 0 and place.state(name) == place.state(clean)
-    text = f"exit code {code} after {went_on} more steps (interval {INTERVAL}); step {kept} kept; "
+    text = f"exit code {code} after {more} more steps (interval {INTERVAL}); step {saved} survives; "
     text += f"resumed to the same state: {'yes' if resumed else 'no'}"
-    return text, code != 0 and "could not be written" in child.text and went_on <= INTERVAL and resumed
+    return text, code != 0 and "could not be written" in child.text and more <= INTERVAL and resumed
 
 
 def rank_randomly(setting: Setting) -> Result:
-    """Saves random sequences of scores, NaN and missing ones among them, and compares what is kept."""
+    """Saves random sequences of scores, some NaN or missing, and checks which checkpoints remain."""
     import jax.numpy as jnp
 
     right = 0
@@ -181,7 +181,7 @@ def rank_randomly(setting: Setting) -> Result:
 
 
 def two_processes(setting: Setting) -> Result:
-    """Starts a second run in a working directory in use; then kills the owner and starts again."""
+    """Starts a second run in a working directory in use; then kills the first one and starts again."""
     place = setting.place
     refused = finished = taken = 0
     for number in range(setting.count):
@@ -197,13 +197,14 @@ def two_processes(setting: Setting) -> Result:
         first.kill()
         third = place.start(name)
         taken += third.wait() == 0 and "Took over" in third.text
-    text = f"{refused} of {setting.count} refused by name; the first finished {finished} of {setting.count - 1}; "
+    text = f"{refused} of {setting.count} second runs stopped and named the process; "
+    text += f"the first finished {finished} of {setting.count - 1}; "
     everything = (setting.count, setting.count - 1, 1)
     return text + f"stale lock taken over: {taken} of 1", (refused, finished, taken) == everything
 
 
 def change_settings(setting: Setting) -> Result:
-    """Resumes with other settings, harmful and harmless ones, and evaluates with them."""
+    """Resumes and evaluates with other settings, harmful and harmless ones."""
     place, clean = setting.place, clean_run(setting.place)
     name, longer = _copy(place, clean, "changed"), "--config.steps=62"
     rate = "--config.optimizer.learning_rate=0.5"
@@ -228,7 +229,7 @@ def _copy(place: Place, source: str, name: str) -> str:
 
 
 def _damage(folder: Path, kind: str, draw: random.Random) -> None:
-    """Damages a checkpoint at a random place; "remove" takes away whole items."""
+    """Damages a checkpoint at a random position; "remove" deletes whole items."""
     if kind == "remove":
         item = draw.choice(["state", "checksums", "configuration", "metrics"])
         shutil.rmtree(folder / item, ignore_errors=True)
