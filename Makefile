@@ -8,8 +8,8 @@ RUN := $(VENV)/bin/python
 .PHONY: help demo ladder bench faults fuzz notebook test lint constraints clean
 
 help: ## Print this list.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
-	@echo "  PYTHON=...    the Python (3.11 or newer) that makes the environment; now $(PYTHON)"
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "  PYTHON=...        the Python (3.11 or newer) that makes the environment; now $(PYTHON)"
 
 demo: $(VENV)/installed ## Train on generated data without and with adaptation; compare the scores.
 	$(RUN) main.py --config=configs/toy.py:source_only --workdir=runs/toy_source_only
