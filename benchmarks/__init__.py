@@ -1,1 +1,1 @@
-"""Longer programs that measure the project; each writes its report into `docs/`."""
+"""Longer programs that measure the project; each writes its report into `docs/results/`."""

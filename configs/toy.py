@@ -8,7 +8,7 @@ Numbers: ours, for a small network trained from scratch.
 
 `make demo` runs the first two and shows their scores side by side. On two cores either takes about a minute. Expected
 mIoU, over three seeds: source_only 27.5 ± 1.5, joint 46.1 ± 1.0, adaptsegnet 50.7 ± 0.3, ass 51.5 ± 0.8, ass_plus
-54.3 ± 0.9, oracle 59.9 ± 0.4; docs/ladder.md has the rest.
+54.3 ± 0.9, oracle 59.9 ± 0.4; docs/results/ladder/ladder.md has the rest.
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +38,7 @@ def get_config(words: str = "") -> ConfigDict:
     config.loss.update(global_weight=0.03, semantic_weight=0.1, semantic_outputs="class_domain")
 
     config.teacher.decay = 0.99  # A hundred steps, of so few.
-    config.teacher.mixing = "cut"  # Here better than "class", above all with very few labels: README.
+    config.teacher.mixing = "cut"  # Here better than "class", above all with very few labels: docs/ass_plus.md.
     config.teacher.threshold = 0.8  # The small network is rarely surer.
 
     config.discriminator.update(global_width=16, semantic_width=128)

@@ -3,8 +3,8 @@
     python -m benchmarks.faults.table                        # all rows: `make faults`
     python -m benchmarks.faults.table --rows=4,16 --scale=0.2 --output=faults.md
 
-Writes `docs/faults.md`. Results of earlier calls are kept, so that the table can be filled row by row. Random moments
-come from a seed, which is printed.
+Writes `docs/results/faults.md`. Results of earlier calls are kept, so that the table can be filled row by row. Random
+moments come from a seed, which is printed.
 """
 
 import argparse
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="factor of the number of repetitions")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--folder", type=Path, default=Path("runs/faults"), help="of the runs")
-    parser.add_argument("--output", type=Path, default=Path("docs/faults.md"), help="the table")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/faults.md"), help="the table")
     options = parser.parse_args()
     table = rows(options.output.with_suffix(".png"))
     numbers = [int(number) for number in options.rows.split(",") if number] or list(table)

@@ -9,6 +9,7 @@ from benchmarks.common.machine import describe_in_words
 from configs._variants import VARIANTS
 from data.streams import STREAMS
 
+README_ROWS = ("source_only", "joint", "adaptsegnet", "ass", "ass_plus", "oracle")
 TERMS = ("global", "semantic", "mixed")  # Of the loss, in addition to the cross-entropy of the labelled images.
 
 
@@ -62,11 +63,18 @@ def markdown(summary: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def short_table(summary: dict) -> str:
-    """Returns the table of the ladder for the README."""
+def short_table(summary: dict, variants: Iterable[str] | None = None) -> str:
+    """Returns a table of the scores alone.
+
+    Args:
+      summary: of `benchmarks.ladder.statistics.summarise`.
+      variants: rows of the table, such as `README_ROWS`; default: all.
+    """
+    shown = summary["variants"] if variants is None else variants
     rows = [
         [f"`{name}`", describe_parts(name, row["labelled_count"]), _percent(_main(row, summary))]
         for name, row in summary["variants"].items()
+        if name in shown
     ]
     missing = _missing(summary)
     return "\n\n".join(

@@ -5,13 +5,13 @@
   python -m benchmarks.ladder.train --report_only
   python -m benchmarks.ladder.train --config=configs/toy.py:smoke --workdir=runs/trial
   python -m benchmarks.ladder.train --config.optimizer.learning_rate=0.01 --workdir=runs/trial
-  python -m benchmarks.ladder.train --config.data.labelled_count=3 --workdir=runs/ladder_3 --output=docs/ladder_3
+  python -m benchmarks.ladder.train --config.data.labelled_count=3 --workdir=runs/ladder_3
 
 Finished runs are skipped and unfinished ones resume from their last checkpoint: after an interruption, repeat the
 command. `--config.KEY=VALUE` changes a setting of every run, except where the variant itself sets it (a term that a
-variant lacks stays off). The report goes to docs/ and its table into README.md; that of a trial (other settings, not
-all variants) goes to the working directory, or to --output. Runs whose steps compile to the same program, such as most
-runs that differ only in their seed, compile it once.
+variant lacks stays off). The report goes to docs/results/ladder/ and a short table into README.md; that of a trial
+(other settings, not all variants) goes to the working directory, or to --output. Runs whose steps compile to the same
+program, such as most runs that differ only in their seed, compile it once.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.common import machine
 from benchmarks.common.runs import LOG, Run, key_of, plan, typical_run
 from benchmarks.ladder.jobs import environment_of_jobs, tail, train_all
 from benchmarks.ladder.plot import save_plot
-from benchmarks.ladder.report import markdown, refresh_readme, short_table
+from benchmarks.ladder.report import README_ROWS, markdown, refresh_readme, short_table
 from benchmarks.ladder.statistics import summarise
 from configs._variants import VARIANTS
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] = (), ro
     Args:
       arguments: of the command line; default: those of this process.
       command: program that trains one run; default: `main.py`.
-      root: of the repository, in which `docs/` and `README.md` are written.
+      root: of the repository, in which `docs/results/ladder/` and `README.md` are written.
     """
     options, overrides = _parse(arguments)
     try:
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] = (), ro
         print(error, file=sys.stderr)
         return 1
     trial = config != CONFIG or options.variants != list(VARIANTS) or bool(shown)
-    folder = options.output or (options.workdir if trial else root / "docs")
+    folder = options.output or (options.workdir if trial else root / "docs/results/ladder")
     _write(summary, runs, folder, None if trial else root / "README.md")
     return 1 if failed else 0
 
@@ -188,7 +188,7 @@ def _write(summary: dict, runs: Sequence[Run], folder: Path, readme: Path | None
     picture = typical_run([run for run in runs if run.scores()]).folder / STRIP
     if picture.is_file():
         shutil.copyfile(picture, folder / STRIP)
-    if readme is not None and not refresh_readme(readme, short_table(summary)):
+    if readme is not None and not refresh_readme(readme, short_table(summary, README_ROWS)):
         print(f"{readme} has no marks `<!-- ladder -->` and `<!-- /ladder -->` for the table.", file=sys.stderr)
     print(f"{short_table(summary)}\n\nReport: {folder}/ladder.md")
 

@@ -44,7 +44,7 @@ def markdown(results: dict[str, dict], growth: dict[str, list[dict]], plot: str 
 
 
 def short_table(results: dict[str, dict]) -> str:
-    """Returns the table of speed for the README; empty if nothing was compared."""
+    """Returns the table of speed for docs/results/index.md; empty if nothing was compared."""
     rows, machines = [], {}
     for case in _of(results, "compare"):
         ours, peer, ratio = case["sides"]["jax"], case["sides"]["torch"], case["ratio"]

@@ -90,7 +90,7 @@ def initial_state(config: ConfigDict, num_classes: int, mesh: Mesh) -> TrainStat
 
 
 def measure(training: Training, config: ConfigDict, samples: int) -> dict:
-    """Returns all figures of a step as JSON-able values; see `docs/performance.md` for what they mean."""
+    """Returns all figures of a step as JSON-able values; see `docs/results/performance.md` for what they mean."""
     seconds, known = timing.step_seconds(training.run, samples), work_and_limit(training, config)
     images, speed = random_batches.images_per_step(training.batches[0]), known["tflop"] / seconds["median"]
     return known | {

@@ -1,4 +1,4 @@
-"""Measures how fast the project is, on this machine, and writes docs/performance.md or docs/performance_gpu.md.
+"""Measures how fast the project is, on this machine, and writes docs/results/performance.md or performance_gpu.md.
 
   python -m benchmarks.speed.suite
   python -m benchmarks.speed.suite --only=compare --fresh
@@ -32,7 +32,7 @@ _HALF = ("--config.data.source_size=(256,512)", "--config.data.target_size=(256,
 _LOW = "--config.model.dtype=bfloat16"
 _QUIET = 0.7  # Largest load of a machine on which nothing else runs.
 _GPU_SETTINGS = "--settings=channels_last,channels_last+compile,channels_last+graphs"
-# Reports by kind of machine, in docs/; the README's table holds both.
+# Reports by kind of machine, in docs/results/; the table of its index holds both.
 _CPU_REPORT, _ACCELERATOR_REPORT = "performance", "performance_gpu"
 _STARTS = (
     Part("start_toy", "speed.start", (_TOY,), 120),
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
 
     Args:
       arguments: of the command line; default: those of this process.
-      root: of the repository, in which `docs/` and `README.md` are written.
+      root: of the repository, in which `docs/results/` is written.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of results and logs: %(default)s")
@@ -125,11 +125,12 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         failed = [part.name for part in chosen if part.name not in done]
     results = {part.name: found for part in parts if (found := part.result(options.folder)) is not None}
     name = _ACCELERATOR_REPORT if devices else _CPU_REPORT
-    write(results, root / "docs", name)
+    folder = root / "docs" / "results"
+    write(results, folder, name)
     if report.short_table(results):
-        tables = [report.short_table(found) for found in _reported(root / "docs")]
-        refresh_readme(root / "README.md", "\n\n".join(filter(None, tables)), "speed")
-    print(f"Report: {root / 'docs' / name}.md")
+        tables = [report.short_table(found) for found in _reported(folder)]
+        refresh_readme(folder / "index.md", "\n\n".join(filter(None, tables)), "speed")
+    print(f"Report: {folder / name}.md")
     if failed:
         print(f"{len(failed)} benchmarks failed: {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0

@@ -91,9 +91,11 @@ def test_whole_ladder_goes_to_the_documentation(climb, tmp_path, capsys, monkeyp
     for run in plan("configs/toy.py", list(ladder.VARIANTS), [0, 1], [], tmp_path / "runs"):
         finish(run, 0.5)
     assert climb("--report_only") == 0
-    assert sorted(file.name for file in (tmp_path / "docs").iterdir()) == ["ladder.json", "ladder.md", "ladder.png"]
-    assert "`ass_all`" in (tmp_path / "README.md").read_text()
-    assert "python -m benchmarks.ladder.train --seeds=0,1`" in (tmp_path / "docs/ladder.md").read_text()
+    folder, readme = tmp_path / "docs/results/ladder", (tmp_path / "README.md").read_text()
+    assert sorted(file.name for file in folder.iterdir()) == ["ladder.json", "ladder.md", "ladder.png"]
+    assert "`ass_plus`" in readme
+    assert "`ass_all`" not in readme
+    assert "python -m benchmarks.ladder.train --seeds=0,1`" in (folder / "ladder.md").read_text()
 
 
 def test_report_goes_to_the_output_folder(climb, tmp_path):

@@ -113,15 +113,17 @@ def test_precisions_of_one_benchmark_are_cases_of_their_own():
     assert text.count("python -m benchmarks.speed.precisions") == 1
 
 
-def test_the_readme_shows_both_kinds_of_machine(ran_parts, tmp_path, monkeypatch):
-    (tmp_path / "README.md").write_text("<!-- speed -->\nold\n<!-- /speed -->\n")
+def test_the_index_of_results_shows_both_kinds_of_machine(ran_parts, tmp_path, monkeypatch):
+    folder = tmp_path / "docs/results"
+    folder.mkdir(parents=True)
+    (folder / "index.md").write_text("<!-- speed -->\nold\n<!-- /speed -->\n")
     monkeypatch.setattr(suite.machine, "describe", lambda _: MACHINE)
-    suite.write(RESULTS, tmp_path / "docs", "performance_gpu")
-    suite.write(RESULTS, tmp_path / "docs")
+    suite.write(RESULTS, folder, "performance_gpu")
+    suite.write(RESULTS, folder)
     monkeypatch.setattr(Part, "result", lambda part, _: RESULTS.get(part.name))
     assert suite.main(["--report_only"], root=tmp_path) == 0
-    assert (tmp_path / "README.md").read_text().count("| training step |") == 2
-    assert (tmp_path / "docs" / "performance_gpu.json").exists()
+    assert (folder / "index.md").read_text().count("| training step |") == 2
+    assert (folder / "performance_gpu.json").exists()
 
 
 def test_short_table():
