@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -124,6 +125,30 @@ def unknown_targets(text):
     return set(code) - targets
 
 
+def unknown_names(text):
+    """Returns what the Python examples of a page import from the project, or use of an imported module, in vain."""
+    unknown = []
+    for block in re.findall(r"(?ms)^```python\n(.*?)^```", text):
+        modules = {}
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Import):
+                modules |= {alias.asname or alias.name: alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                unknown += [f"{node.module}.{alias.name}" for alias in node.names if not has(node.module, alias.name)]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                module = modules[node.value.id]
+                if not has(module, node.attr):
+                    unknown.append(f"{module}.{node.attr}")
+    return unknown
+
+
+def has(module, name):
+    """Returns whether a module of the project has a name, or a module of that name; True for those of others."""
+    if module != "main" and module.partition(".")[0] not in FOLDERS:
+        return True
+    return is_module(module) and (hasattr(importlib.import_module(module), name) or is_module(f"{module}.{name}"))
+
+
 @functools.cache
 def messages():
     """Returns every text in the source of the project, with a placeholder for each value that is put in."""
@@ -161,6 +186,11 @@ def test_configurations_and_their_words_exist(page):
 @every_page
 def test_modules_exist(page):
     assert unknown_modules(page.read_text()) == set()
+
+
+@every_page
+def test_names_in_examples_exist(page):
+    assert unknown_names(page.read_text()) == []
 
 
 @every_page
@@ -231,6 +261,11 @@ def test_messages_of_troubleshooting_exist():
         (unknown_modules, "python -m benchmarks.nothing", "python -m benchmarks.speed.step; python -m pip"),
         (wrong_configurations, "--config=configs/toy.py:as", "--config=configs/gta5.py:500,ass,smoke"),
         (wrong_configurations, "--config=configs/none.py", "--config=configs/toy.py"),
+        (
+            unknown_names,
+            "```python\nimport main\nmain.tray()\n```",
+            "```python\nfrom configs import toy\ntoy.get_config()\n```",
+        ),
         (unknown_targets, "`make coffee`", "`make test` and make sure"),
         (missing_files, "`data/toyz/*.py`", "`data/toy/*.py`"),
     ],
