@@ -214,6 +214,18 @@ def test_ass_is_spelt_out_first(page):
     assert has_name_first(page.read_text())
 
 
+def test_sections_that_the_code_names_exist():
+    broken = []
+    for file in (file for top in FOLDERS[:4] for file in (ROOT / top).rglob("*.py")):
+        text = re.sub(r"\s+(?:#\s+)?", " ", file.read_text())  # Docstrings and comments go on over several lines.
+        for page, titles in re.findall(r"(docs/[\w/]+\.md)((?:,? (?:and )?\"[^\"]+\")*)", text):
+            headings = (ROOT / page).read_text() if (ROOT / page).exists() else ""
+            named = re.findall(r"\"([^\"]+)\"", titles)
+            broken += [(name_of(file), page, title) for title in named if f"# {title}\n" not in headings]
+            broken += [(name_of(file), page)] * (not headings)
+    assert broken == []
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= README_LIMIT
 
