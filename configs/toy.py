@@ -38,7 +38,7 @@ def get_config(words: str = "") -> ConfigDict:
     config.loss.update(global_weight=0.03, semantic_weight=0.1, semantic_outputs="class_domain")
 
     config.teacher.decay = 0.99  # A hundred steps, of so few.
-    config.teacher.mixing = "cut"  # Here better than "class", above all with very few labels: docs/ass_plus.md.
+    config.teacher.mixing = "cut"  # Here better than "class", above all with very few labels: README.
     config.teacher.threshold = 0.8  # The small network is rarely surer.
 
     config.discriminator.update(global_width=16, semantic_width=128)
