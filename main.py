@@ -21,18 +21,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from ass_jax.runtime import lock  # These two import nothing heavy.
 from ass_jax.runtime import workdir as run_files
 from configs import _command_line
+from configs._validate import validate
+from configs.user_error import UserError
 from data import classes, streams
 from data.checking import check
 from data.raw.faults import printable
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file; words after a colon choose its variant.", lock_config=True
-)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, scores and pictures.")
 MODE = flags.DEFINE_enum(
     "mode",
@@ -56,9 +55,10 @@ EXIT_CODE_OF_UNREADABLE = 1  # Some images of --mode=predict; the others are don
 def main(arguments: list[str]) -> None:
     """Joins data, method and writer as the flags say, and leaves the scores in `eval.json`."""
     del arguments  # All are flags.
-    config = CONFIG.value
+    config = flags.FLAGS.config
     with told_plainly(ValueError):
-        class_table = check.settings(config)
+        validate(config)
+        class_table = classes.class_table(config.data.classes, config.data.custom)
         if MODE.value == "train" and config.evaluation.split != "validation":
             raise ValueError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
         if MODE.value != "check" and CHECK_FILES.value is not None:
@@ -67,12 +67,8 @@ def main(arguments: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     workdir = Path(WORKDIR.value) if WORKDIR.value else None  # Needed by all modes but check.
     if MODE.value == "check":
-        from ass_jax import models
-
-        with told_plainly(ValueError):
-            models.build_networks(config, len(class_table.names))
         with told_plainly(OSError, ValueError, code=EXIT_CODE_OF_BAD_DATA):
-            sound = check.check(config, CHECK_FILES.value, workdir)
+            sound = check.check_data(config, CHECK_FILES.value, workdir)
         if sound:
             tell_memory(config, class_table)
             verify(config, class_table)
@@ -80,9 +76,10 @@ def main(arguments: list[str]) -> None:
     if MODE.value == "predict":
         predict(config, class_table, workdir)
         return
+    locations = None  # Of the files, where they are known already.
     if MODE.value == "train":
         with told_plainly(ValueError, code=EXIT_CODE_OF_BAD_DATA):
-            check.before_training(config)
+            locations = check.check_before_training(config)
         with told_plainly(OSError, lock.LockedError):
             workdir.mkdir(parents=True, exist_ok=True)
             # For a moment only, before the writer leaves files there; training takes the lock when it begins.
@@ -99,7 +96,6 @@ def main(arguments: list[str]) -> None:
     import jax
     from clu import metric_writers
 
-    from ass_jax import models
     from ass_jax.checkpoints.integrity import DamagedError
     from ass_jax.evaluation import evaluate
     from ass_jax.runtime import compilation, distributed
@@ -108,10 +104,9 @@ def main(arguments: list[str]) -> None:
     from data.reading import bad_records
 
     with told_plainly(ValueError):
-        models.build_networks(config, len(class_table.names))  # Says what is impossible before an hour of preparing.
         distributed.join(config.distributed)
         compilation.keep_programs(workdir)
-        pipeline.prepare(config)
+        pipeline.prepare(config, locations)
     host = {"host": jax.process_index(), "hosts": jax.process_count()}
     common = {
         "class_table": class_table,
@@ -182,7 +177,7 @@ def predict(config: ConfigDict, class_table: classes.ClassTable, workdir: Path) 
 
 
 @contextlib.contextmanager
-def told_plainly(*kinds: type[Exception], code: int = _command_line.EXIT_CODE_OF_MISTAKE) -> Iterator[None]:
+def told_plainly(*kinds: type[Exception], code: int = UserError.exit_code) -> Iterator[None]:
     """Ends the process with the error's own words, and its exit code if it has one, where they say what to do."""
     try:
         yield

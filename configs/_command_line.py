@@ -1,6 +1,6 @@
-"""Reads the command line: checks each `--config.KEY=VALUE` against the keys of the configuration file.
+"""Parses the command line: runs the configuration file and checks each `--config.KEY=VALUE` against its keys.
 
-It imports neither JAX nor TensorFlow, so that help and mistakes are answered at once.
+Imports neither JAX nor TensorFlow, so that help and mistakes are answered at once.
 """
 
 import difflib
@@ -15,22 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from configs._variants import VARIANTS, valid_words
 from configs.base import default_config
 from configs.user_error import UserError
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
-EXIT_CODE_OF_MISTAKE = 2
-# Of the main module, in the order of the help text.
+_CONFIG_HELP = "Configuration file; words after a colon choose its variant."
+# Flags of the main module, in the order of the help text.
 _FLAGS = ("config", "workdir", "mode", "input", "output", "weights", "confidence", "check_files")
 
 
 def parse(arguments: list[str]) -> list[str]:
     """Parses the flags of the main module, of which `config` and `workdir` are required.
 
-    Help, and any mistake, end the process: help with 0, a mistake with one message and code 2.
+    Afterwards `flags.FLAGS.config` is the configuration, locked. Help, and any mistake, end the process: help with 0, a
+    mistake with one message and code 2.
 
     Args:
       arguments: the command line, the program first.
@@ -38,25 +39,29 @@ def parse(arguments: list[str]) -> list[str]:
     Returns:
       The program alone; arguments that are no flags are mistakes.
     """
-    asked_for_help = any(argument in HELP for argument in arguments)
+    help_only = any(argument in HELP for argument in arguments)
     arguments = [argument for argument in arguments if argument not in HELP]
     try:
-        defaults = _load_config(arguments)
-        rest = _parse_flags(arguments, defaults)
-        if asked_for_help:
-            print(_help(dict(_flatten(flags.FLAGS.config)) if defaults else {}))
+        config, others = _load_config(flags.FLAGS.read_flags_from_files(arguments, force_gnu=False))
+        defaults = dict(_flatten(config)) if config else {}
+        if config:
+            config_flags.DEFINE_config_dict("config", config, _CONFIG_HELP, lock_config=True, sys_argv=others)
+        rest = _parse_flags(others, defaults)
+        if help_only:
+            print(_help(dict(_flatten(flags.FLAGS.config)) if config else {}))
             sys.exit(0)
-        _check_complete(rest)
+        _check_complete(rest, config is not None)
     except flags.Error as error:
         print(f"{error}\n`python {arguments[0]} --help` shows what is valid.", file=sys.stderr)
-        sys.exit(EXIT_CODE_OF_MISTAKE)
+        sys.exit(UserError.exit_code)
     return rest
 
 
-def _load_config(arguments: list[str]) -> dict[str, Any]:
-    """Returns the values of the configuration file by full key; nothing where no file is named.
+def _load_config(arguments: list[str]) -> tuple[ConfigDict | None, list[str]]:
+    """Runs the configuration file, once.
 
-    The library would report what is checked here as a traceback, or on first use of the configuration.
+    Returns:
+      The configuration, None where no file is named; and the arguments without the file.
 
     Raises:
       flags.Error: the file is missing, a word after its colon is unknown, or a key does not exist.
@@ -68,14 +73,14 @@ def _load_config(arguments: list[str]) -> dict[str, Any]:
     overrides = [match[1] for other in others if (match := re.match(r"--?(?:no)?(config\.[^=]*)", other))]
     if alone.config is None:
         if overrides:
-            raise flags.Error(f"--{overrides[0]} needs --config=FILE before it.")
-        return {}
+            raise flags.Error(f"--{overrides[0]} needs --config=FILE.")
+        return None, others
     file, *words = alone.config.split(":", 1)
     if not Path(file).is_file():
         raise flags.Error(f"There is no configuration file {file!r}. Found: {', '.join(_config_files())}.")
-    values = _values_of(file, words)
+    config = _run_config_file(file, words)
     valid = dict(_flatten(default_config()))
-    _check_file(file, values, valid)
+    _check_file(file, dict(_flatten(config)), valid)
     for name in overrides:
         _check_key(name, valid, "There is no --", f"--{name}")
         if name == "config.variant":
@@ -83,11 +88,11 @@ def _load_config(arguments: list[str]) -> dict[str, Any]:
                 f"The variant is no key but a word after the file's colon, as in --config={file}:joint.\n"
                 f"Valid: {', '.join(VARIANTS)}."
             )
-    return values
+    return config, others
 
 
-def _values_of(file: str, words: list[str]) -> dict[str, Any]:
-    """Runs a configuration file and returns its values by full key.
+def _run_config_file(file: str, words: list[str]) -> ConfigDict:
+    """Runs a configuration file and returns its configuration.
 
     Raises:
       flags.Error: a word is unknown, or the file is at fault; then the message names it, and the line.
@@ -101,15 +106,15 @@ def _values_of(file: str, words: list[str]) -> dict[str, Any]:
         config = module.get_config(*words)
     except flags.Error:
         raise
-    except Exception as error:  # Whatever a user's own lines may raise.
+    except Exception as error:  # A user's own lines may raise anything.
         raise flags.Error(_fault_of(file, error)) from error
     if not isinstance(config, ConfigDict):
-        raise flags.Error(f"{file}: expected a ConfigDict of get_config, found {type(config).__name__}.")
-    return dict(_flatten(config))
+        raise flags.Error(f"{file}: expected a ConfigDict from get_config, found {type(config).__name__}.")
+    return config
 
 
 def _fault_of(file: str, error: Exception) -> str:
-    """Returns what a configuration file has raised, with the file and the line."""
+    """Describes an error of a configuration file, with the file and the line."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}."
     if isinstance(error, UserError):
@@ -121,7 +126,7 @@ def _fault_of(file: str, error: Exception) -> str:
 
 
 def _check_file(file: str, values: dict[str, Any], valid: dict[str, Any]) -> None:
-    """Raises an error unless a configuration file sets the keys of `configs/base.py`, all of them and no others."""
+    """Raises an error unless a configuration file sets all keys of `configs/base.py` and no others."""
     for name in values:
         _check_key(name, valid, f"{file} sets a key that configs/base.py does not define: ", f"{file}: {name}")
     missing = [name for name in valid if name not in values]
@@ -156,8 +161,8 @@ def _check_key(name: str, valid: dict[str, Any], problem: str, place: str) -> No
     Args:
       name: the key.
       valid: all keys.
-      problem: what the message says before an unknown key.
-      place: what it says where `name` is a group of keys.
+      problem: begins the message where the key is unknown.
+      place: begins the message where `name` is a group of keys.
     """
     if name in valid:
         return
@@ -199,8 +204,8 @@ def _parse_flags(arguments: list[str], defaults: dict[str, Any]) -> list[str]:
 def _check_tuple(place: str, default: tuple, value: tuple) -> None:
     """Raises an error, which begins with `place`, if a tuple is not of the default's form.
 
-    Numbers must be as many as in the default, and whole where its are; a default of one number is a list, of any
-    length but 0. Names, or tuples as long as the default's, may be any number; of an empty default nothing is known.
+    There must be as many numbers as in the default, whole where its numbers are; a default of one number stands for one
+    or more. Names, or tuples as long as those of the default, may be any number. An empty default allows all.
     """
     if not default:
         return
@@ -225,11 +230,13 @@ def _has_form(value: Any, example: Any) -> bool:
     return len(value) == len(example) and all(map(_has_form, value, example))
 
 
-def _check_complete(rest: list[str]) -> None:
+def _check_complete(rest: list[str], has_config: bool) -> None:
     """Raises an error if an argument is no flag or a required flag is missing."""
     if len(rest) > 1:
         raise flags.Error(f"Unexpected argument {rest[1]!r}: a flag is written --NAME=VALUE.")
-    mode, required = flags.FLAGS["mode"].value, {"config": "configs/toy.py"}
+    if not has_config:
+        raise flags.Error("--config is missing. Example: --config=configs/toy.py.")
+    mode, required = flags.FLAGS["mode"].value, {}
     if mode != "check":
         required["workdir"] = "runs/toy"
     if mode == "predict":
@@ -242,7 +249,7 @@ def _check_complete(rest: list[str]) -> None:
 def _help(values: dict[str, Any]) -> str:
     """Returns the help text, with the configuration's keys and values where a file was named."""
     lines = [sys.modules["__main__"].__doc__, "Flags:"]
-    lines += [f"  --{name:12}{flags.FLAGS[name].help}" for name in _FLAGS]
+    lines += [f"  --{name:12}{_CONFIG_HELP if name == 'config' else flags.FLAGS[name].help}" for name in _FLAGS]
     lines += ["  --config.KEY  One key of the configuration, changed."]
     if values:
         lines += ["", f"Words after the file's colon: {valid_words(values['config.data.target'])}."]

@@ -8,6 +8,7 @@ from typing import Literal
 from ml_collections import ConfigDict
 
 from configs.user_error import UserError
+from data.datasets.registry import SPECS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,6 @@ VARIANTS = {
     "oracle": Variant(source_labels=False, target_labels="all"),
     "ass_all": Variant(target_labels="all", global_term=True, semantic_term=True),
 }
-
-# Target dataset -> numbers of labelled images for which it has a list; any number is valid for the others.
-LISTED_COUNTS = {"cityscapes": (50, 100, 200, 500, 1000, 2975)}
 
 
 def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] | None = None) -> ConfigDict:
@@ -93,16 +91,21 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
 
 
 def valid_words(target: str) -> str:
-    """Returns the words that may follow the colon of a configuration whose target data set is `target`."""
-    counts = ", ".join(map(str, LISTED_COUNTS.get(target, ()))) or "any number of labelled target images"
+    """Returns the words that may follow the colon of a configuration whose target dataset is `target`."""
+    counts = ", ".join(map(str, _listed_counts(target))) or "any number of labelled target images"
     return ", ".join([*VARIANTS, "smoke", counts])
 
 
 def _is_count(word: str, target: str) -> bool:
-    """Returns whether a word is a number of labelled images that the target data set has."""
+    """Returns whether a word is a number of labelled images that the target dataset has."""
     if not (word.isascii() and word.isdigit()) or int(word) < 1:
         return False
-    return target not in LISTED_COUNTS or int(word) in LISTED_COUNTS[target]
+    return int(word) in (_listed_counts(target) or (int(word),))
+
+
+def _listed_counts(target: str) -> tuple[int, ...]:
+    """Returns the numbers of labelled images for which a dataset has lists; none where any number is valid."""
+    return SPECS[target].listed_counts if target in SPECS else ()
 
 
 def _set_variant(config: ConfigDict, name: str) -> None:

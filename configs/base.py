@@ -29,11 +29,11 @@ def default_config() -> ConfigDict:
     config.steps = 150_000  # Training stops here; the schedule is as long as optimizer.decay_steps.
 
     config.data = ConfigDict()
-    config.data.directory = ""  # Prepared data sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    config.data.directory = ""  # Prepared datasets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets.
     config.data.source = "toy"  # Data set of the source domain; names: data/pipeline.py.
     config.data.target = "toy"  # Data set of the target domain.
-    config.data.source_root = ""  # Folder of the source data set as downloaded and unpacked.
-    config.data.target_root = ""  # The same of the target data set.
+    config.data.source_root = ""  # Folder of the source dataset as downloaded and unpacked.
+    config.data.target_root = ""  # The same of the target dataset.
     config.data.classes = "toy"  # Class table of data/classes.py.
     config.data.labelled_count = 100  # Labelled target images; -1 takes all.
     config.data.labelled_seed = 0  # Which ones: lists of one seed are nested.
@@ -54,7 +54,7 @@ def default_config() -> ConfigDict:
     config.data.batch.labelled = 1
     config.data.batch.unlabelled = 1
 
-    config.data.toy = ConfigDict()  # The generated data set (data/toy/builder.py); other data sets ignore it.
+    config.data.toy = ConfigDict()  # The generated dataset (data/toy/builder.py); other datasets ignore it.
     config.data.toy.height = 64  # Pixels.
     config.data.toy.width = 128
     config.data.toy.source_count = 400
@@ -63,7 +63,7 @@ def default_config() -> ConfigDict:
     config.data.toy.seed = 0  # Of the scenes; config.seed does not change the images.
     config.data.toy.shift = 1.0  # 0: target rendered as source; 1: the documented default.
 
-    config.data.custom = ConfigDict()  # The data set "custom": a user's own images; configs/custom.py is an example.
+    config.data.custom = ConfigDict()  # The dataset "custom": a user's own images; configs/custom.py is an example.
     config.data.custom.names = ()  # Classes, in the order of their train ids.
     config.data.custom.palette = ()  # Colour (red, green, blue) of each of them.
     config.data.custom.source_ids = ()  # (Raw id in the source label files, class); other raw ids are ignored.

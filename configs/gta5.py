@@ -10,7 +10,7 @@ which it builds; `configs/base.py` marks our own choices.
     python main.py --config=configs/gta5.py:500,target_only --workdir=runs/gta5_500_target_only
 
 The number chooses 50, 100 (the default), 200, 500, 1000 or 2975 labelled images: the lists of `data/datasets/lists/`.
-Put other folders of the data sets into `--config.data.source_root` and `--config.data.target_root`.
+Put other folders of the datasets into `--config.data.source_root` and `--config.data.target_root`.
 
 Expected time: a step is about 8.9 TFLOP, so that 150,000 steps at the full bfloat16 speed of an NVIDIA
 H200 (`--config.model.dtype=bfloat16`) take half an hour; expect a small multiple of that.

@@ -17,7 +17,7 @@ from configs import base
 
 
 def get_config(words: str = "") -> ConfigDict:
-    """Returns the configuration of the generated data set, with the `words` applied."""
+    """Returns the configuration of the generated dataset, with the `words` applied."""
     config = base.default_config()
     config.steps = 1500
 

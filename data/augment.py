@@ -1,8 +1,8 @@
 """Resizing and random augmentation: small functions `(example, seed) -> example`.
 
-An example is {"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W, 1]}; the label may be absent. Every draw
-is a pure function of the seed (int64 [2]). Geometry moves image and label together, colours change the
-image only. With a setting that asks for nothing a function returns its example as it is, at no cost.
+An example is {"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W, 1]}; the label may be absent. Every draw is a pure
+function of the seed (int64 [2]). Geometry moves image and label together; colours change the image only. A function
+that is switched off returns its example unchanged, at no cost.
 """
 
 import functools
@@ -16,11 +16,11 @@ from data.classes import IGNORED
 Example = dict[str, tf.Tensor]
 Augmentation = Callable[[Example, tf.Tensor], Example]
 
-PADDING = 115  # Mean grey of ImageNet, so that padding is near zero once the network has normalised it.
+PADDING = 115  # Mean grey of ImageNet: padding is near zero after normalisation.
 
 
 def augmentations(settings: ConfigDict, size: Sequence[int]) -> list[Augmentation]:
-    """Returns what is done to every training example of a stream, in order.
+    """Returns the functions that are applied to every training example of a stream, in order.
 
     Args:
       settings: `config.augment`.
@@ -40,7 +40,7 @@ def augmentations(settings: ConfigDict, size: Sequence[int]) -> list[Augmentatio
 
 
 def apply(functions: Sequence[Augmentation], example: Example, seed: tf.Tensor) -> Example:
-    """Applies functions in order, each with its own seed: what one draws does not depend on the others."""
+    """Applies functions in order, each with its own seed, so that their draws are independent."""
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, len(functions)))
     for function, own_seed in zip(functions, seeds, strict=True):
         example = function(example, own_seed)
@@ -125,7 +125,7 @@ def flip(example: Example, seed: tf.Tensor, *, active: bool = True) -> Example:
 
 
 def brightness(example: Example, seed: tf.Tensor, *, largest: float) -> Example:
-    """Adds up to `largest` * 255 to all values, or takes it away."""
+    """Adds a shift of up to `largest` * 255 in either direction to all values."""
     if largest == 0:
         return example
     shift = 255.0 * tf.random.stateless_uniform([], seed, -largest, largest)
@@ -159,7 +159,7 @@ def saturation(example: Example, seed: tf.Tensor, *, largest: float) -> Example:
 
 
 def hue(example: Example, seed: tf.Tensor, *, largest: float) -> Example:
-    """Turns the hue by up to `largest` of the circle, either way."""
+    """Turns the hue by up to `largest` of the circle, in either direction."""
     if largest == 0:
         return example
     turn = tf.random.stateless_uniform([], seed, -largest, largest)

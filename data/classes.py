@@ -1,9 +1,9 @@
-"""Tables of classes: names, colours, the subsets that are reported, and what the label files call them.
+"""Class tables: names, colours and the subsets over which scores are reported.
 
-Train ids are the positions in a table: contiguous from 0. Raw ids are the numbers in the label files of a data
-set. `IGNORED` marks pixels without a class.
+Train ids are the positions in a table, contiguous from 0. Raw ids are the numbers in the label files of a dataset.
+`IGNORED` marks pixels without a class.
 
-The table "custom" is made of `config.data.custom`, as `configs/custom.py` shows.
+The table "custom" is built from `config.data.custom`; `configs/custom.py` is an example.
 """
 
 import collections
@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from configs.user_error import UserError
 
 IGNORED = 255
 
@@ -37,7 +39,7 @@ _CITYSCAPES = {
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
-# SYNTHIA has no terrain, truck and train; its 13-class score leaves three thin classes out as well.
+# SYNTHIA has no terrain, truck or train; its 13-class score also leaves out three thin classes.
 _NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
 _NOT_IN_THIRTEEN = {*_NOT_IN_SYNTHIA, "wall", "fence", "pole"}
 _NOT_IN_TOY = {*_NOT_IN_THIRTEEN, "traffic light", "rider", "bus", "motorcycle", "bicycle"} - {
@@ -45,33 +47,11 @@ _NOT_IN_TOY = {*_NOT_IN_THIRTEEN, "traffic light", "rider", "bus", "motorcycle",
     "pole",
 }
 
-_CITYSCAPES_IDS = dict(
+# Raw id of Cityscapes and GTA5 -> class.
+CITYSCAPES_RAW_IDS = dict(
     zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), _CITYSCAPES, strict=True)
 )
-_RAW_ID_OF = {name: raw_id for raw_id, name in _CITYSCAPES_IDS.items()}
-# Data set -> raw id -> class; raw ids that are not there are ignored.
-RAW_IDS = {
-    "cityscapes": _CITYSCAPES_IDS,
-    "gta5": _CITYSCAPES_IDS,
-    "synthia": {
-        1: "sky",
-        2: "building",
-        3: "road",
-        4: "sidewalk",
-        5: "fence",
-        6: "vegetation",
-        7: "pole",
-        8: "car",
-        9: "traffic sign",
-        10: "person",
-        11: "bicycle",
-        12: "motorcycle",
-        15: "traffic light",
-        17: "rider",
-        19: "bus",
-        21: "wall",
-    },
-}
+_RAW_ID_OF = {name: raw_id for raw_id, name in CITYSCAPES_RAW_IDS.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +62,7 @@ class ClassTable:
       names: [C].
       palette: uint8 [C, 3], RGB.
       subsets: name of a subset -> its train ids, ascending; a mean IoU is reported over each.
-      raw_ids: uint8 [C], what prediction files hold; None: the train ids themselves.
+      raw_ids: uint8 [C], ids written to prediction files; None: the train ids themselves.
     """
 
     names: tuple[str, ...]
@@ -121,38 +101,38 @@ CLASS_TABLES = {
 
 
 def class_table(name: str, custom: Mapping[str, Any] | None = None) -> ClassTable:
-    """Returns the table of a name of `CLASS_TABLES`, or the one of a user's own classes.
+    """Returns a table of `CLASS_TABLES`, or the table of the user's own classes.
 
     Args:
       name: as in `config.data.classes`.
-      custom: `config.data.custom`, of which "custom" is made; its only subset is "all".
+      custom: `config.data.custom`, from which "custom" is built; its only subset is "all".
 
     Returns:
       The table.
 
     Raises:
-      ValueError: the name is unknown, or `custom` is no sound table.
+      UserError: the name is unknown, or `custom` is not a valid table.
     """
     if name == "custom" and custom is not None:
         return _custom_table(custom)
     if name not in CLASS_TABLES:
-        raise ValueError(f"Unknown class table {name!r}. Valid: {', '.join([*CLASS_TABLES, 'custom'])}.")
+        raise UserError(f"data.classes is {name!r}; expected one of {', '.join([*CLASS_TABLES, 'custom'])}.")
     return CLASS_TABLES[name]
 
 
 def custom_ids(custom: Mapping[str, Any], domain: str) -> dict[int, str]:
-    """Returns raw id -> class of a user's own label files, as `RAW_IDS` does for known data sets.
+    """Returns raw id -> class of the user's own label files.
 
     Args:
       custom: `config.data.custom`.
       domain: "source" or "target".
 
     Raises:
-      ValueError: an id is no number in 0..65535 or occurs twice, a class is unknown, or no id is given.
+      UserError: an id is not in 0..65535 or occurs twice, a class is unknown, or there is no id.
     """
     _check_ids(custom, domain)
     if not custom[f"{domain}_ids"]:
-        raise ValueError(
+        raise UserError(
             f"data.custom.{domain}_ids is empty: expected pairs such as (7, {custom['names'][0]!r}), a raw id of the "
             f"{domain} label files and its class."
         )
@@ -162,16 +142,14 @@ def custom_ids(custom: Mapping[str, Any], domain: str) -> dict[int, str]:
 def _custom_table(custom: Mapping[str, Any]) -> ClassTable:
     names, palette = custom["names"], custom["palette"]
     if not 2 <= len(names) <= IGNORED or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"data.custom.names: expected the names of 2 to {IGNORED} classes, found {names!r}.")
+        raise UserError(f"data.custom.names: expected the names of 2 to {IGNORED} classes, found {names!r}.")
     _expect_once(names, "data.custom.names", "classes")
     if len(palette) != len(names):
-        raise ValueError(
-            f"data.custom.palette: expected {len(names)} colours, one for each name, found {len(palette)}."
-        )
+        raise UserError(f"data.custom.palette: expected {len(names)} colours, one for each name, found {len(palette)}.")
     for name, colour in zip(names, palette, strict=True):
         channels = colour if isinstance(colour, Sequence) else ()
         if len(channels) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in channels):
-            raise ValueError(
+            raise UserError(
                 f"data.custom.palette: expected (red, green, blue) in 0..255 for {name!r}, found {colour!r}."
             )
     for domain in ("source", "target"):
@@ -186,26 +164,26 @@ def _check_ids(custom: Mapping[str, Any], domain: str) -> None:
     pairs = custom[f"{domain}_ids"]
     for pair in pairs:
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-            raise ValueError(f"{key}: expected pairs such as (7, 'road'), a raw id and its class, found {pair!r}.")
+            raise UserError(f"{key}: expected pairs such as (7, 'road'), a raw id and its class, found {pair!r}.")
         raw_id, name = pair
         if isinstance(raw_id, bool) or not isinstance(raw_id, int) or not 0 <= raw_id <= 65535:
-            raise ValueError(f"{key}: expected raw ids in 0..65535, found {raw_id!r} for {name!r}.")
+            raise UserError(f"{key}: expected raw ids in 0..65535, found {raw_id!r} for {name!r}.")
         if name not in names:
-            raise ValueError(f"{key}: unknown class {name!r} of raw id {raw_id}. Valid: {', '.join(names)}.")
+            raise UserError(f"{key}: unknown class {name!r} of raw id {raw_id}. Valid: {', '.join(names)}.")
     _expect_once([pair[0] for pair in pairs], key, "raw ids")
 
 
 def _expect_once(values: Sequence[Any], key: str, kind: str) -> None:
     repeated = [str(value) for value, count in collections.Counter(values).items() if count > 1]
     if repeated:
-        raise ValueError(f"{key}: expected different {kind}, found {', '.join(repeated)} more than once.")
+        raise UserError(f"{key}: expected different {kind}, found {', '.join(repeated)} more than once.")
 
 
 def train_ids(raw_ids: Mapping[int, str], table: ClassTable, size: int = 256) -> np.ndarray:
     """Returns the train id of every raw id below `size`, uint8 [size].
 
     Args:
-      raw_ids: raw id -> class. Classes that the table does not have are ignored, as are all other raw ids.
+      raw_ids: raw id -> class; all other raw ids are ignored, as are classes that the table does not have.
       table: of the task.
       size: number of raw ids that a label file can hold: 256 with 8 bits, 65536 with 16.
     """

@@ -1,10 +1,10 @@
 """Batches for training and evaluation: numpy dictionaries, read by tf.data.
 
-A training batch is a pure function of (config.seed, step). Each stream counts its examples from step 0 on:
-step s of a stream of B images per step takes the positions s * B ... s * B + B - 1. `data/sampling/epoch_order.py`
-turns a position into an image, and the augmentation is seeded by the position. So any step is reached at once, every
-image comes once an epoch, and no stream depends on another one, on the number of threads or on the number of
-hosts. Of every step, host h of n takes the h-th of n equal slices of the positions.
+A training batch is a pure function of (config.seed, step). Each stream counts its examples from step 0 on: step s of a
+stream of B images per step takes the positions s * B ... s * B + B - 1. `data/sampling/epoch_order.py` maps a position
+to an image, and the position seeds the augmentation. So any step is reached at once, every image comes once an epoch,
+and no stream depends on another one, on the number of threads or on the number of hosts. Host h of n takes the h-th of
+n equal slices of the positions of every step.
 """
 
 import atexit
@@ -14,8 +14,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-# Both must be set before TensorFlow is imported: it prints while it loads. The notice of its oneDNN kernels,
-# which reading data does not use, escapes the log level.
+# Both must be set before TensorFlow is imported, as it prints while it loads. The log level does not silence the notice
+# of its oneDNN kernels, which reading data does not use.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -26,14 +26,15 @@ from ml_collections import ConfigDict
 from data import augment
 from data.classes import IGNORED
 from data.preparation import split_index as index
-from data.reading import decoded_cache as decoded
+from data.preparation.location import Locations
+from data.reading import decoded_cache
 from data.reading.bad_records import Stream, check_records, training_steps
 from data.reading.split_reader import RECORDS_PER_READ, UNDECODABLE, Split, open_splits
 from data.sampling import labelled_subset
-from data.sampling.epoch_order import Order, choice, positions
-from data.streams import PARTS, STREAMS, check, host_share, parts, reads_target_labels, streams
+from data.sampling.epoch_order import Order, choose_labelled, positions
+from data.streams import PARTS, STREAMS, host_share, parts, reads_target_labels, streams
 
-# The accelerators belong to JAX; TensorFlow would take all of their memory.
+# Accelerators are left to JAX; TensorFlow would take all of their memory.
 for _kind in ("GPU", "TPU"):
     tf.config.set_visible_devices([], _kind)
 
@@ -42,13 +43,17 @@ Read = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 Decode = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 
-def prepare(config: ConfigDict) -> None:
-    """Downloads or generates the data sets that a run reads, unless that is done; shows its progress.
+def prepare(config: ConfigDict, locations: Locations | None = None) -> None:
+    """Prepares or generates the datasets that a run reads, unless that is done; shows its progress.
+
+    Args:
+      config: the whole configuration.
+      locations: of its parts, as `data.checking.check.check_before_training` returns them; None: files are listed here.
 
     Raises:
-      ValueError: as for training.
+      UserError: files are missing or unusable.
     """
-    open_splits(config, parts(config))
+    open_splits(config, parts(config), locations)
 
 
 def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -56,17 +61,17 @@ def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hos
 
     Args:
       config: the whole configuration.
-      start_step: the first step wanted; any step is reached at once.
+      start_step: the first step.
       host: number of this host, from 0.
       hosts: number of hosts.
 
     Returns:
       Iterator of {"source": {"image": uint8 [b, H, W, 3] RGB, "label": uint8 [b, H, W]}, "labelled": {same},
       "unlabelled": {"image"}}, with b the stream's images per step / `hosts`, and H, W the stream's size or
-      `config.augment.crop`. Only the streams that a term of the loss needs are there, and read.
+      `config.augment.crop`. Only the streams that a term of the loss needs are read.
 
     Raises:
-      ValueError: a setting is out of its range, a split is empty, or images do not divide by `hosts`.
+      UserError: files are missing or unusable, or images cannot be shared evenly by `hosts`.
     """
     images = {name: host_share(f"data.batch.{name}", count, hosts) for name, count in streams(config).items()}
     splits, orders = _orders(config)
@@ -95,9 +100,6 @@ def names_of_step(config: ConfigDict, step: int) -> dict[str, list[str]]:
     Args:
       config: the whole configuration.
       step: counted from 0, as for `training_batches`.
-
-    Raises:
-      ValueError: as for training.
     """
     splits, orders = _orders(config)
     steps = tf.constant([step], tf.int64)
@@ -117,14 +119,13 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
 
     Returns:
       Iterator of {"image": uint8 [b, H, W, 3] RGB at config.data.target_size, "label": uint8 [b, Y, X] at the
-      size of the data set, "name": text [b], "valid": bool [b]}, with b = config.evaluation.batch / `hosts`,
+      size of the dataset, "name": text [b], "valid": bool [b]}, with b = config.evaluation.batch / `hosts`,
       rounded up. Places of the last step without an image have valid False, no name and a label that is ignored
       everywhere. The test split has no "label". `operator.length_hint` of the iterator is the number of batches left.
 
     Raises:
-      ValueError: as for training.
+      UserError: files are missing or unusable, or labels of several sizes do not fit `config.evaluation.batch`.
     """
-    check(config)
     part = f"target_{config.evaluation.split}"
     split = open_splits(config, [part])[part]
     return _evaluation(config, split, np.arange(split.count), config.evaluation.split != "test", host, hosts)
@@ -133,8 +134,8 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
 def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
     """Yields this host's part of one pass over the held-out labelled target images.
 
-    They are `config.data.held_out` images of the target training split, see `data/sampling/labelled_subset.py`: the
-    labelled stream never holds them, the unlabelled one does.
+    They are `config.data.held_out` images of the target training split (1 or more), see
+    `data/sampling/labelled_subset.py`. The labelled stream never holds them; the unlabelled one does.
 
     Args:
       config: the whole configuration.
@@ -145,24 +146,21 @@ def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Itera
       As `evaluation_batches`.
 
     Raises:
-      ValueError: as for training, or no image is held out.
+      UserError: as for `evaluation_batches`.
     """
-    check(config)
-    if not config.data.held_out:
-        raise ValueError("data.held_out is 0: no labelled target image is held out.")
     split = open_splits(config, ["target_train"])["target_train"]
-    return _evaluation(config, split, choice(config, split).held_out, True, host, hosts)
+    return _evaluation(config, split, choose_labelled(config, split).held_out, True, host, hosts)
 
 
 def labelled_list(config: ConfigDict) -> labelled_subset.Choice | None:
     """Returns the labelled target images of a run; None if it reads no label of them.
 
     Raises:
-      ValueError: as for training.
+      UserError: the chosen images are not all there, or have no labels.
     """
     if not reads_target_labels(config):
         return None
-    return choice(config, open_splits(config, ["target_train"])["target_train"])
+    return choose_labelled(config, open_splits(config, ["target_train"])["target_train"])
 
 
 def _evaluation(
@@ -199,7 +197,7 @@ def _evaluation(
 
 
 class _Pass(Iterator[Batch]):
-    """A pass over batches that knows how many are left, and gives their names as text."""
+    """A pass over batches that knows how many are left, and turns names into text."""
 
     def __init__(self, batches: Iterator[Batch], count: int, name_faults: Callable[[int], None]):
         self._batches, self._count, self._left, self._name_faults = batches, count, count, name_faults
@@ -218,21 +216,22 @@ class _Pass(Iterator[Batch]):
 
 
 def _orders(config: ConfigDict) -> tuple[dict[str, Split], dict[str, Order]]:
-    """Returns the split and the order of every stream that is read."""
-    opened = open_splits(config, [PARTS[name] for name in streams(config)])
-    splits = {name: opened[PARTS[name]] for name in streams(config)}
+    """Returns the split and the order of every stream."""
+    by_part = open_splits(config, [PARTS[name] for name in streams(config)])
+    splits = {name: by_part[PARTS[name]] for name in streams(config)}
     return splits, {name: Order(config, name, split) for name, split in splits.items()}
 
 
 def _stream(
     config: ConfigDict, name: str, split: Split, order: Order, images: int, start_step: int, host: int, hosts: int
 ) -> tf.data.Dataset:
-    """Returns the endless data set of this host's batches of one stream, with `images` examples each."""
-    held = decoded.hold(split, order.keys, order.chosen, config.data.decoded_memory * decoded.MIB, config.data.readers)
-    fetch, decode = (tf.identity, held) if held else (split.read, split.decoder(*order.keys))
+    """Returns the endless dataset of this host's batches of one stream, with `images` examples each."""
+    limit = config.data.decoded_memory * decoded_cache.MIB
+    cache = decoded_cache.decode_all(split, order.keys, order.chosen, limit, config.data.readers)
+    fetch, decode = (tf.identity, cache) if cache else (split.read, split.decoder(*order.keys))
     domain = "source" if name == "source" else "target"
     functions = augment.augmentations(config.augment, config.data[f"{domain}_size"])
-    # An augmentation's seed holds one number beside the position: it differs for any other seed and stream.
+    # The seed of an augmentation holds one number beside the position, different for every seed and stream.
     augment_seed = tf.constant(config.seed * len(STREAMS) + STREAMS.index(name), tf.int64)
 
     def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -254,10 +253,10 @@ def _batches(steps: range, images: int, read: Read, example: Decode, readers: in
     Args:
       steps: the steps.
       images: examples to a step.
-      read: from steps (int64 [S]) to positions (int64 [S * images]) and records (string [S * images]), or whatever
+      read: maps steps (int64 [S]) to positions (int64 [S * images]) and records (string [S * images]), or to what
         `example` takes in their place.
-      example: from a position and a record to an example; called in parallel, the order is kept.
-      readers: number of such calls at a time.
+      example: maps a position and a record to an example; called in parallel, in deterministic order.
+      readers: number of parallel calls.
     """
     plain = tf.autograph.experimental.do_not_convert
     chunks = tf.data.Dataset.range(steps.start, steps.stop).batch(max(1, RECORDS_PER_READ // images))
@@ -266,9 +265,9 @@ def _batches(steps: range, images: int, read: Read, example: Decode, readers: in
 
 
 class _Arrays(Iterator[Batch]):
-    """The batches of a data set as numpy arrays, which can be closed.
+    """The batches of a dataset as numpy arrays, closed when the process exits.
 
-    One that reads ahead through Python while Python shuts down hangs it or aborts; so those left are closed before.
+    A dataset that reads ahead through Python while Python shuts down would hang or abort the process.
     """
 
     _open: ClassVar[weakref.WeakSet] = weakref.WeakSet()

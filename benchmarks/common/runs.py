@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ass_jax.runtime.workdir import SCORES
-from data.streams import streams
+from configs._validate import validate
 
 FULL_METHOD = "ass_plus"  # Every term that some variant switches off is active in it.
 SETTINGS = "config.json"
@@ -126,7 +126,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     try:
         config_flags.DEFINE_config_dict("config", module.get_config(words), flag_values=values, sys_argv=line)
         values(line)
-        streams(values.config)
+        validate(values.config)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name} {' '.join(overrides)}: {error}") from error
     return values.config

@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 
 from configs import base
-from data.classes import RAW_IDS, class_table
+from data.classes import class_table
+from data.datasets.registry import SPECS
 from data.toy.scenes import render
 
 # Data set -> domain, size of the files, training size.
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def write_tree(root: Path, name: str, pairs: int) -> None:
     """Writes a data set of real-sized files."""
     _, size, _ = SETS[name]
-    ids = {class_name: raw_id for raw_id, class_name in RAW_IDS[name].items()}
+    ids = {class_name: raw_id for raw_id, class_name in SPECS[name].labels.raw_ids.items()}
     table = np.array([ids.get(class_name, 0) for class_name in class_table("toy").names] + [0] * 246, np.uint8)
     for index in range(pairs):
         image_file, label_file = (root / file for file in _files(name, index))
@@ -129,14 +130,15 @@ def _config(options: argparse.Namespace, full_size: bool = False) -> base.Config
 
 def _prepare(config: base.ConfigDict, name: str) -> int:
     """Prepares the training split; returns the number of its records."""
-    from data.preparation import builder as prepared
+    from data.preparation.location import locate_split
+    from data.reading.split_builder import open_split_builder
 
-    builder = prepared.open_builder(prepared.Wanted(name, config.data, SETS[name][0], "train"))
+    builder = open_split_builder(locate_split(config.data, f"{SETS[name][0]}_train"), config.data)
     return builder.info.splits["train"].num_examples
 
 
 def _measure_preparation(options: argparse.Namespace) -> dict:
-    from data.preparation import builder as prepared  # noqa: F401 (Leaves TensorFlow's import out of the time.)
+    from data.reading import split_builder  # noqa: F401 (Leaves the import of TensorFlow out of the time.)
 
     config = _config(options)
     start = time.perf_counter()

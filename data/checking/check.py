@@ -1,4 +1,4 @@
-"""`--mode=check`: tells before any training whether the data on disk will do, and how to mend it.
+"""`--mode=check`: reports before any training whether the data on disk will do, and how to mend it.
 
 It reads files as their preparation does, on all cores, and imports neither TensorFlow nor JAX.
 """
@@ -12,156 +12,140 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs.user_error import UserError
 from data import streams
 from data.checking import part as check_part
 from data.checking import report
 from data.checking.part import Part
 from data.classes import ClassTable, class_table
-from data.preparation import locate, prepare, split_index
-from data.raw import layout
+from data.datasets.registry import find_spec
+from data.datasets.spec import describe_layout, domain_of
+from data.preparation import location, prepare, split_index
+from data.preparation.location import Locations, MissingDataError
 from data.raw.faults import printable
 from data.sampling import labelled_subset
-from data.toy import settings as toy_settings
 
 REPORT = "check.txt"
-# Pairs of each split that are read before a preparation: mistakes that all files share show in few of them.
+# Pairs of each split that are read before a preparation: faults that all files share show in a few of them.
 BEFORE_TRAINING = 16
 _SHOWN = 20
 
 
-def settings(config: ConfigDict) -> ClassTable:
-    """Checks the settings of the data, without looking at a disk but for the list of labelled images.
+class UnusableDataError(UserError):
+    """The data on disk will not do for training."""
+
+    exit_code = 1
+
+
+def check_data(config: ConfigDict, limit: int | None = None, workdir: Path | None = None) -> bool:
+    """Checks the data of a run and prints a report.
 
     Args:
       config: the whole configuration.
-
-    Returns:
-      The table of its classes.
-
-    Raises:
-      ValueError: a setting cannot be used.
-    """
-    table = class_table(config.data.classes, config.data.custom)
-    for part in streams.parts(config):
-        domain = part.partition("_")[0]
-        name = config.data[domain]
-        locate.expect_known(name, part)
-        if name == "toy":
-            toy_settings.check(config.data.toy)
-        elif not set(locate.raw_ids(name, config.data, domain).values()) & set(table.names):
-            raise ValueError(
-                f"data.classes is {config.data.classes!r}, but no label of {name} holds any of its classes "
-                f"({', '.join(table.names)}); expected a table that fits data.{domain}."
-            )
-    return table
-
-
-def check(config: ConfigDict, limit: int | None = None, workdir: Path | None = None) -> bool:
-    """Checks the data of a run and prints what was found.
-
-    Args:
-      config: the whole configuration.
-      limit: so many evenly spread pairs of each split are read; None: all.
-      workdir: folder for the whole report, in which every file is named.
+      limit: number of evenly spread pairs of each split to read; None: all.
+      workdir: folder for the whole report, which names every file.
 
     Returns:
       Whether training would work with this data.
 
     Raises:
-      ValueError: a setting cannot be used.
+      UserError: the list of labelled images cannot be used.
     """
-    table = settings(config)
-    where, problems = _locate(config)
+    labelled_subset.check_list(config.data)
+    table = class_table(config.data.classes, config.data.custom)
+    locations, problems = _locate(config)
     if problems:
-        _tell([*problems, "", "Training would not work, see above."], workdir)
+        _print_report([*problems, "", "Training would not work, see above."], workdir)
         return False
-    parts = {part: _examine(config, part, where, table, limit) for part in streams.parts(config)}
-    of_list, problems = _labelled(config, parts)
-    of_disk, full = _disk(config, parts)
+    parts = {part: _examine(config, part, locations, table, limit) for part in streams.parts(config)}
+    of_list, problems = _check_labelled(config, parts)
+    of_disk, full = _check_disk(config, parts)
     problems = [problem for part in parts.values() for problem in part.problems] + problems + full
     short, whole = (
         [*_part_lines(config, parts, all_of_them=each), *of_list, *of_disk, "", *_verdict(parts, problems, limit)]
         for each in (False, True)
     )
-    _tell(short, workdir, whole)
+    _print_report(short, workdir, whole)
     return not problems
 
 
-def before_training(config: ConfigDict) -> None:
-    """Does the cheap part of the check for the data sets that are not prepared yet.
+def check_before_training(config: ConfigDict) -> Locations:
+    """Does the cheap part of the check, for the datasets that are not prepared yet.
 
     Args:
       config: the whole configuration.
 
+    Returns:
+      Where the parts of the run are that are not generated: `data.pipeline.prepare` need not list their files again.
+
     Raises:
-      ValueError: training would fail; it says why and what to do.
+      UnusableDataError: training would fail; the message says why and what to do.
+      UserError: the list of labelled images cannot be used.
     """
-    table = settings(config)
-    where, problems = _locate(config)
+    labelled_subset.check_list(config.data)
+    table = class_table(config.data.classes, config.data.custom)
+    locations, problems = _locate(config)
     if problems:
-        raise ValueError("\n".join(problems))
-    if all(locate.folder_of(config.data, each).exists() for each in where.values()):
-        return
+        raise UnusableDataError("\n".join(problems).strip("\n"))
+    if all(place.folder.exists() for place in locations.values()):
+        return locations
     parts = {}
     for part in streams.parts(config):
-        each = where.get(part)
-        if each and locate.folder_of(config.data, each).exists():
-            parts[part] = check_part.prepared_earlier(config, each, _split(config, part))
+        place = locations.get(part)
+        if place and place.folder.exists():
+            parts[part] = check_part.describe_records(place)
         else:
-            parts[part] = _examine(config, part, where, table, BEFORE_TRAINING)
+            parts[part] = _examine(config, part, locations, table, BEFORE_TRAINING)
     problems = [problem for part in parts.values() for problem in part.problems]
-    problems += _labelled(config, parts)[1] + _disk(config, parts)[1]
+    problems += _check_labelled(config, parts)[1] + _check_disk(config, parts)[1]
     if problems:
         faults = [line for part in parts.values() for line in _fault_lines(part, all_of_them=False)]
-        raise ValueError("\n".join([*faults, *_numbered(problems), "--mode=check looks into all files."]))
+        raise UnusableDataError("\n".join([*faults, *_enumerate(problems), "--mode=check looks into all files."]))
+    return locations
 
 
-def _split(config: ConfigDict, part: str) -> str:
-    return locate.SPLITS[config.data[part.partition("_")[0]]][part]
-
-
-def _locate(config: ConfigDict) -> tuple[dict[str, locate.Located], list[str]]:
-    """Returns where every real part is, and in lines what is missing."""
-    found: dict[str, locate.Located] = {}
-    missing: dict[tuple[str, str], list[prepare.MissingData]] = {}
+def _locate(config: ConfigDict) -> tuple[Locations, list[str]]:
+    """Returns the locations of all parts that are not generated, and lines about those that are missing."""
+    found: dict[str, location.SplitLocation] = {}
+    missing: dict[tuple[str, str], list[MissingDataError]] = {}
     problems = []
     for part in streams.parts(config):
-        name = config.data[part.partition("_")[0]]
-        if name == "toy":
+        if find_spec(config.data, domain_of(part)).is_generated:
             continue
         try:
-            found[part] = locate.locate(locate.wanted(name, config.data, part))
-        except prepare.MissingData as error:
-            missing.setdefault((error.layout.name, error.layout.domain), []).append(error)
-        except ValueError as error:
+            found[part] = location.locate_split(config.data, part)
+        except MissingDataError as error:
+            missing.setdefault((error.spec.name, error.domain), []).append(error)
+        except UserError as error:
             problems.append(str(error))
     for errors in missing.values():
-        problems += ["", *layout.explanation(errors[0].layout, errors[0].root).splitlines()]
+        first = errors[0]
+        problems += ["", *describe_layout(first.spec, first.domain, first.root).splitlines()]
         faults = dict.fromkeys(fault for error in errors for fault in error.faults)
         if faults:
             problems += ["", "What was found instead:", *(f"  {fault}" for fault in list(faults)[:_SHOWN])]
     return found, problems
 
 
-def _examine(
-    config: ConfigDict, part: str, where: dict[str, locate.Located], table: ClassTable, limit: int | None
-) -> Part:
-    if part not in where:
-        return check_part.generated(config, part)
-    if where[part].found is None:
-        return check_part.prepared_earlier(config, where[part], _split(config, part))
-    return check_part.examine(config, part, where[part], table, limit)
+def _examine(config: ConfigDict, part: str, locations: Locations, table: ClassTable, limit: int | None) -> Part:
+    if part not in locations:
+        return check_part.describe_generated(find_spec(config.data, domain_of(part)), part)
+    if locations[part].files is None:
+        return check_part.describe_records(locations[part])
+    return check_part.examine_files(config, locations[part], table, limit)
 
 
-def _labelled(config: ConfigDict, parts: dict[str, Part]) -> tuple[list[str], list[str]]:
-    """Returns lines on the labelled target images, and problems with them."""
+def _check_labelled(config: ConfigDict, parts: dict[str, Part]) -> tuple[list[str], list[str]]:
+    """Returns lines about the labelled target images, and problems with them."""
     if not streams.reads_target_labels(config):
         return ["", "labelled target images: none are needed"], []
     part = parts["target_train"]
     has_label = dict(zip(part.names, part.has_label, strict=True))
     lines, problems = [""], []
     try:
-        chosen, description = labelled_subset.wanted(config.data, [name for name, holds in has_label.items() if holds])
+        chosen, description = labelled_subset.labelled_names(
+            config.data, [name for name, holds in has_label.items() if holds]
+        )
         lacking = [name for name in sorted(chosen) if not has_label.get(name)]
         lines.append(f"labelled target images: {printable(description)}; {len(chosen) - len(lacking)} are there")
         for name in lacking[:_SHOWN]:
@@ -173,33 +157,32 @@ def _labelled(config: ConfigDict, parts: dict[str, Part]) -> tuple[list[str], li
         if config.data.full_size and config.data.held_out:
             sizes = [part.sizes[name] for name in np.array(part.names)[choice.held_out] if name in part.sizes]
             split_index.check_label_sizes(np.array(sizes).reshape(-1, 2), config.evaluation.batch)
-    except ValueError as error:
+    except UserError as error:
         problems.append(printable(str(error)))
     return lines, problems
 
 
-def _disk(config: ConfigDict, parts: dict[str, Part]) -> tuple[list[str], list[str]]:
-    """Returns lines on the disk that preparing the parts takes, and problems with it."""
-    directory = locate.directory_of(config.data.directory)
+def _check_disk(config: ConfigDict, parts: dict[str, Part]) -> tuple[list[str], list[str]]:
+    """Returns lines about the disk space that preparing the parts takes, and problems with it."""
+    directory = location.prepared_folder(config.data.directory)
     needed = 0
     for part in parts.values():
-        if part.where and part.needed:
-            folder = locate.folder_of(config.data, part.where)
-            begun = folder.with_name(f"{prepare.INCOMPLETE}{folder.name}")
-            done = sum(file.stat().st_size for file in begun.glob("*") if file.is_file())
+        if part.location and part.needed:
+            work = prepare.incomplete_folder(part.location.folder)
+            done = sum(file.stat().st_size for file in work.glob("*") if file.is_file())
             needed += max(0, part.needed - done)
     if not needed:
         return ["", "preparation: nothing is left to prepare"], []
-    there = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     sizes = f"{prepare.gigabytes(needed)}, {prepare.gigabytes(free)} are free"
     lines = ["", f"preparation: takes about {sizes} in {printable(str(directory))}"]
     name_another = "Name another folder: --config.data.directory=FOLDER."
     problems = []
     if needed > free:
         problems.append(f"The prepared data takes about {sizes} in {printable(str(directory))}. {name_another}")
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        problems.append(f"{printable(str(there))} is no folder that can be written to. {name_another}")
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        problems.append(f"{printable(str(existing))} is not a writable folder. {name_another}")
     return lines, problems
 
 
@@ -215,14 +198,14 @@ def _part_lines(config: ConfigDict, parts: dict[str, Part], *, all_of_them: bool
 
 
 def _fault_lines(part: Part, *, all_of_them: bool) -> Iterator[str]:
-    if part.where:
-        yield from report.fault_lines(part.faults, part.where.layout, all_of_them=all_of_them)
+    if part.location:
+        yield from report.fault_lines(part.faults, part.location.spec, all_of_them=all_of_them)
 
 
 def _verdict(parts: dict[str, Part], problems: Sequence[str], limit: int | None) -> Iterator[str]:
     if problems:
         yield f"Training would not work, for {len(problems)} reason{'s' * (len(problems) > 1)}:"
-        yield from _numbered(problems)
+        yield from _enumerate(problems)
         return
     faults = sum(len(part.faults) for part in parts.values())
     left_out = f" {faults} files would be left out, see above." if faults else ""
@@ -230,12 +213,12 @@ def _verdict(parts: dict[str, Part], problems: Sequence[str], limit: int | None)
     yield f"Training would work with this data.{left_out}{looked}"
 
 
-def _numbered(problems: Sequence[str]) -> list[str]:
+def _enumerate(problems: Sequence[str]) -> list[str]:
     return [f"{number}. {problem}" for number, problem in enumerate(problems, start=1)]
 
 
-def _tell(lines: Sequence[str], workdir: Path | None, whole: Sequence[str] | None = None) -> None:
-    """Prints lines, and writes the whole report where there is a folder for it."""
+def _print_report(lines: Sequence[str], workdir: Path | None, whole: Sequence[str] | None = None) -> None:
+    """Prints lines, and writes the whole report to a file if there is a folder for it."""
     print("\n".join(lines).strip("\n"), flush=True)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -2,33 +2,35 @@
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs.user_error import UserError
 from data.checking import report, survey
 from data.classes import ClassTable
-from data.preparation import locate, prepare, split_index
+from data.datasets.spec import DatasetSpec, domain_of
+from data.preparation import prepare, split_index
+from data.preparation.location import SplitLocation
 from data.raw.faults import Fault, printable
 from data.raw.pairs import Pair
 
 
 @dataclasses.dataclass
 class Part:
-    """What is known of a part of a run.
+    """Findings about a part of a run.
 
     Attributes:
-      title: data set, split and folder.
+      title: dataset, split and folder.
       names: of its usable images.
-      has_label: of each of them.
-      reasons: name -> why an image that is there cannot be used.
-      lines: what was found, for people.
+      has_label: whether each of them has a label.
+      reasons: name -> why an image on disk cannot be used.
+      lines: the findings in words.
       problems: why training would fail, each with what to do.
-      faults: of files; the preparation leaves these out.
-      where: its files and how it is prepared; None for generated images.
+      faults: of files that the preparation leaves out.
+      location: of its files and records; None for generated images.
       needed: bytes that preparing it takes.
-      sizes: name -> (height, width) of usable images that were looked into.
+      sizes: name -> (height, width) of the usable images that were read.
     """
 
     title: str
@@ -38,103 +40,106 @@ class Part:
     lines: list[str] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
     faults: list[Fault] = dataclasses.field(default_factory=list)
-    where: locate.Located | None = None
+    location: SplitLocation | None = None
     needed: int = 0
     sizes: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
-def generated(config: ConfigDict, part: str) -> Part:
-    """Returns a part of the generated data set."""
-    count = config.data.toy[f"{part.removesuffix('_train')}_count" if "train" in part else "validation_count"]
-    found = Part(f"toy {part}", [f"{part}_{number:06}" for number in range(count)], [True] * count)
+def describe_generated(spec: DatasetSpec, part: str) -> Part:
+    """Returns the findings about a part whose images are generated."""
+    count = spec.splits[part].count
+    found = Part(f"{spec.name} {part}", [f"{part}_{number:06}" for number in range(count)], [True] * count)
     found.lines.append(f"nothing to check on disk: {count} images are generated")
     if not count:
-        found.problems.append(f"toy {part}: data.toy asks for no image of it; expected 1 or more.")
+        found.problems.append(f"{spec.name} {part} has 0 images; expected 1 or more. See data.{spec.name}.")
     return found
 
 
-def prepared_earlier(config: ConfigDict, where: locate.Located, split: str) -> Part:
-    """Returns a part whose records are there; its files, if they still are, are not looked into."""
-    folder, title = locate.folder_of(config.data, where), f"{where.layout.name} {split}"
-    if broken := _broken(folder, split):
-        return Part(title, [], [], problems=[broken], where=where)
-    content = split_index.read(split_index.file_of(folder, split))
-    found = Part(title, content.names, content.labelled.tolist(), where=where)
-    found.lines.append(f"prepared earlier: {len(content.names)} images in {printable(str(folder))}")
+def describe_records(location: SplitLocation) -> Part:
+    """Returns the findings about a part whose records exist; its files are not read."""
+    if problem := _incomplete(location):
+        return Part(location.title, [], [], problems=[problem], location=location)
+    content = split_index.read_index(split_index.file_of(location.folder, location.split.name))
+    found = Part(location.title, content.names, content.labelled.tolist(), location=location)
+    found.lines.append(f"prepared earlier: {len(content.names)} images in {printable(str(location.folder))}")
     return found
 
 
-def examine(config: ConfigDict, part: str, where: locate.Located, class_table: ClassTable, limit: int | None) -> Part:
-    """Looks into the files of a part.
+def examine_files(config: ConfigDict, location: SplitLocation, class_table: ClassTable, limit: int | None) -> Part:
+    """Reads the files of a part.
 
     Args:
       config: the whole configuration.
-      part: such as "source_train".
-      where: its files.
+      location: of its files.
       class_table: of the run.
-      limit: so many evenly spread pairs are read; None: all.
+      limit: number of evenly spread pairs to read; None: all.
 
     Raises:
-      ValueError: a process that reads files died.
+      UserError: a process that reads files died.
     """
-    layout, pairs = where.layout, where.found.pairs
-    domain, split = part.partition("_")[0], locate.SPLITS[where.layout.name][part]
-    root = config.data[f"{domain}_root"]
-    chosen = pairs if limit is None else survey.evenly_spread(pairs, limit)
-    table = class_of_raw_ids(where, class_table)
-    wanted_ids = frozenset(raw_id for raw_id, name in enumerate(table) if name is not None)
-    result = survey.survey(chosen, layout.labels, wanted_ids, f"{layout.name} {split}")
+    spec, pairs, title = location.spec, location.files.pairs, location.title
+    root = config.data[f"{domain_of(location.part)}_root"]
+    chosen = pairs if limit is None else survey.spread_evenly(pairs, limit)
+    table = class_of_raw_ids(spec, class_table)
+    class_ids = frozenset(raw_id for raw_id, name in enumerate(table) if name is not None)
+    result = survey.survey_pairs(chosen, spec.labels, class_ids, title)
     usable = [pair for pair in pairs if pair.name not in result.bad]
     found = Part(
-        f"{layout.name} {split} in {printable(root)}",
+        f"{title} in {printable(root)}",
         [pair.name for pair in usable],
         [pair.label is not None for pair in usable],
-        where=where,
-        faults=[*where.found.faults, *result.faults],
+        location=location,
+        faults=[*location.files.faults, *result.faults],
         sizes=result.size_of,
     )
-    found.reasons = _reasons(where, result)
-    found.lines += _counts(pairs, layout.splits[split], split in layout.unlabelled, len(chosen))
-    found.lines += report.lines(result, layout, table)
-    found.problems += [f"{found.title}: {text}" for text in _problems(config, part, found.faults, usable, result)]
-    folder = locate.folder_of(config.data, where)
-    if not folder.exists():
-        found.needed = prepare.needed_bytes(usable, where.form)
-    elif broken := _broken(folder, split):
-        found.problems.append(broken)
+    found.reasons = _reasons(location, result)
+    found.lines += _counts(location, len(chosen))
+    found.lines += report.lines(result, spec, domain_of(location.part), table)
+    found.problems += [
+        f"{found.title}: {text}" for text in _problems(config, location.part, found.faults, usable, result)
+    ]
+    if not location.folder.exists():
+        found.needed = prepare.needed_bytes(usable, location.form)
+    elif problem := _incomplete(location):
+        found.problems.append(problem)
     return found
 
 
-def _broken(folder: Path, split: str) -> str:
-    """Returns what is wrong with a prepared folder; empty if nothing shows."""
-    whole = all(file.exists() for file in (folder / "dataset_info.json", split_index.file_of(folder, split)))
-    return "" if whole else f"{printable(str(folder))} is not a whole data set; remove it to have it prepared again."
+def _incomplete(location: SplitLocation) -> str:
+    """Returns what is wrong with the folder of the records; empty if nothing shows."""
+    folder = location.folder
+    files = (folder / "dataset_info.json", split_index.file_of(folder, location.split.name))
+    if all(file.exists() for file in files):
+        return ""
+    return f"{printable(str(folder))} is not a complete dataset; remove it to have it prepared again."
 
 
-def class_of_raw_ids(where: locate.Located, class_table: ClassTable) -> list[str | None]:
+def class_of_raw_ids(spec: DatasetSpec, class_table: ClassTable) -> list[str | None]:
     """Returns the class of every raw id that a label can hold; None where it is ignored."""
-    rules = where.layout.labels
-    names = (rules.raw_ids.get(raw_id) for raw_id in range(rules.values))
+    names = (spec.labels.raw_ids.get(raw_id) for raw_id in range(spec.labels.values))
     return [name if name in class_table.names else None for name in names]
 
 
-def _counts(pairs: list[Pair], complete: int, partly_labelled: bool, looked_at: int) -> Iterator[str]:
+def _counts(location: SplitLocation, read: int) -> Iterator[str]:
+    pairs, split = location.files.pairs, location.split
     labels = sum(pair.label is not None for pair in pairs)
-    found = f"images: {len(pairs)}, of which {labels} have a label" if partly_labelled else f"pairs: {len(pairs)}"
-    missing = f": {complete - len(pairs)} are not there" if len(pairs) < complete else ""
-    yield found + (f" of {complete} in the complete data set{missing}" if complete else "")
-    if looked_at < len(pairs):
-        yield f"looked into {looked_at} of them, evenly spread"
+    all_labelled = split.labels == "all"
+    found = f"pairs: {len(pairs)}" if all_labelled else f"images: {len(pairs)}, of which {labels} have a label"
+    missing = f": {split.count - len(pairs)} are not there" if len(pairs) < split.count else ""
+    yield found + (f" of {split.count} in the complete dataset{missing}" if split.count else "")
+    if read < len(pairs):
+        yield f"looked into {read} of them, evenly spread"
 
 
-def _reasons(where: locate.Located, result: survey.Survey) -> dict[str, str]:
+def _reasons(location: SplitLocation, result: survey.Survey) -> dict[str, str]:
     """Returns name -> fault of the images that cannot be used."""
-    of_file = {fault.file: fault for fault in [*result.faults, *where.found.faults]}
+    files = location.files
+    of_file = {fault.file: fault for fault in [*result.faults, *files.faults]}
     reasons = {}
-    for pair in where.found.pairs:
+    for pair in files.pairs:
         if pair.name in result.bad:
             reasons[pair.name] = str(of_file.get(pair.image) or of_file[pair.label])
-    for fault in where.found.faults:  # They have no pair; only the names of Cityscapes can be told from the files.
+    for fault in files.faults:  # These have no pair; only file names of Cityscapes give away the image's name.
         for ending in ("_leftImg8bit", "_gtFine_labelIds"):
             if fault.file.stem.endswith(ending):
                 reasons[f"{fault.file.parent.name}/{fault.file.stem.removesuffix(ending)}"] = str(fault)
@@ -150,10 +155,10 @@ def _problems(
             f"{len(faults)} files cannot be used, more than the {limit} that may be left out. Repair them, or raise "
             "--config.data.rejected_limit."
         )
-    if not usable or result.looked_at == len(result.bad):
-        yield f"none of the {result.looked_at} pairs that were looked into can be used. Repair the files named above."
+    if not usable or result.read == len(result.bad):
+        yield f"none of the {result.read} pairs that were looked into can be used. Repair the files named above."
     if part == "target_validation":
         try:
             split_index.check_label_sizes(np.array(list(result.sizes)).reshape(-1, 2), config.evaluation.batch)
-        except ValueError as error:
+        except UserError as error:
             yield f"{error} Set --config.evaluation.batch=1."

@@ -1,14 +1,14 @@
-"""What was found in a split, in words and numbers."""
+"""Puts the findings about a split into words and numbers."""
 
 from collections.abc import Iterator, Sequence
 
 from data.checking.survey import Survey
+from data.datasets.spec import DatasetSpec
 from data.raw.faults import Fault, printable
-from data.raw.layout import Layout
 
-_SHOWN = 20  # Files of a kind of fault; a report in a file names all.
-# Kind of fault -> what to do about it; a key for each of `data.raw.faults.KINDS`.
-MENDING = {
+_SHOWN = 20  # Files of a kind of fault on the console; the report in a file names all.
+# Kind of fault, as in `data.raw.faults.KINDS` -> what to do about it.
+REMEDIES = {
     "missing folder": "Put the folder there, or name another root.",
     "missing image": "Unpack the archive of the images again, or remove the label.",
     "missing label": "Unpack the archive of the labels again, or remove the image.",
@@ -25,22 +25,23 @@ MENDING = {
 }
 
 
-def lines(result: Survey, layout: Layout, table: Sequence[str | None]) -> Iterator[str]:
-    """Yields what the usable pairs hold.
+def lines(result: Survey, spec: DatasetSpec, domain: str, table: Sequence[str | None]) -> Iterator[str]:
+    """Yields the content of the usable pairs.
 
     Args:
       result: of the split.
-      layout: of its data set.
+      spec: its dataset.
+      domain: "source" or "target".
       table: raw id -> class of the run; None where it is ignored.
     """
-    usable = result.looked_at - len(result.bad)
+    usable = result.read - len(result.bad)
     if not usable:
         return
     yield f"images: {_kinds(result.image_kinds)}"
     for size, count in result.sizes.most_common(_SHOWN):
         odd = ""
-        if layout.sizes and size not in layout.sizes:
-            expected = " or ".join(f"{width}x{height}" for height, width in sorted(layout.sizes, reverse=True))
+        if spec.sizes and size not in spec.sizes:
+            expected = " or ".join(f"{width}x{height}" for height, width in sorted(spec.sizes, reverse=True))
             odd = f"   (expected {expected}; the first one: {printable(str(result.size_examples[size].image))})"
         yield f"  {size[1]}x{size[0]} pixels: {count}{odd}"
     if len(result.sizes) > _SHOWN:
@@ -49,19 +50,19 @@ def lines(result: Survey, layout: Layout, table: Sequence[str | None]) -> Iterat
         yield "labels: none"
         return
     yield f"labels: {_kinds(result.label_kinds)}"
-    yield from _histogram(result, layout, table)
+    yield from _histogram(result, spec, domain, table)
 
 
-def _histogram(result: Survey, layout: Layout, table: Sequence[str | None]) -> Iterator[str]:
+def _histogram(result: Survey, spec: DatasetSpec, domain: str, table: Sequence[str | None]) -> Iterator[str]:
     total = sum(result.pixels.values())
-    known = layout.labels.known_ids
+    known = spec.labels.known_ids
     yield "  raw id   share of pixels   labels   class"
     for raw_id in sorted(result.pixels):
         name = table[raw_id]
         if name is None and known is not None and raw_id not in known:
             name = f"UNKNOWN, ignored; the first one: {printable(str(result.id_examples[raw_id].label))}"
         elif name is None:
-            name = f"ignored{_without_class(layout, raw_id)}"
+            name = f"ignored{_without_class(spec, domain, raw_id)}"
         yield f"  {raw_id:6}   {result.pixels[raw_id] / total:15.2%}   {result.images[raw_id]:6}   {printable(name)}"
     ignored = sum(pixels for raw_id, pixels in result.pixels.items() if table[raw_id] is None)
     yield f"  ignored in all: {ignored / total:.2%} of the pixels"
@@ -73,20 +74,20 @@ def _histogram(result: Survey, layout: Layout, table: Sequence[str | None]) -> I
         yield f"  labels without a pixel of these classes: {len(bare)}, the first one: {printable(str(bare[0].label))}"
 
 
-def _without_class(layout: Layout, raw_id: int) -> str:
-    if raw_id in layout.labels.raw_ids:
-        return f" ({layout.labels.raw_ids[raw_id]}: not in data.classes)"
-    return "" if layout.labels.known_ids else f" (not in data.custom.{layout.domain}_ids)"
+def _without_class(spec: DatasetSpec, domain: str, raw_id: int) -> str:
+    if raw_id in spec.labels.raw_ids:
+        return f" ({spec.labels.raw_ids[raw_id]}: not in data.classes)"
+    return "" if spec.labels.known_ids else f" (not in data.custom.{domain}_ids)"
 
 
-def fault_lines(faults: Sequence[Fault], layout: Layout, *, all_of_them: bool) -> Iterator[str]:
-    """Yields faults by kind, each kind with what to do; unless `all_of_them`, only some files of a kind are named."""
+def fault_lines(faults: Sequence[Fault], spec: DatasetSpec, *, all_of_them: bool) -> Iterator[str]:
+    """Yields faults by kind, each kind with a remedy; names some files of each kind, or with `all_of_them` all."""
     kinds = dict.fromkeys(fault.kind for fault in faults)
     for kind in kinds:
         own = [fault for fault in faults if fault.kind == kind]
-        yield f"{kind}: {len(own)}. {MENDING[kind]}"
+        yield f"{kind}: {len(own)}. {REMEDIES[kind]}"
         for fault in own if all_of_them else own[:_SHOWN]:
-            known = "   (known: in the official archives too)" if fault.file.stem in layout.known_bad else ""
+            known = "   (known: in the official archives too)" if fault.file.stem in spec.known_bad else ""
             yield f"  {fault}{known}"
         if not all_of_them and len(own) > _SHOWN:
             yield f"  ... {len(own) - _SHOWN} more"

@@ -1,18 +1,20 @@
-"""Own data: folders of images, and of labels with the same names, as `config.data.custom` says."""
+"""The user's own data: folders of images, and of labels with the same names, as `config.data.custom` says."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from configs.user_error import UserError
+from data.classes import custom_ids
+from data.datasets.spec import DatasetSpec, Split, domain_of
 from data.raw import pairs
 from data.raw.label_rules import LabelRules
-from data.classes import custom_ids
-from data.raw.layout import Layout
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-# Split -> the keys of its folders in `config.data.custom`.
-FOLDERS = {
+# Part of a run -> the keys of its folders in `config.data.custom`.
+_FOLDERS = {
     "source_train": ("source_images", "source_labels"),
     "target_train": ("target_images", "target_labels"),
     "target_validation": ("validation_images", "validation_labels"),
@@ -20,50 +22,37 @@ FOLDERS = {
 _EXPECTED = f"one of {', '.join(IMAGE_ENDINGS)}; image and label have the same name, in UTF-8, but for that ending"
 
 
-def layout(custom: ConfigDict, domain: str) -> Layout:
-    """Returns the layout of own data.
-
-    Args:
-      custom: `config.data.custom`.
-      domain: "source" or "target"; each has folders and raw ids of its own.
+def from_settings(data_config: ConfigDict, domain: str) -> DatasetSpec:
+    """Returns the spec of one domain, which has its own folders and raw ids.
 
     Raises:
-      ValueError: raw ids are out of range or name a class that is not in `custom.names`.
+      UserError: raw ids are out of range or name a class that is not in `custom.names`.
     """
+    custom = data_config.custom
     raw_ids = custom_ids(custom, domain)
-    splits = [split for split in FOLDERS if split.startswith(domain)]
+    splits = {part: split for part, split in SPEC.splits.items() if domain_of(part) == domain}
     tree = ["FOLDER/"]
-    for split in splits:
-        images, labels = (custom[key] for key in FOLDERS[split])
-        tree += [f"  {images}/*.png, *.jpg ...   (data.custom.{FOLDERS[split][0]})"]
+    for part in splits:
+        images, labels = (custom[key] for key in _FOLDERS[part])
+        tree += [f"  {images}/*.png, *.jpg ...   (data.custom.{_FOLDERS[part][0]})"]
         if labels:
-            tree += [f"  {labels}/*.png ...   (data.custom.{FOLDERS[split][1]}; numbers of classes, names as above)"]
-
-    def find(root: Path, split: str) -> pairs.Found:
-        labels_needed = split != "target_train"
-        for key in FOLDERS[split][: 1 + labels_needed]:
-            if not custom[key]:
-                raise ValueError(f"data.custom.{key} is empty; expected a folder in data.{domain}_root.")
-        return _find(root, *(custom[key] for key in FOLDERS[split]), labels_needed=labels_needed)
-
-    return Layout(
-        name="custom",
-        domain=domain,
-        labels=LabelRules(
-            encoding="any indices", raw_ids=raw_ids, known_ids=None, values=256 if max(raw_ids) < 256 else 65536
-        ),
-        splits=dict.fromkeys(splits, 0),
-        unlabelled=frozenset({"target_train"} & set(splits)),
-        sizes=frozenset(),
-        page="",
-        archives={},
+            tree += [f"  {labels}/*.png ...   (data.custom.{_FOLDERS[part][1]}; numbers of classes, names as above)"]
+    return dataclasses.replace(
+        SPEC,
+        splits=splits,
+        labels=SPEC.labels._replace(raw_ids=raw_ids, values=256 if max(raw_ids) < 256 else 65536),
         tree="\n".join(tree),
-        find=find,
+        find=functools.partial(_find, custom=custom, domain=domain),
+        from_settings=None,
     )
 
 
-def _find(root: Path, image_folder: str, label_folder: str, *, labels_needed: bool) -> pairs.Found:
-    label_root = root / label_folder if label_folder else None
+def _find(root: Path, split: str, *, custom: ConfigDict, domain: str) -> pairs.SplitFiles:
+    labels_needed = SPEC.splits[split].labels == "all"
+    for key in _FOLDERS[split][: 1 + labels_needed]:
+        if not custom[key]:
+            raise UserError(f"data.custom.{key} is empty; expected a folder in data.{domain}_root.")
+    images, labels = (root / custom[key] if custom[key] else None for key in _FOLDERS[split])
 
     def name(file: Path, folder: Path) -> str | None:
         name = file.relative_to(folder).with_suffix("").as_posix()
@@ -71,12 +60,24 @@ def _find(root: Path, image_folder: str, label_folder: str, *, labels_needed: bo
         whole = not any("\ud800" <= sign <= "\udfff" for sign in name)
         return name if whole and file.suffix.lower() in IMAGE_ENDINGS else None
 
-    return pairs.find(
-        root / image_folder,
-        label_root,
-        functools.partial(name, folder=root / image_folder),
-        functools.partial(name, folder=label_root),
+    return pairs.match_pairs(
+        images,
+        labels,
+        functools.partial(name, folder=images),
+        functools.partial(name, folder=labels),
         expected=_EXPECTED,
         deep=True,
         labels_needed=labels_needed,
     )
+
+
+SPEC = DatasetSpec(
+    name="custom",
+    splits={
+        "source_train": Split("source_train"),
+        "target_train": Split("target_train", labels="some"),
+        "target_validation": Split("target_validation"),
+    },
+    labels=LabelRules(encoding="any indices", raw_ids={}, known_ids=None),
+    from_settings=from_settings,
+)

@@ -1,7 +1,7 @@
-"""One pair of files to what is stored of it; runs in worker processes, so it imports no TensorFlow.
+"""Turns a pair of files into a record; runs in worker processes, so it imports no TensorFlow.
 
-Images are resized with Pillow's bilinear filter, which is antialiased: it agrees with `tf.image.resize(...,
-antialias=True)` to one grey value. Labels take the nearest pixel, the same one as `tf.image.resize(..., "nearest")`.
+Images are resized with the antialiased bilinear filter of Pillow, which agrees with `tf.image.resize(...,
+antialias=True)` to one grey value. Labels take the nearest pixel, as `tf.image.resize(..., "nearest")` does.
 """
 
 import io
@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.raw.faults import BadFile, Fault
+from data.raw.faults import BadFileError, Fault
 from data.raw.label_rules import LabelRules
-from data.raw.pair_reader import read_pair
-from data.raw.pairs import Pair
+from data.raw.pairs import Pair, read_pair
 
-# Of zlib: for photos, more takes several times as long and saves a tenth of the space.
+# Of zlib: higher levels take several times as long and save a tenth of the space.
 _COMPRESSION = 3
 
 
@@ -24,8 +23,8 @@ class Form(NamedTuple):
 
     Attributes:
       rules: of the labels.
-      size: height and width of the images; None: as they are.
-      full_labels: whether labels keep their own size, as the scores of a validation split need it.
+      size: height and width of the images; None: their own.
+      full_labels: whether labels keep their own size, at which scores are computed.
     """
 
     rules: LabelRules
@@ -34,7 +33,7 @@ class Form(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is stored of a pair.
+    """A pair as it is stored.
 
     Attributes:
       name: of the pair.
@@ -53,13 +52,13 @@ class Record(NamedTuple):
     label_size: tuple[int, int]
 
 
-def make(pair: Pair, form: Form) -> Record | Fault:
-    """Reads, checks, resizes and encodes a pair; returns what is wrong if it cannot be used."""
+def make_record(pair: Pair, form: Form) -> Record | Fault:
+    """Reads, checks, resizes and encodes a pair; returns its fault if it cannot be used."""
     try:
-        read = read_pair(pair, form.rules)
-    except BadFile as error:
+        content = read_pair(pair, form.rules)
+    except BadFileError as error:
         return error.fault
-    image, label = read.image, read.label
+    image, label = content.image, content.label
     if form.size is not None:
         image = resize_image(image, form.size)
         label = label if form.full_labels else resize_label(label, form.size)

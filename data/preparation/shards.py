@@ -1,8 +1,8 @@
-"""Records to shards: files of array_record, written so that a killed preparation goes on where it was.
+"""Shards: files of array_record, written so that a killed preparation resumes where it was.
 
-A shard holds the records of a fixed range of pairs. It is written under a temporary name together with a note of
-its entries in the index and its rejected files; the note is renamed first and the shard last, so that a shard under
-its final name is whole and has its note.
+A shard holds the records of a fixed range of pairs. It is written under a temporary name, together with a note of its
+entries in the index and its rejected files. The note is renamed first and the shard last: a shard under its final
+name is complete and has its note.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from data.raw.faults import Fault
 from data.raw.pairs import Pair
 
 PAIRS_PER_SHARD = 64
-# With so few pairs, starting processes takes longer than the work.
+# For so few pairs, starting processes takes longer than the work.
 _FEW = 16
 
 Serialize = Callable[[Record], bytes]
@@ -41,13 +41,13 @@ class Shard(NamedTuple):
     bytes: int
 
 
-def ranges(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
+def group_pairs(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
     """Returns the pairs of each shard."""
     return [pairs[start : start + PAIRS_PER_SHARD] for start in range(0, len(pairs), PAIRS_PER_SHARD)]
 
 
-def finished(file: Path) -> Shard | None:
-    """Returns what is known of a finished shard; None if it is not finished."""
+def read_note(file: Path) -> Shard | None:
+    """Reads the note of a finished shard; None if it is not finished."""
     if not file.exists():
         return None
     note = json.loads(_note(file).read_text())
@@ -56,16 +56,16 @@ def finished(file: Path) -> Shard | None:
 
 
 def remove_notes(files: Sequence[Path]) -> None:
-    """Removes the notes of shards once their content is in the index."""
+    """Removes the notes of shards, whose content is in the index by then."""
     for file in files:
         _note(file).unlink(missing_ok=True)
 
 
 def remove_faulty(folder: Path) -> None:
-    """Removes the finished shards of a folder that left out pairs."""
+    """Removes those finished shards of a folder that leave out pairs."""
     for note in folder.glob("note_*.json"):
         file = folder / note.name.removeprefix("note_").removesuffix(".json")
-        shard = finished(file)
+        shard = read_note(file)
         if shard and shard.faults:
             file.unlink()
 
@@ -79,8 +79,8 @@ def write(
       files: of the shards.
       groups: the pairs of each.
       form: of the records.
-      serialize: makes bytes of a record, always the same ones.
-      processes: that read and encode.
+      serialize: turns a record into bytes, always the same ones.
+      processes: number of processes that read and encode.
 
     Yields:
       For every pair, as soon as it is done, the number of its shard and its fault, if it has one. A shard is
@@ -91,19 +91,19 @@ def write(
     """
     pairs = [pair for group in groups for pair in group]
     processes = 1 if len(pairs) <= _FEW else processes
-    results = workers.in_order(functools.partial(records.make, form=form), pairs, processes)
+    results = workers.map_in_order(functools.partial(records.make_record, form=form), pairs, processes)
     with contextlib.closing(results):
         for number, (file, group) in enumerate(zip(files, groups, strict=True)):
             entries, faults = [], []
             temporary = file.with_name(f"temporary_{file.name}")
-            # A record to a group: each can be read alone.
+            # One record a group, so that each can be read alone.
             writer = array_record_module.ArrayRecordWriter(os.fspath(temporary), "group_size:1")
             try:
                 for _ in group:
                     result = next(results)
                     if isinstance(result, Record):
                         writer.write(serialize(result))
-                        entries.append(split_index.entry(result))
+                        entries.append(split_index.make_entry(result))
                         yield number, None
                     else:
                         faults.append(result)
@@ -124,6 +124,6 @@ def _note(file: Path) -> Path:
 
 
 def _flush(file: Path) -> None:
-    """Waits until a file is on the disk: a rename may otherwise survive a power cut that its content does not."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
+    """Waits until a file is on the disk, so that a power cut cannot keep its rename but lose its content."""
+    with file.open("rb") as content:
+        os.fsync(content.fileno())

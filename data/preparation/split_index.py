@@ -1,4 +1,4 @@
-"""The index beside the records of a prepared split: what can be known without reading them."""
+"""The index beside the records of a prepared split: names, labels and sizes, without reading the records."""
 
 import json
 from collections.abc import Sequence
@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs.user_error import UserError
 from data.preparation.records import Record
 
 
 class Index(NamedTuple):
-    """What is known of the N records of a split, in their order.
+    """Facts about the N records of a split, in their order.
 
     Attributes:
       names: [N].
@@ -26,8 +27,8 @@ class Index(NamedTuple):
     label_sizes: np.ndarray
 
 
-def entry(record: Record) -> dict[str, Any]:
-    """Returns what the index says of a record, to be stored as JSON."""
+def make_entry(record: Record) -> dict[str, Any]:
+    """Returns the entry of a record, in types of JSON."""
     counts = {str(raw_id): count for raw_id, count in record.counts.items()}
     return {"name": record.name, "labelled": record.labelled, "counts": counts, "label_size": record.label_size}
 
@@ -37,19 +38,19 @@ def file_of(folder: Path, split: str) -> Path:
     return folder / f"index_{split}.json"
 
 
-def write(file: Path, entries: Sequence[dict[str, Any]], raw_ids: int) -> None:
+def write_index(file: Path, entries: Sequence[dict[str, Any]], raw_ids: int) -> None:
     """Writes the index.
 
     Args:
       file: to write.
       entries: of all records, in their order.
-      raw_ids: number of raw ids that are counted; larger ones, which have no class, are not.
+      raw_ids: number of raw ids that are counted; larger ones have no class and are not counted.
     """
     lines = ",\n".join(json.dumps(each) for each in entries)
     file.write_text(f'{{"raw_ids": {raw_ids}, "records": [\n{lines}\n]}}\n')
 
 
-def read(file: Path) -> Index:
+def read_index(file: Path) -> Index:
     """Reads an index."""
     content = json.loads(file.read_text())
     records = content["records"]
@@ -67,10 +68,10 @@ def read(file: Path) -> Index:
 
 
 def check_label_sizes(label_sizes: np.ndarray, batch: int) -> None:
-    """Raises ValueError if labels of these sizes (int64 [N, 2]) cannot be evaluated in batches of `batch`."""
+    """Raises UserError if labels of these sizes (int64 [N, 2]) cannot be evaluated in batches of `batch`."""
     sizes = np.unique(label_sizes, axis=0)
     if batch > 1 and len(sizes) > 1:
         shown = ", ".join(f"{height}x{width}" for height, width in sizes[:8])
-        raise ValueError(
+        raise UserError(
             f"evaluation.batch is {batch}, but the validation labels have {len(sizes)} sizes ({shown}): expected 1."
         )

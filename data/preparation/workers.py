@@ -1,4 +1,4 @@
-"""Work on many items in several processes, in order and without running far ahead."""
+"""Maps a function over many items in several processes, in order and without running far ahead."""
 
 import collections
 import multiprocessing
@@ -13,7 +13,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Results that wait for their turn, per process: they hold whole images.
+# Results that may wait for their turn, per process: each holds whole images.
 _AHEAD = 4
 
 
@@ -22,15 +22,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
     """Yields function(item) of every item, in the order of the items.
 
-    Processes are started anew instead of copied: a copy of a process that runs TensorFlow may hang.
+    Processes are spawned, not forked: a fork of a process that runs TensorFlow may hang.
 
     Args:
       function: importable by name, or a `functools.partial` of such a function.
       items: sent to the processes.
-      processes: how many; 1 works in this process.
+      processes: number of processes; 1: this one does the work.
 
     Raises:
       BrokenProcessPool: a process died, for example because the memory was full.
@@ -52,7 +52,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], processe
 
 
 def _start() -> None:
-    """Sets up a worker: Ctrl-C is for its parent alone, and it does not outlive the parent."""
+    """Sets up a worker: it ignores Ctrl-C, which its parent handles, and ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,15 +1,17 @@
-"""What can be wrong with a file of a data set, in words that name the file."""
+"""Faults of the user's files, with messages that name the file."""
 
 from pathlib import Path
 from typing import NamedTuple
 
+from configs.user_error import UserError
+
 
 def printable(text: str) -> str:
-    """Returns a text of one line without control characters, which names of files may hold.
+    """Returns a line of text with its control characters escaped.
 
-    They could move the cursor of a terminal, colour it or end the line; each is shown as Python would write it.
+    File names may hold some, which could move the cursor of a terminal, colour it or end the line.
     """
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 class Fault(NamedTuple):
@@ -30,24 +32,28 @@ class Fault(NamedTuple):
 
 
 KINDS = {
-    "missing folder": "A folder of the layout is not there.",
+    "missing folder": "A folder of the layout is missing.",
     "missing image": "A label has no image.",
     "missing label": "An image has no label.",
-    "odd name": "A file does not have the name that the layout asks for.",
+    "odd name": "The name of a file does not fit the layout.",
     "unreadable": "The file cannot be opened: permission, or the disk.",
     "damaged": "The file is empty, cut off or not an image.",
     "bit depth": "The numbers have 8 bits where 16 are expected, or the other way round.",
     "colours": "A label holds colours where numbers of classes are expected.",
     "lossy label": "A label was compressed with loss, which invents numbers of classes.",
     "size mismatch": "Image and label differ in size.",
-    "train ids": "A label holds train ids where the raw ids of the data set are expected.",
-    "unknown ids": "A label holds numbers that the data set does not have.",
+    "train ids": "A label holds train ids where the raw ids of the dataset are expected.",
+    "unknown ids": "A label holds numbers that the dataset does not have.",
     "all ignored": "No pixel of a label belongs to a class.",
 }
 
 
-class BadFile(ValueError):  # noqa: N818 (it is no mistake of the program)
-    """A file that cannot be used; `fault` says why."""
+class BadFileError(UserError):
+    """A file cannot be used.
+
+    Attributes:
+      fault: why.
+    """
 
     def __init__(self, kind: str, file: Path, text: str):
         super().__init__(kind, file, text)

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from data.raw.faults import BadFile
+from data.raw.faults import BadFileError
 
 
 def list_files(folder: Path, *, deep: bool = False) -> dict[Path, int]:
@@ -20,15 +20,15 @@ def list_files(folder: Path, *, deep: bool = False) -> dict[Path, int]:
       deep: whether to look into folders within.
 
     Raises:
-      BadFile: there is no such folder, or it cannot be read.
+      BadFileError: the folder does not exist or cannot be read.
     """
     archive, inner = _split(folder)
     try:
         found = _list_disk(folder, deep) if archive is None else _list_zip(archive, inner, deep)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadFile("missing folder", folder, "there is no such folder.") from error
+        raise BadFileError("missing folder", folder, "there is no such folder.") from error
     except (OSError, zipfile.BadZipFile) as error:
-        raise BadFile("unreadable", folder, f"the folder cannot be listed: {error}.") from error
+        raise BadFileError("unreadable", folder, f"the folder cannot be listed: {error}.") from error
     return dict(sorted(found.items()))
 
 
@@ -36,17 +36,17 @@ def read_bytes(file: Path) -> bytes:
     """Returns the content of a file.
 
     Raises:
-      BadFile: it is not there, empty or unreadable.
+      BadFileError: the file is missing, empty or unreadable.
     """
     archive, inner = _split(file)
     try:
         content = file.read_bytes() if archive is None else _open_zip(archive).read(inner)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise BadFile("damaged", file, f"the zip file is damaged here: {error}.") from error
+        raise BadFileError("damaged", file, f"the zip file is damaged here: {error}.") from error
     except (OSError, KeyError) as error:
-        raise BadFile("unreadable", file, f"it cannot be read: {error}.") from error
+        raise BadFileError("unreadable", file, f"it cannot be read: {error}.") from error
     if not content:
-        raise BadFile("damaged", file, "the file is empty; unpack or download it again.")
+        raise BadFileError("damaged", file, "the file is empty; unpack or download it again.")
     return content
 
 
@@ -74,7 +74,7 @@ def _list_disk(folder: Path, deep: bool) -> dict[Path, int]:
 def _size(entry: os.DirEntry) -> int:
     try:
         return entry.stat().st_size
-    except FileNotFoundError:  # A link that leads nowhere; reading it will say so.
+    except FileNotFoundError:  # A broken link: reading it reports the fault.
         return 0
 
 
@@ -94,5 +94,5 @@ def _list_zip(archive: Path, inner: str, deep: bool) -> dict[Path, int]:
 
 @functools.lru_cache(maxsize=4)
 def _open_zip(archive: Path) -> zipfile.ZipFile:
-    """Returns the open zip file: reading the list of its members anew for every file would be slow."""
+    """Returns the open zip file, cached: its list of members takes long to read."""
     return zipfile.ZipFile(archive)

@@ -1,7 +1,7 @@
 """Image files to arrays, and label files of every encoding to raw ids.
 
-Only Pillow is needed. It reads 16-bit colour as 8-bit, keeping the high bytes, which are zero in labels; it is
-therefore told to take the low bytes (`_channels_of_16_bits`).
+Only Pillow is needed. It reads 16-bit colour as 8-bit and keeps the high bytes, which are zero in labels;
+`_channels_of_16_bits` makes it read the low bytes too.
 """
 
 import functools
@@ -16,15 +16,15 @@ import numpy as np
 from PIL import Image
 
 from data.raw import file_access
-from data.raw.faults import BadFile
+from data.raw.faults import BadFileError
 
 Decoded = TypeVar("Decoded")
 
-_WHAT_IS_READ = {"L": "grey", "P": "palette", "RGB": "colour", "RGBA": "colour with transparency"}
+_MODE_NAMES = {"L": "grey", "P": "palette", "RGB": "colour", "RGBA": "colour with transparency"}
 
 
 def read_image(file: Path) -> np.ndarray:
-    """Reads a photo.
+    """Reads an image.
 
     Grey images get three equal channels, palettes are looked up and transparency is dropped.
 
@@ -35,12 +35,12 @@ def read_image(file: Path) -> np.ndarray:
       uint8 [Y, X, 3] RGB.
 
     Raises:
-      BadFile: it cannot be read, is no image, or has more than 8 bits a channel.
+      BadFileError: it cannot be read, is no image, or has more than 8 bits a channel.
     """
     image = _open(file)
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr") or _rawmode(image).endswith("16B"):
         text = f"expected an image of 8 bits a channel, found {_describe(image)}."
-        raise BadFile("bit depth", file, text)
+        raise BadFileError("bit depth", file, text)
     return np.asarray(_decode(image, file, lambda: image.convert("RGB")))
 
 
@@ -55,7 +55,7 @@ def read_label(file: Path, encoding: str) -> np.ndarray:
       Raw ids, uint8 [Y, X], or uint16 where the file has 16 bits.
 
     Raises:
-      BadFile: it cannot be read, or is not encoded as expected.
+      BadFileError: it cannot be read, or is not encoded as expected.
       ValueError: the encoding is unknown.
     """
     if encoding not in ENCODINGS:
@@ -67,7 +67,7 @@ def describe(file: Path) -> str:
     """Returns format, kind and bits of an image file, such as "PNG, palette of 8 bits".
 
     Raises:
-      BadFile: it cannot be read or is no image.
+      BadFileError: it cannot be read or is no image.
     """
     return _describe(_open(file))
 
@@ -76,7 +76,7 @@ def _indices(image: Image.Image, file: Path) -> np.ndarray:
     """Reads the indices of a palette, or grey values, of 8 bits; [Y, X]."""
     _refuse_colours(image, file)
     if image.mode not in ("P", "L", "1"):
-        raise BadFile("bit depth", file, f"expected a PNG of raw ids with 8 bits, found {_describe(image)}.")
+        raise BadFileError("bit depth", file, f"expected a PNG of raw ids with 8 bits, found {_describe(image)}.")
     return _decode(image, file, lambda: np.asarray(image).astype(np.uint8))
 
 
@@ -85,7 +85,7 @@ def _first_of_three(image: Image.Image, file: Path) -> np.ndarray:
     if image.mode != "RGB" or _rawmode(image) != "RGB;16B":
         text = "; it may have been saved again by a program that knows only 8 bits"
         expected = "expected a PNG with three channels of 16 bits, the class in the first one"
-        raise BadFile("bit depth", file, f"{expected}, found {_describe(image)}{text}. Unpack the original.")
+        raise BadFileError("bit depth", file, f"{expected}, found {_describe(image)}{text}. Unpack the original.")
     return _channels_of_16_bits(image, file)[..., 0]
 
 
@@ -104,45 +104,45 @@ ENCODINGS: dict[str, Callable[[Image.Image, Path], np.ndarray]] = {
 
 
 def _channels_of_16_bits(image: Image.Image, file: Path) -> np.ndarray:
-    """Returns uint16 [Y, X, 3] of an opened, not yet decoded PNG of three 16-bit channels."""
-    # Decoding closes an image: the low bytes are decoded from a second one.
+    """Returns uint16 [Y, X, 3]: three 16-bit channels of a PNG that is open but not decoded."""
+    # Decoding closes an image, so a second one gives the low bytes.
     second = _open(file)
-    # "L" is little-endian: of each pair of bytes it takes the second one.
+    # "L" is little-endian: it takes the second byte of each pair.
     second.tile = [part._replace(args="RGB;16L") for part in second.tile]
     high, low = (_decode(part, file, functools.partial(np.asarray, part)) for part in (image, second))
     return high.astype(np.uint16) << 8 | low
 
 
 def _refuse_colours(image: Image.Image, file: Path) -> None:
-    """Raises BadFile for a format with loss, and for colours in place of ids."""
+    """Raises BadFileError for a format with loss, and for colours in place of ids."""
     if image.format in ("JPEG", "MPO", "WEBP", "JPEG2000"):
         text = f"expected a PNG, found {image.format}: compression with loss invents numbers. Get the original label."
-        raise BadFile("lossy label", file, text)
+        raise BadFileError("lossy label", file, text)
     if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):
         text = f"expected one number a pixel (grey or palette), found {_describe(image)}. Get the label of raw ids."
-        raise BadFile("colours", file, text)
+        raise BadFileError("colours", file, text)
 
 
 def _open(file: Path) -> Image.Image:
     """Opens an image file; its pixels are not decoded yet."""
     content = io.BytesIO(file_access.read_bytes(file))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Large images of own data are meant.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Own data may have large images.
         try:
             return Image.open(content)
         except Image.UnidentifiedImageError as error:
-            raise BadFile("damaged", file, "expected an image, found a file of another kind.") from error
+            raise BadFileError("damaged", file, "expected an image, found a file of another kind.") from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadFile("damaged", file, f"the image cannot be opened: {error}.") from error
+            raise BadFileError("damaged", file, f"the image cannot be opened: {error}.") from error
 
 
 def _decode(image: Image.Image, file: Path, decode: Callable[[], Decoded]) -> Decoded:
-    """Returns what `decode` makes of the image; Pillow's errors do not name the file, so this does."""
+    """Returns the result of `decode`; errors of Pillow do not name the file, so this adds its name."""
     try:
         return decode()
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         text = f"the {image.format} file is cut off or damaged ({error}); unpack or download it again."
-        raise BadFile("damaged", file, text) from error
+        raise BadFileError("damaged", file, text) from error
 
 
 def _rawmode(image: Image.Image) -> str:
@@ -153,4 +153,4 @@ def _rawmode(image: Image.Image) -> str:
 
 def _describe(image: Image.Image) -> str:
     bits = 16 if "16" in _rawmode(image) or image.mode.startswith("I") else 8
-    return f"{image.format}, {_WHAT_IS_READ.get(image.mode, image.mode)} of {bits} bits"
+    return f"{image.format}, {_MODE_NAMES.get(image.mode, image.mode)} of {bits} bits"

@@ -1,4 +1,4 @@
-"""What the numbers of a label may be, and the faults that only they show."""
+"""Raw ids of labels: which ones a dataset has, and the faults that only they show."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,69 +7,69 @@ from typing import NamedTuple
 import numpy as np
 
 from data.classes import IGNORED
-from data.raw.faults import BadFile
+from data.raw.faults import BadFileError
 
-# Stray numbers are ignored in training; more than this share of a label means that it is not what it should be.
+# Stray ids are ignored in training; more than this share of a label means that the label is a wrong one.
 UNKNOWN_SHARE = 0.001
-# Labels of fewer classes are not taken for train ids: a few small numbers can be anything.
+# Labels with fewer classes are not taken for train ids: a few small numbers can be anything.
 _LEAST_TRAIN_IDS = 4
 _MOST_TRAIN_ID = 18
 
 
 class LabelRules(NamedTuple):
-    """How the labels of a data set are stored.
+    """How the labels of a dataset are stored.
 
     Attributes:
-      encoding: of the files; a key of `label_files.ENCODINGS`.
+      encoding: of the files; a key of `data.raw.image_files.ENCODINGS`.
       raw_ids: raw id -> class; all other raw ids are ignored.
       known_ids: raw ids that labels may hold; None: any, and all but those of `raw_ids` are ignored.
-      values: number of raw ids that a prepared label can hold: 256 or 65536.
+      values: number of raw ids that a prepared label can hold: 256 (8 bits) or 65536 (16 bits).
     """
 
     encoding: str
     raw_ids: Mapping[int, str]
     known_ids: frozenset[int] | None
-    values: int
+    values: int = 256
 
 
 def count_ids(label: np.ndarray, rules: LabelRules, file: Path) -> np.ndarray:
-    """Counts the pixels of every raw id, and checks that they make sense.
+    """Counts the pixels of every raw id and checks that the ids are plausible.
 
     Args:
       label: raw ids, uint8 or uint16 [Y, X].
-      rules: of the data set.
+      rules: of the dataset.
       file: of the label, for messages.
 
     Returns:
       int64 [rules.values].
 
     Raises:
-      BadFile: train ids in place of raw ids, unknown raw ids, or no pixel of any class.
+      BadFileError: train ids in place of raw ids, unknown raw ids, or no pixel of any class.
     """
     counts = np.bincount(label.ravel(), minlength=rules.values)
     ids = np.flatnonzero(counts)
     shown = _show(counts, ids)
     if ids[-1] >= rules.values:
         text = f"the classes have raw ids below {rules.values}, but the label holds {ids[-1]} ({shown})."
-        raise BadFile("unknown ids", file, text)
+        raise BadFileError("unknown ids", file, text)
     if rules.known_ids is not None:
         if _are_train_ids(ids, rules):
-            text = f"expected raw ids of the data set, found what looks like train ids ({shown}). Get the raw labels."
-            raise BadFile("train ids", file, text)
+            text = f"expected raw ids of the dataset, found what looks like train ids ({shown}). Get the raw labels."
+            raise BadFileError("train ids", file, text)
         unknown = [raw_id for raw_id in ids if raw_id not in rules.known_ids]
         if counts[unknown].sum() > UNKNOWN_SHARE * label.size:
             text = f"expected raw ids of 0 to {max(rules.known_ids)}, found also {_show(counts, unknown)}."
-            raise BadFile("unknown ids", file, text)
+            raise BadFileError("unknown ids", file, text)
     if not any(raw_id in rules.raw_ids for raw_id in ids):
-        raise BadFile("all ignored", file, f"expected pixels of at least one class, found only {shown}.")
+        raise BadFileError("all ignored", file, f"expected pixels of at least one class, found only {shown}.")
     return counts
 
 
 def _are_train_ids(ids: np.ndarray, rules: LabelRules) -> bool:
     """Returns whether a label with these ids certainly holds train ids.
 
-    Train ids end at 18 and mark with 255 what is ignored; no data set here has a raw id 255. Without it they show
-    only where most classes have larger raw ids, as sky, vegetation and vehicles of Cityscapes do.
+    Train ids end at 18 and mark ignored pixels with 255, which is no raw id of any known dataset. Without a 255 they
+    are recognised only where most classes have larger raw ids, as sky, vegetation and vehicles of Cityscapes do.
     """
     classes = ids[ids != IGNORED]
     if not len(classes) or classes[-1] > _MOST_TRAIN_ID:

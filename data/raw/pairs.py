@@ -1,11 +1,15 @@
-"""Images and their labels, found by name; whatever lacks its partner is named."""
+"""Pairs of an image and its label: matched by name, then read and checked."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data.raw import file_access
-from data.raw.faults import BadFile, Fault
+import numpy as np
+
+from data.classes import IGNORED
+from data.raw import file_access, image_files, label_rules
+from data.raw.faults import BadFileError, Fault
+from data.raw.label_rules import LabelRules
 
 
 class Pair(NamedTuple):
@@ -15,7 +19,7 @@ class Pair(NamedTuple):
       name: unique in the split; sorts as the files do.
       image: file.
       label: file, or None for an image without a label.
-      size: bytes of both files, to notice that files were exchanged.
+      size: bytes of both files, by which a changed file is noticed.
     """
 
     name: str
@@ -24,8 +28,8 @@ class Pair(NamedTuple):
     size: tuple[int, int]
 
 
-class Found(NamedTuple):
-    """What lies in the folders of a split.
+class SplitFiles(NamedTuple):
+    """The files of a split.
 
     Attributes:
       pairs: sorted by name.
@@ -36,11 +40,25 @@ class Found(NamedTuple):
     faults: list[Fault]
 
 
+class PairContent(NamedTuple):
+    """The content of a pair.
+
+    Attributes:
+      image: uint8 [Y, X, 3] RGB.
+      label: raw ids, uint8 or uint16 [Y, X]; 255 everywhere for an image without a label.
+      counts: pixels of every raw id, int64 [values]; all 0 for an image without a label.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    counts: np.ndarray
+
+
 Files = Mapping[Path, int]
 NameOf = Callable[[Path], str | None]
 
 
-def find(
+def match_pairs(
     image_folder: Path,
     label_folder: Path | None,
     image_name: NameOf,
@@ -50,38 +68,38 @@ def find(
     deep: bool = False,
     labels_needed: bool = True,
     ignored_endings: tuple[str, ...] = (),
-) -> Found:
-    """Joins the images and labels of two folders by name.
+) -> SplitFiles:
+    """Matches the images and labels of two folders by name.
 
     Args:
       image_folder: of the images.
       label_folder: of the labels; None if there are none.
-      image_name: the name of an image's pair; None if the file's name is not one of the layout.
+      image_name: returns the name of an image's pair; None if the file's name does not fit the layout.
       label_name: the same for labels.
       expected: how files are named, for messages.
-      deep: whether to look into folders within.
-      labels_needed: whether an image without a label is a fault; otherwise it is a pair without one.
-      ignored_endings: of files that may lie beside the labels.
+      deep: whether to list subfolders too.
+      labels_needed: whether an image without a label is a fault, or a pair without a label.
+      ignored_endings: of other files that may lie beside the labels.
 
     Returns:
-      Pairs and faults. Where a folder is missing that is the only fault, and there are no pairs.
+      Pairs and faults. Where a folder is missing, that is the only fault and there are no pairs.
     """
     listings: list[Files] = []
     faults: list[Fault] = []
     for folder in (image_folder, label_folder):
         try:
             listings.append(file_access.list_files(folder, deep=deep) if folder else {})
-        except BadFile as error:
+        except BadFileError as error:
             faults.append(error.fault)
     if faults:
-        return Found([], faults)
+        return SplitFiles([], faults)
     images, labels = listings
-    wanted = [file for file in labels if not file.name.endswith(ignored_endings)] if ignored_endings else labels
-    image_files = _by_name(images, image_name, expected, faults)
-    label_files = _by_name(wanted, label_name, expected, faults)
+    relevant = [file for file in labels if not file.name.endswith(ignored_endings)] if ignored_endings else labels
+    image_of = _by_name(images, image_name, expected, faults)
+    label_of = _by_name(relevant, label_name, expected, faults)
     pairs = []
-    for name in sorted(image_files):
-        image, label = image_files[name], label_files.get(name)
+    for name in sorted(image_of):
+        image, label = image_of[name], label_of.get(name)
         if label is not None:
             pairs.append(Pair(name, image, label, (images[image], labels[label])))
         elif labels_needed:
@@ -89,21 +107,42 @@ def find(
             faults.append(Fault("missing label", image, text))
         else:
             pairs.append(Pair(name, image, None, (images[image], 0)))
-    for name in sorted(label_files.keys() - image_files.keys()):
+    for name in sorted(label_of.keys() - image_of.keys()):
         text = f"expected an image of the same name in {image_folder}, found none."
-        faults.append(Fault("missing image", label_files[name], text))
-    return Found(pairs, faults)
+        faults.append(Fault("missing image", label_of[name], text))
+    return SplitFiles(pairs, faults)
+
+
+def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
+    """Reads an image and its label, with every check that concerns this pair alone.
+
+    Args:
+      pair: files; the label may be missing.
+      rules: of the dataset's labels.
+
+    Raises:
+      BadFileError: a file cannot be read, holds something unexpected, or the sizes differ.
+    """
+    image = image_files.read_image(pair.image)
+    if pair.label is None:
+        return PairContent(image, np.full(image.shape[:2], IGNORED, np.uint8), np.zeros(rules.values, np.int64))
+    label = image_files.read_label(pair.label, rules.encoding)
+    if label.shape != image.shape[:2]:
+        found = [f"{width}x{height}" for height, width in (image.shape[:2], label.shape)]
+        text = f"the image {pair.image} has {found[0]} pixels, its label {found[1]}; expected the same."
+        raise BadFileError("size mismatch", pair.label, text)
+    return PairContent(image, label, label_rules.count_ids(label, rules, pair.label))
 
 
 def _by_name(group: Iterable[Path], name_of: NameOf, expected: str, faults: list[Fault]) -> dict[str, Path]:
-    """Returns name -> file; files without a name of their own are added to the faults."""
+    """Returns name -> file; files whose name does not fit, or occurs twice, are added to the faults."""
     found: dict[str, Path] = {}
     for file in group:
         name = name_of(file)
         if name is None:
             faults.append(Fault("odd name", file, f"expected {expected}."))
         elif name in found:
-            faults.append(Fault("odd name", file, f"it is named like {found[name]}; expected one file of each name."))
+            faults.append(Fault("odd name", file, f"it has the same name as {found[name]}; expected different names."))
         else:
             found[name] = file
     return found

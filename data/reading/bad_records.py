@@ -1,21 +1,22 @@
-"""Goes on where a record does not decode: finds it, names it, and starts again at that step without it."""
+"""Copes with records that do not decode: finds and names them, and repeats the step without them."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
 
+from configs.user_error import UserError
 from data.reading.split_reader import UNDECODABLE, Split
 
 Batch = dict[str, Any]
 
 
-class UndecodableError(ValueError):
-    """Too many records do not decode, or one that nothing may replace."""
+class UndecodableError(UserError):
+    """Too many records do not decode, or one does not that no other may replace."""
 
 
 class Stream(NamedTuple):
-    """What is read of a stream.
+    """The records that a stream reads.
 
     Attributes:
       split: of the records.
@@ -37,13 +38,13 @@ def training_steps(
     """Yields the batches of the steps `start`, `start` + 1, ...
 
     Args:
-      make: gives the batches from a step on, without the records that the splits know not to decode.
-      streams: what a batch is made of.
+      make: returns the batches from a step on, without the records that are known not to decode.
+      streams: the streams of a batch.
       start: the first step.
-      limit: on the number of records that do not decode.
+      limit: largest number of records that may not decode.
 
     Raises:
-      UndecodableError: more do not.
+      UndecodableError: more records do not decode.
     """
     step, batches = start, make(start)
     while True:
@@ -59,18 +60,18 @@ def training_steps(
 
 
 def check_records(split: Split, indices: Sequence[int], keys: tuple[str, ...]) -> None:
-    """Raises UndecodableError, with their names, if records do not decode: a score leaves no image out."""
+    """Raises UndecodableError, with their names, if records do not decode: scores leave no image out."""
     faults = {split.name_of(index): fault for index in indices if (fault := split.fault(index, keys))}
     if faults:
         names = "".join(f"\n  {split.title} {name}: {fault}" for name, fault in faults.items())
         raise UndecodableError(
-            f"Images to be scored do not decode:{names}\nRemove the prepared data set to have it made again, and look "
-            "after the disk."
+            f"Images to be scored do not decode:{names}\nCheck the disk, and remove the prepared dataset to have it "
+            "made again."
         )
 
 
 def _note_undecodable(streams: Collection[Stream], step: int, limit: int) -> bool:
-    """Tells the splits which records of a step do not decode; returns whether there is one."""
+    """Notes in the splits which records of a step do not decode; returns whether there is one."""
     noted = False
     for split, keys, indices in streams:
         known = split.undecodable[keys]
@@ -90,6 +91,6 @@ def _note_undecodable(streams: Collection[Stream], step: int, limit: int) -> boo
             if len(faults) > limit:
                 raise UndecodableError(
                     f"More than {limit} images do not decode (config.data.undecodable_limit): {', '.join(faults)}. "
-                    "Look after the disk, and remove the prepared data set to have it made again."
+                    "Check the disk, and remove the prepared dataset to have it made again."
                 )
     return noted

@@ -1,4 +1,4 @@
-"""Streams that are small when decoded, a few labelled images say, are decoded once and kept in memory."""
+"""Decodes small streams, such as a few labelled images, once and keeps them in memory."""
 
 import math
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from data.reading.split_reader import RECORDS_PER_READ, UNDECODABLE, Split
 MIB = 2**20
 
 
-def hold(
+def decode_all(
     split: Split, keys: tuple[str, ...], chosen: np.ndarray, limit: int, readers: int
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]] | None:
-    """Decodes all images of a stream now, where they fit.
+    """Decodes all images of a stream at once, if they fit.
 
     Args:
       split: of the records.
@@ -24,8 +24,8 @@ def hold(
       readers: threads that decode.
 
     Returns:
-      The function from an index (int64 scalar) to the decoded features, or None: they take more, are of several sizes,
-      or one does not decode. What takes the place of such a one is decided at the step that reads it.
+      The function from an index (int64 scalar) to the decoded features. None if they take more, have several sizes, or
+      one does not decode; which image replaces that one is decided at the step that reads it.
     """
     shapes = split.shapes(*keys)
     known = all(None not in shape for shape in shapes)

@@ -1,4 +1,4 @@
-"""The splits of the data sets, opened: random access to records, decoding, and what is known of them unread."""
+"""Reads splits: random access to records, decoding, and facts about records that are known without reading them."""
 
 import collections
 import contextlib
@@ -12,41 +12,45 @@ import tensorflow_datasets as tfds
 from absl import logging
 from ml_collections import ConfigDict
 
+from configs.user_error import UserError
 from data.classes import class_table, train_ids
-from data.preparation import locate
+from data.datasets.registry import find_spec
+from data.datasets.spec import domain_of
 from data.preparation import split_index as index
+from data.preparation.location import Locations, locate_split
 from data.raw.faults import printable
-from data.reading.builders import DATASETS
+from data.reading.split_builder import open_split_builder
+from data.reading.toy_builder import open_toy_builder
 
-# TensorFlow never lets go of a function given to `numpy_function`, nor of the open files that it holds: each
+# TensorFlow never frees a function given to `numpy_function`, nor the open files that the function holds, so each
 # split is opened once in a process. By folder, name and table of train ids.
-_OPENED: dict[tuple[str, str, bytes], "Split"] = {}
-# What TensorFlow raises of bytes that it cannot decode; the latter where its message quotes them.
+_SPLITS: dict[tuple[str, str, bytes], "Split"] = {}
+# Part and settings of the data -> key of the above.
+_KEYS: dict[tuple[str, ...], tuple[str, str, bytes]] = {}
+# Errors of TensorFlow for bytes that it cannot decode; the latter where its message quotes them.
 UNDECODABLE = (tf.errors.OpError, UnicodeDecodeError)
 # Records fetched by one call into Python: more make the calls cheaper and the first batch later.
 RECORDS_PER_READ = 16
 _SHOWN = 200  # Characters of a library's message.
-# Part and settings of the data to keys of the above.
-_KEYS: dict[tuple[str, ...], tuple[str, str, bytes]] = {}
 
 
 class Split:
-    """The records of a split: random access, and decoding of the features that are wanted."""
+    """The records of a split: random access, and decoding of chosen features."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, table: np.ndarray):
-        """Opens the records of a prepared builder.
+        """Opens the records of a builder.
 
         Args:
-          builder: prepared.
+          builder: its records exist.
           split: its name.
           table: raw id -> train id, uint8 [raw ids].
         """
         self.count = builder.info.splits[split].num_examples if split in builder.info.splits else 0
         if not self.count:
-            raise ValueError(f"The data set {builder.name!r} has no images in its split {split!r}.")
+            raise UserError(f"The dataset {builder.name!r} has no images in its split {split!r}; expected 1 or more.")
         self.table = table
         self.title = f"{builder.name}/{split}"
-        # Features of a record -> index -> name of those which do not decode; found while training.
+        # Features of a record -> index -> name of the records of which they do not decode; found while training.
         self.undecodable: dict[tuple[str, ...], dict[int, str]] = collections.defaultdict(dict)
         self._features = builder.info.features
         self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
@@ -58,16 +62,16 @@ class Split:
         return tf.ensure_shape(records, indices.shape)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Does the same for arrays; of objects, as a numpy string would drop zeros at the end.
+        """Does the same for arrays; the result holds objects, as a numpy string would drop zeros at the end.
 
-        A record that cannot be read is empty: it fails where it is decoded, and no other one with it.
+        A record that cannot be read is empty: it fails where it is decoded, and no other record with it.
         """
         return np.array([self._fetch_one(int(index)) for index in indices], object)
 
     def _fetch_one(self, index: int) -> bytes:
         try:
             return self._records[index]
-        except Exception as error:  # Of the library for records: of several kinds.
+        except Exception as error:  # The library for records raises several kinds.
             logging.warning("Record %d of %s cannot be read: %s", index, self.title, error)
             return b""
 
@@ -80,7 +84,7 @@ class Split:
         return ""
 
     def name_of(self, index: int) -> str:
-        """Returns the name of an image, as it may be shown."""
+        """Returns the name of an image without control characters."""
         return printable(self._index.names[index])
 
     def decoder(self, *keys: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
@@ -123,9 +127,9 @@ class Split:
 
     @functools.cached_property
     def _index(self) -> index.Index:
-        """What was written beside the records, or what all of them tell."""
+        """The index beside the records, or one made by reading all of them."""
         if self._index_file.exists():
-            return index.read(self._index_file)
+            return index.read_index(self._index_file)
         decode_name, decode_label = (
             tfds.features.FeaturesDict({key: self._features[key]}).deserialize_example for key in ("name", "label")
         )
@@ -133,7 +137,7 @@ class Split:
         for place in range(self.count):
             record = self._fetch_one(place)
             name, label = f"record {place}", np.zeros((0, 0), np.int64)
-            # What does not decode is told when it is trained on.
+            # Records that do not decode are reported when they are trained on.
             with contextlib.suppress(*UNDECODABLE):
                 name = decode_name(record)["name"].numpy().decode()
                 label = decode_label(record)["label"].numpy()
@@ -143,35 +147,36 @@ class Split:
         return index.Index(names, np.ones(self.count, bool), np.array(counts), np.array(sizes))
 
 
-def open_splits(config: ConfigDict, parts: Iterable[str]) -> dict[str, Split]:
-    """Opens splits, named by the fields of `DataSet`."""
-    names = {part: config.data[part.partition("_")[0]] for part in parts}
-    known = {
-        name: [part for part in data_set._fields if part.startswith(("source_", "target_")) and getattr(data_set, part)]
-        for name, data_set in DATASETS.items()
+def open_splits(config: ConfigDict, parts: Iterable[str], locations: Locations | None = None) -> dict[str, Split]:
+    """Opens splits, and prepares or generates those that are not there yet.
+
+    Args:
+      config: the whole configuration.
+      parts: of a run, such as "source_train".
+      locations: of these parts, where they are known already; the files of all others are listed.
+
+    Raises:
+      UserError: files are missing or unusable.
+    """
+    # Listing the files of a dataset can take seconds; a process does it once for the same settings.
+    settings = {part: (part, config.data.to_json_best_effort()) for part in parts}
+    unknown = [part for part in settings if _KEYS.get(settings[part]) not in _SPLITS]
+    specs = {part: find_spec(config.data, domain_of(part)) for part in unknown}
+    # All are located before any is prepared: that can take an hour, and faults of the others would show late.
+    located = dict(locations or {}) | {
+        part: locate_split(config.data, part)
+        for part in unknown
+        if not specs[part].is_generated and part not in (locations or {})
     }
-    for part, name in names.items():
-        locate.expect_known(name, part, known)
-    # Listing the files of a data set can take seconds; a process does it once for the same settings.
-    settings = {part: (part, config.data.to_json_best_effort()) for part in names}
-    unknown = {part: name for part, name in names.items() if _KEYS.get(settings[part]) not in _OPENED}
-    # All before any: preparing one can take an hour, and then a mistake in another one is found late.
-    for part, name in unknown.items():
-        if DATASETS[name].check:
-            DATASETS[name].check(config.data, part)
-    for part, name in unknown.items():
-        builder, split = DATASETS[name].open(config.data, part), getattr(DATASETS[name], part)
-        table = _table(config, name, part.partition("_")[0], builder)
-        key = _KEYS[settings[part]] = (str(builder.data_path), split, table.tobytes())
-        if key not in _OPENED:
-            _OPENED[key] = Split(builder, split, table)
-    return {part: _OPENED[_KEYS[settings[part]]] for part in names}
-
-
-def _table(config: ConfigDict, name: str, domain: str, builder: tfds.core.DatasetBuilder) -> np.ndarray:
-    """Returns the train id of every raw id of a data set, uint8 [raw ids]."""
-    raw_ids = DATASETS[name].raw_ids
-    if raw_ids is None:
-        return np.arange(256, dtype=np.uint8)
-    values = np.iinfo(builder.info.features["label"].np_dtype).max + 1
-    return train_ids(raw_ids(config.data, domain), class_table(config.data.classes, config.data.custom), values)
+    table = class_table(config.data.classes, config.data.custom)
+    for part in unknown:
+        if specs[part].is_generated:
+            builder = open_toy_builder(config.data)
+        else:
+            builder = open_split_builder(located[part], config.data)
+        split, labels = specs[part].splits[part].name, specs[part].labels
+        ids = train_ids(labels.raw_ids, table, labels.values)
+        key = _KEYS[settings[part]] = (str(builder.data_path), split, ids.tobytes())
+        if key not in _SPLITS:
+            _SPLITS[key] = Split(builder, split, ids)
+    return {part: _SPLITS[_KEYS[settings[part]]] for part in settings}

@@ -1,15 +1,16 @@
-"""Which image stands at which position of a stream: a pure function of seed, position and the images on disk.
+"""The order of the images of a stream: a pure function of seed, position and the images on disk.
 
-Position p belongs to epoch p // N of the N images; a seeded permutation of the epoch turns p % N into an image. With
+Position p belongs to epoch p // N of the N images; a seeded permutation of the epoch maps p % N to an image. With
 `config.data.rare_class_temperature`, labelled images are drawn by `data/sampling/rare_classes.py` instead. An image
-that does not decode is replaced by that of the next position of the epoch whose image does: whatever is found out, and
-when, every position has the same image in every run.
+that does not decode is replaced by the image of the next position of the epoch that does, so that every position has
+the same image in every run, whenever the fault is found.
 """
 
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from configs.user_error import UserError
 from data.reading.split_reader import Split
 from data.sampling import labelled_subset, rare_classes
 from data.streams import STREAMS
@@ -20,14 +21,14 @@ class Order:
 
     Attributes:
       keys: features that the stream reads.
-      chosen: indices of the records that it may take, int64 [N].
+      chosen: indices of the records that it draws from, int64 [N].
     """
 
     def __init__(self, config: ConfigDict, stream: str, split: Split):
-        """Makes the order of a stream over the images of a split that it may take."""
+        """Makes the order of a stream over the images of a split from which it draws."""
         self.keys = ("image",) if stream == "unlabelled" else ("image", "label")
         self._split = split
-        self.chosen = choice(config, split).training if stream == "labelled" else np.arange(split.count)
+        self.chosen = choose_labelled(config, split).training if stream == "labelled" else np.arange(split.count)
         self._seed = (config.seed, STREAMS.index(stream))
         temperature = config.data.rare_class_temperature if stream != "unlabelled" else 0
         self._sampler = None
@@ -38,16 +39,19 @@ class Order:
     def indices(self, position: tf.Tensor) -> tf.Tensor:
         """Returns the index of the record (int64 [N]) at each position (int64 [N]).
 
-        Which records do not decode is asked now, when a graph is built: see `data.reading.bad_records`.
+        Records that are known not to decode when the graph is built are left out: see `data.reading.bad_records`.
 
         Raises:
-          ValueError: no image of the stream decodes.
+          UserError: no image of the stream decodes.
         """
         bad = np.intersect1d(self.chosen, list(self._split.undecodable[self.keys]))
         if not bad.size:
             return self._plain_indices(position)
         if bad.size == len(self.chosen):
-            raise ValueError("None of the stream's images decodes.")
+            raise UserError(
+                f"None of the {bad.size} images of {self._split.title} decodes. Check the disk, and remove the "
+                "prepared dataset to have it made again."
+            )
         count = len(self.chosen)
 
         def is_bad(shift: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
@@ -76,8 +80,8 @@ class Order:
         return tf.gather(self.chosen, places)
 
 
-def choice(config: ConfigDict, split: Split) -> labelled_subset.Choice:
-    """Returns which target images are labelled, and which of them are held out."""
+def choose_labelled(config: ConfigDict, split: Split) -> labelled_subset.Choice:
+    """Chooses the labelled target images, and which of them are held out."""
     return labelled_subset.choose(config.data, split.names(), split.labelled())
 
 

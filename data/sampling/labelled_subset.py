@@ -1,12 +1,12 @@
 """The choice of the labelled target images of a run, and of those among them that are held out.
 
-Which images are labelled: those that `data.labelled_list` names; else, of the ranking of `data/sampling/ranking.py`,
-the first `data.labelled_count`; with -1 every image that has a label. The last `data.held_out` of them by rank are
-not trained on with their labels: they form a further evaluation set. So a larger slice contains a smaller one, and
-what is left to train on is a list of the same rule.
+The labelled images are those that `data.labelled_list` names; without a list, the first `data.labelled_count` of the
+ranking in `data/sampling/ranking.py`; with -1, all images that have a label. The last `data.held_out` of them by rank
+form a further evaluation set and are not trained on with their labels. So a larger set of held-out images contains a
+smaller one, and the remaining ones follow the same rule.
 
-The unlabelled stream is the whole target training split, without labels: the labelled images and the held-out
-ones are among them. That is our choice, as the paper does not say.
+The unlabelled stream is the whole target training split without labels, labelled and held-out images included. This is
+our choice; the paper does not say.
 """
 
 import difflib
@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs.user_error import UserError
+from data.datasets.registry import SPECS
 from data.sampling import ranking
 
-LABEL_ALL = ("oracle", "ass_all")  # The variants whose meaning is that every target image is labelled.
 _NAMED = 3  # Names in a message.
 
 
@@ -28,10 +29,10 @@ class Choice(NamedTuple):
     """The labelled target images of a run.
 
     Attributes:
-      description: for people, such as "cityscapes seed 0, 100 images".
+      description: in words, such as "cityscapes seed 0, 100 images".
       sha256: hash of the sorted names, joined by newlines, in UTF-8.
-      names: all of them, the held-out ones included, sorted.
-      training: indices of those that are trained on, ascending, int64.
+      names: of all of them, held-out ones included, sorted.
+      training: indices of the images that are trained on, ascending, int64.
       held_out: indices of the others, ascending, int64.
     """
 
@@ -42,29 +43,22 @@ class Choice(NamedTuple):
     held_out: np.ndarray
 
     def summary(self) -> dict[str, str | int]:
-        """Returns what reports and checkpoints say of the choice: JSON-able."""
+        """Returns the facts that reports and checkpoints hold, in types of JSON."""
         numbers = {"images": len(self.names), "held_out": len(self.held_out)}
         return {"list": self.description, "sha256": self.sha256} | numbers
 
 
-def check(config: ConfigDict) -> None:
-    """Checks the settings of the choice before any data set is opened.
+def check_list(data_config: ConfigDict) -> None:
+    """Checks a user's list of labelled images before any dataset is opened; does nothing without a list.
 
     Args:
-      config: the whole configuration.
+      data_config: `config.data`.
 
     Raises:
-      ValueError: a setting is out of its range, settings contradict each other, or the list cannot be used.
+      UserError: the list cannot be read or used, or has too few names for `data.held_out`.
     """
-    data = config.data
-    if data.labelled_list and config.variant in LABEL_ALL:
-        raise ValueError(
-            f"The variant {config.variant} labels all target images, but data.labelled_list is {data.labelled_list!r}: "
-            "expected one of them. Remove the list, or choose another variant after the configuration file's colon."
-        )
-    count = len(_read_list(data.labelled_list)) if data.labelled_list else data.labelled_count
-    if data.held_out:
-        _check_held_out(data.held_out, None if count == -1 else count)
+    if data_config.labelled_list:
+        _check_held_out(data_config.held_out, len(_read_list(data_config.labelled_list)))
 
 
 def choose(data_config: ConfigDict, names: Sequence[str], has_label: np.ndarray) -> Choice:
@@ -79,18 +73,20 @@ def choose(data_config: ConfigDict, names: Sequence[str], has_label: np.ndarray)
       The choice; its indices are those into `names`.
 
     Raises:
-      ValueError: fewer images exist than are asked for, a chosen one is missing or has no label, two images have
-        the same name, or a setting is out of its range.
+      UserError: there are fewer images than `data.labelled_count`, a chosen one is missing or has no label, or two
+        images have the same name.
     """
     places = {name: index for index, name in enumerate(names)}
     if len(places) < len(names):
         repeated = next(name for index, name in enumerate(names) if places[name] != index)
-        raise ValueError(f"Names of target training images must differ, but {repeated!r} occurs twice.")
-    chosen, description = wanted(data_config, [name for name, holds in zip(names, has_label, strict=True) if holds])
+        raise UserError(f"Names of target training images must differ, but {repeated!r} occurs twice.")
+    chosen, description = labelled_names(
+        data_config, [name for name, holds in zip(names, has_label, strict=True) if holds]
+    )
     _check_there(chosen, places, has_label, data_config)
     held_out = data_config.held_out
     _check_held_out(held_out, len(chosen))
-    ranked = ranking.ranked(chosen, data_config.labelled_seed)
+    ranked = ranking.rank_names(chosen, data_config.labelled_seed)
     indices = np.array([places[name] for name in ranked], np.int64)
     kept = len(ranked) - held_out
     names = tuple(sorted(chosen))
@@ -103,15 +99,15 @@ def choose(data_config: ConfigDict, names: Sequence[str], has_label: np.ndarray)
     )
 
 
-def wanted(data_config: ConfigDict, available: list[str]) -> tuple[list[str], str]:
-    """Returns the names of the labelled images, and their description, whether they are there or not.
+def labelled_names(data_config: ConfigDict, available: list[str]) -> tuple[list[str], str]:
+    """Returns the names of the labelled images and their description, whether the images are there or not.
 
     Args:
       data_config: `config.data`.
       available: names of the images that have a label.
 
     Raises:
-      ValueError: fewer images exist than are asked for, or the list cannot be read.
+      UserError: there are fewer images than `data.labelled_count`, or the list cannot be read.
     """
     count, seed, target = data_config.labelled_count, data_config.labelled_seed, data_config.target
     if data_config.labelled_list:
@@ -120,58 +116,58 @@ def wanted(data_config: ConfigDict, available: list[str]) -> tuple[list[str], st
     if count == -1:
         ranking.check_count(count, len(available))
         return available, f"{target}, all {_images(len(available))}"
-    official = ranking.official_names(target)
+    official = ranking.official_names(SPECS[target])
     pool = available if official is None else official
     ranking.check_count(count, len(pool))
-    return ranking.ranked(pool, seed)[:count], f"{target} seed {seed}, {_images(count)}"
+    return ranking.rank_names(pool, seed)[:count], f"{target} seed {seed}, {_images(count)}"
 
 
 def _check_there(chosen: list[str], places: dict[str, int], has_label: np.ndarray, data_config: ConfigDict) -> None:
-    """Raises ValueError unless every chosen image is there and has a label."""
+    """Raises UserError unless every chosen image is there and has a label."""
     source = f"data.labelled_list {data_config.labelled_list}" if data_config.labelled_list else "the labelled list"
     missing = [name for name in sorted(chosen) if name not in places]
     if missing:
         named = [name + _similar(name, places) for name in missing[:_NAMED]]
-        raise ValueError(
+        raise UserError(
             f"{len(missing)} of the {_images(len(chosen))} of {source} are not among the {_images(len(places))} of "
             f"the target training split ({data_config.target}): {_enumerate(named, len(missing))}. Expected names as "
-            f"{next(iter(places), 'none')!r}. Complete the data set and prepare it again, or name your own images with "
+            f"{next(iter(places), 'none')!r}. Complete the dataset and prepare it again, or name your own images with "
             "data.labelled_list."
         )
     bare = [name for name in sorted(chosen) if not has_label[places[name]]]
     if bare:
-        raise ValueError(
+        raise UserError(
             f"{len(bare)} of the {_images(len(chosen))} of {source} have no label: "
-            f"{_enumerate(bare[:_NAMED], len(bare))}. Add their label files and prepare the data set again, or choose "
+            f"{_enumerate(bare[:_NAMED], len(bare))}. Add their label files and prepare the dataset again, or choose "
             "other images."
         )
 
 
 def _read_list(path: str) -> list[str]:
-    """Returns the names of a user's list; ValueError if it is missing, empty, or names an image twice."""
+    """Returns the names of a user's list; raises UserError if it is missing, empty, or names an image twice."""
     try:
         names = ranking.read_names(Path(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise UserError(
             f"data.labelled_list: expected a text file with one image name a line, found that {path!r} cannot be read "
             f"({error})."
         ) from error
     if not names:
-        raise ValueError(f"data.labelled_list: expected one image name a line, but {path} names no image.")
+        raise UserError(f"data.labelled_list: expected one image name a line, but {path} names no image.")
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if repeated:
-        raise ValueError(
+        raise UserError(
             f"data.labelled_list: {path} names images more than once: {_enumerate(repeated[:_NAMED], len(repeated))}. "
             "Remove the repetitions."
         )
     return names
 
 
-def _check_held_out(held_out: int, count: int | None) -> None:
-    """Raises ValueError unless so many of `count` images (None: not known yet) can be held out."""
-    if held_out < 0 or (count is not None and held_out >= count):
-        expected = "0 or more" if count is None else f"0 to {count - 1}, fewer than the {_images(count)} with labels"
-        raise ValueError(f"data.held_out is {held_out}; expected {expected}.")
+def _check_held_out(held_out: int, count: int) -> None:
+    """Raises UserError unless so many of `count` images can be held out."""
+    if held_out and held_out >= count:
+        expected = f"0 to {count - 1}, fewer than the {_images(count)} with labels"
+        raise UserError(f"data.held_out is {held_out}; expected {expected}.")
 
 
 def _similar(name: str, places: dict[str, int]) -> str:

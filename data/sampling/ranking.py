@@ -1,35 +1,33 @@
-"""The ranking by which target training images are labelled, and the lists that it gives.
+"""The ranking by which target training images are chosen as labelled, and the lists that follow from it.
 
-The rule: the images are ranked by the SHA-256 of "{seed}:{name}" and the first `count` are labelled. So
-the choice depends on nothing but names and seed, lists of one seed are nested (50 in 100 in 200 ...),
-and anyone can make a list again with `printf '0:name' | sha256sum`.
+The rule: images are ranked by the SHA-256 of "{seed}:{name}", and the first `count` are labelled. So the choice
+depends on names and seed alone, lists of one seed are nested (50 in 100 in 200 ...), and anyone can make a list again
+with `printf '0:name' | sha256sum`.
 
-`data/datasets/lists/{data set}/seed{seed}/{count}.txt` holds the lists of data sets whose images have
-official names, one name a line, sorted; `{data set}/{N}.txt` there holds all N names, from which
+For datasets whose images have official names, `data/datasets/lists/{dataset}/seed{seed}/{count}.txt` holds the lists,
+one name a line, sorted; `{dataset}/{N}.txt` there holds all N names, from which
 
     python -m data.sampling.ranking
 
-writes the others again. Images of these data sets are ranked among the official names, so that an image
-which is missing on a disk never changes the choice.
+writes the others again. Images of these datasets are ranked among the official names, so that an image which is
+missing on a disk never changes the choice.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.user_error import UserError
+from data.datasets.registry import SPECS
+from data.datasets.spec import DatasetSpec
+
 FOLDER = Path(__file__).parents[1] / "datasets" / "lists"
-OFFICIAL = {"cityscapes": 2975}  # Target data set -> number of its training images.
-COUNTS = (50, 100, 200, 500, 1000)
 SEEDS = (0, 1, 2)
 
 
-def official_names(data_set: str) -> list[str] | None:
-    """Returns all official names of a target data set's training images, sorted; None where it has no lists.
-
-    Args:
-      data_set: as in `config.data.target`.
-    """
-    return read_names(FOLDER / data_set / f"{OFFICIAL[data_set]}.txt") if data_set in OFFICIAL else None
+def official_names(spec: DatasetSpec) -> list[str] | None:
+    """Returns the official names of all target training images of a dataset, sorted; None if it has no lists."""
+    return read_names(FOLDER / spec.name / f"{spec.listed_counts[-1]}.txt") if spec.listed_counts else None
 
 
 def read_names(file: Path) -> list[str]:
@@ -42,28 +40,29 @@ def read_names(file: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def ranked(names: Sequence[str], seed: int) -> list[str]:
-    """Returns the names by rank: those that are labelled first come first."""
+def rank_names(names: Sequence[str], seed: int) -> list[str]:
+    """Returns the names by rank, the first to be labelled first."""
     return sorted(names, key=lambda name: _rank(name, seed))
 
 
-def write_lists(data_set: str, folder: Path = FOLDER) -> None:
-    """Writes the list of every count and seed of a data set below `folder`."""
-    names = official_names(data_set)
+def write_lists(spec: DatasetSpec, folder: Path = FOLDER) -> None:
+    """Writes the lists of all counts and seeds of a dataset below `folder`."""
+    *counts, _ = spec.listed_counts
+    names = official_names(spec)
     for seed in SEEDS:
-        for count in COUNTS:
-            file = folder / data_set / f"seed{seed}" / f"{count}.txt"
+        for count in counts:
+            file = folder / spec.name / f"seed{seed}" / f"{count}.txt"
             file.parent.mkdir(parents=True, exist_ok=True)
-            rule = f"# {data_set}, seed {seed}: the {count} of {len(names)} names that come first by SHA-256 of "
-            file.write_text("\n".join([f'{rule}"{seed}:{{name}}".', *sorted(ranked(names, seed)[:count])]) + "\n")
+            rule = f"# {spec.name}, seed {seed}: the {count} of {len(names)} names that come first by SHA-256 of "
+            file.write_text("\n".join([f'{rule}"{seed}:{{name}}".', *sorted(rank_names(names, seed)[:count])]) + "\n")
 
 
 def check_count(count: int, available: int) -> None:
-    """Raises ValueError unless `count` labelled images can be chosen among `available` ones."""
+    """Raises UserError unless `count` labelled images can be chosen among `available` ones."""
     if count == -1 and available > 0:
         return
     if not 1 <= count <= available:
-        raise ValueError(
+        raise UserError(
             f"data.labelled_count is {count}, but the target training split has {available} images: "
             f"expected 1 to {available}, or -1 for all."
         )
@@ -74,5 +73,6 @@ def _rank(name: str, seed: int) -> str:
 
 
 if __name__ == "__main__":
-    for _data_set in OFFICIAL:
-        write_lists(_data_set)
+    for _spec in SPECS.values():
+        if _spec.listed_counts:
+            write_lists(_spec)

@@ -1,12 +1,13 @@
-"""Rare-class sampling (DAFormer, arXiv 2111.14887, section 3.2): draws images for the sake of their rare classes.
+"""Rare-class sampling (DAFormer, arXiv 2111.14887, section 3.2): draws images by their rare classes.
 
-A class is drawn with a probability proportional to exp((1 - f) / T), where f is its share of all pixels that
-have a class; then one of the images that show it, each as likely as the other. A low temperature T prefers rare
-classes, a high one makes all classes alike. Every draw is a pure function of the seed and the position.
+First a class is drawn, with a probability proportional to exp((1 - f) / T), where f is its share of all pixels that
+have a class; then one of the images that show it, all equally likely. A low temperature T prefers rare classes, a high
+one makes all classes alike. Every draw is a pure function of seed and position.
 """
 
 import numpy as np
 
+from configs.user_error import UserError
 from data.classes import IGNORED
 
 # An image shows a class if it covers this share of the pixels. DAFormer: 3000 of GTA5's 1914 x 1052 pixels.
@@ -30,7 +31,7 @@ def by_train_id(counts: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
 
 
 def class_probabilities(counts: np.ndarray, shown: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns how likely each class is drawn, float64 [C], with a sum of 1.
+    """Returns the probability of drawing each class, float64 [C].
 
     Args:
       counts: pixels of every class in every image, int64 [N, C].
@@ -38,11 +39,11 @@ def class_probabilities(counts: np.ndarray, shown: np.ndarray, temperature: floa
       temperature: above 0.
 
     Raises:
-      ValueError: no image shows any class.
+      UserError: no image shows any class.
     """
     drawn = shown.any(axis=0)
     if not drawn.any():
-        raise ValueError(
+        raise UserError(
             "data.rare_class_temperature draws images by their classes: expected labels that cover at least "
             f"{LEAST_SHARE:.2%} of an image with some class, found none in {len(counts)} images. Check the labels, or "
             "set it to 0."
@@ -55,7 +56,7 @@ def class_probabilities(counts: np.ndarray, shown: np.ndarray, temperature: floa
 
 
 class RareClassSampler:
-    """Draws images by the rarity of their classes, any position at once."""
+    """Draws images by the rarity of their classes, at any position."""
 
     def __init__(self, counts: np.ndarray, train_ids: np.ndarray, temperature: float, seed: tuple[int, int]):
         """Prepares the draws.
@@ -64,10 +65,10 @@ class RareClassSampler:
           counts: pixels of every raw id in every image, int64 [N, R].
           train_ids: raw id -> train id or `IGNORED`, uint8 [R or more].
           temperature: above 0.
-          seed: two numbers; each pair gives draws of its own.
+          seed: two numbers; each pair gives different draws.
 
         Raises:
-          ValueError: no image shows any class.
+          UserError: no image shows any class.
         """
         classes = by_train_id(counts, train_ids)
         shown = (classes > 0) & (classes >= LEAST_SHARE * counts.sum(axis=1)[:, None])
@@ -89,7 +90,7 @@ class RareClassSampler:
         return int(images[int(image_draw * len(images))])
 
     def _uniform(self, position: int) -> tuple[float, float]:
-        """Returns two independent numbers in [0, 1), by a generator that counts instead of remembering."""
-        # Raw bits: NumPy keeps these the same in all versions, which it does not promise of its distributions.
+        """Returns two independent numbers in [0, 1), from a generator without a state."""
+        # Raw bits: NumPy keeps them the same in all versions, unlike its distributions.
         bits = np.random.Philox(key=self._key, counter=[0, position, 0, 0]).random_raw(2)
         return tuple((bits >> np.uint64(11)) * 2.0**-53)

@@ -42,7 +42,7 @@ def render(
 
     Args:
       domain: "source" or "target".
-      seed: of the data set, at least 0.
+      seed: of the dataset, at least 0.
       split: name or number of the split.
       index: of the image in its split, at least 0.
       height: H, in pixels.

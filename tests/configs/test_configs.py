@@ -66,7 +66,6 @@ def test_variant_switches_streams_and_terms(name, variant):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("variant", PAPER)
 def test_every_variant_has_the_streams_that_its_terms_read(name, variant):
-    """Also where it is shrunk: the check of the settings passes."""
     for words in (variant, f"{variant},smoke"):
         images = streams.streams(FILES[name].get_config(words))
         assert ("unlabelled" in images) == any(PAPER[variant][2:][part] for part in (0, 2))

@@ -3,7 +3,8 @@ import pytest
 
 from configs import base
 from configs import custom as example
-from data.classes import CLASS_TABLES, IGNORED, RAW_IDS, class_table, custom_ids, train_ids
+from data.classes import CLASS_TABLES, IGNORED, class_table, custom_ids, train_ids
+from data.datasets.registry import SPECS
 
 
 def test_cityscapes_names_and_palette():
@@ -75,7 +76,7 @@ def test_every_table_is_sound(name):
     assert not table.palette.flags.writeable
     if table.raw_ids is not None:  # What is written is read as the same classes.
         assert table.raw_ids.dtype == np.uint8
-        back = train_ids(RAW_IDS["cityscapes"], table)[table.raw_ids]
+        back = train_ids(SPECS["cityscapes"].labels.raw_ids, table)[table.raw_ids]
         np.testing.assert_array_equal(back, np.arange(len(table.names)))
     for ids in table.subsets.values():
         assert list(ids) == sorted(set(ids))
@@ -106,7 +107,7 @@ def test_raw_ids_of_synthia():
         12: 17,
         11: 18,
     }
-    found = train_ids(RAW_IDS["synthia"], class_table("cityscapes19"))
+    found = train_ids(SPECS["synthia"].labels.raw_ids, class_table("cityscapes19"))
     assert found.dtype == np.uint8
     assert {raw_id: found[raw_id] for raw_id in range(256) if found[raw_id] != IGNORED} == expected
 
@@ -114,14 +115,14 @@ def test_raw_ids_of_synthia():
 @pytest.mark.parametrize("name", ["cityscapes", "gta5"])
 def test_raw_ids_of_cityscapes_as_the_official_scripts_have_them(name):
     labels = pytest.importorskip("cityscapesscripts.helpers.labels")
-    found = train_ids(RAW_IDS[name], class_table("cityscapes19"))
+    found = train_ids(SPECS[name].labels.raw_ids, class_table("cityscapes19"))
     official = {label.id: label.trainId for label in labels.labels if label.id >= 0}
     assert [found[raw_id] for raw_id in range(256)] == [official.get(raw_id, IGNORED) for raw_id in range(256)]
 
 
 def test_raw_ids_of_classes_outside_the_table_are_ignored():
     table = class_table("synthia16")
-    found = train_ids(RAW_IDS["cityscapes"], table, size=65536)
+    found = train_ids(SPECS["cityscapes"].labels.raw_ids, table, size=65536)
     assert found.shape == (65536,)
     assert found[22] == IGNORED  # Terrain.
     assert table.names[found[23]] == "sky"

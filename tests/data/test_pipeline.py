@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from data import pipeline
 from data.classes import IGNORED
-from data.reading import builders, split_reader
-from data.toy import builder as toy
+from data.reading import split_reader, toy_builder
 from tests.helpers import toy_streams
 from tests.helpers.toy_streams import COUNTS, places, stored, take
 
@@ -175,8 +174,10 @@ def reads(monkeypatch):
             counts[self.split] += 1
             return self.source[index]
 
-    def open_counting(data_config, part):
-        builder = toy.open_builder(data_config)
+    open_builder = toy_builder.open_toy_builder
+
+    def open_counting(data_config):
+        builder = open_builder(data_config)
         as_data_source = builder.as_data_source
 
         def counting(split, **options):
@@ -186,8 +187,8 @@ def reads(monkeypatch):
         builder.as_data_source = counting
         return builder
 
-    monkeypatch.setattr(split_reader, "_OPENED", {})
-    monkeypatch.setitem(builders.DATASETS, "toy", builders.DATASETS["toy"]._replace(open=open_counting))
+    monkeypatch.setattr(split_reader, "_SPLITS", {})
+    monkeypatch.setattr(split_reader, "open_toy_builder", open_counting)
     return counts
 
 
@@ -224,23 +225,9 @@ def test_tensorflow_sees_no_accelerator():
     assert {device.device_type for device in tf.config.get_visible_devices()} == {"CPU"}
 
 
-@pytest.mark.parametrize("key", ["source", "target"])
-def test_unknown_data_sets_are_refused(config, key):
-    config.data[key] = "cityscape"
-    with pytest.raises(ValueError, match=rf"'cityscape' for {key}_train\. Valid: toy"):
-        pipeline.training_batches(config)
-
-
-def test_a_data_set_without_the_domain_is_refused(config, monkeypatch):
-    monkeypatch.setitem(builders.DATASETS, "roads", builders.DataSet(builders._open_toy, "source_train", None, None))
-    config.data.target = "roads"
-    with pytest.raises(ValueError, match=r"'roads' for target_validation\. Valid: toy"):
-        pipeline.evaluation_batches(config)
-
-
 def test_empty_splits_are_refused(config):
     config.data.toy.validation_count = 0
-    with pytest.raises(ValueError, match="no images in its split 'target_validation'"):
+    with pytest.raises(ValueError, match="no images in its split 'target_validation'; expected 1 or more"):
         pipeline.evaluation_batches(config)
 
 
@@ -253,15 +240,8 @@ def test_impossible_labelled_counts_are_refused(config, count):
 
 def test_images_that_hosts_cannot_share_are_refused(config):
     config.data.batch.labelled = 3
-    with pytest.raises(ValueError, match=r"data\.batch\.labelled is 3, which 2 hosts"):
+    with pytest.raises(ValueError, match=r"data\.batch\.labelled is 3; expected a multiple of 2"):
         pipeline.training_batches(config, hosts=2)
-
-
-def test_settings_out_of_range_are_refused(config):
-    config.augment.hue = 0.7
-    for batches in (pipeline.training_batches, pipeline.evaluation_batches):
-        with pytest.raises(ValueError, match=r"augment\.hue is 0\.7"):
-            batches(config)
 
 
 def test_prepare_makes_the_data_set_once(config, tmp_path):

@@ -13,7 +13,8 @@ from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import evaluate
 from PIL import Image
 
 from configs import custom as custom_configuration
-from data.classes import RAW_IDS, class_table
+from data.classes import class_table
+from data.datasets.registry import SPECS
 from tests.helpers import planted, trees
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def official_scores(tree, folder, classes):
     Of Cityscapes' classes that are not in `classes`, the pixels are ignored, as the scores of SYNTHIA's sixteen do;
     the official scripts would count them as false.
     """
-    kept = [raw_id for raw_id, name in RAW_IDS["cityscapes"].items() if name in class_table(classes).names]
+    kept = [raw_id for raw_id, name in SPECS["cityscapes"].labels.raw_ids.items() if name in class_table(classes).names]
     truths, predictions = [], []
     for name, label in zip(tree.names, tree.labels, strict=True):
         file = folder / "truth" / f"{Path(name).name}_gtFine_labelIds.png"
@@ -97,7 +98,7 @@ def test_street_scenes(source, classes, main, tmp_path):
         for file in written:
             prediction = np.asarray(Image.open(file))
             assert prediction.shape == (32, 64)
-            assert set(np.unique(prediction)) <= set(RAW_IDS["cityscapes"])
+            assert set(np.unique(prediction)) <= set(SPECS["cityscapes"].labels.raw_ids)
 
 
 # Of two classes, one is 255 in the masks, the number that elsewhere marks what is ignored.

@@ -1,9 +1,9 @@
-"""Runs the check and keeps what it prints."""
+"""Runs the check and captures its report."""
 
 from data.checking import check
 
 
-def told(config, capsys, **options):
-    """Returns whether training would work, and what was printed."""
-    works = check.check(config, **options)
+def run_check(config, capsys, **options):
+    """Returns whether training would work, and the report."""
+    works = check.check_data(config, **options)
     return works, capsys.readouterr().out

@@ -1,8 +1,8 @@
-"""The layouts of the miniature data sets."""
+"""The specs of the miniature datasets."""
 
 from configs import base
-from data.datasets import cityscapes, custom, gta5, synthia
-from data.raw.layout import Layout
+from data.datasets.registry import find_spec
+from data.datasets.spec import DatasetSpec
 from tests.helpers.trees import OWN_IDS
 
 # Heights and widths of the miniature images.
@@ -25,8 +25,10 @@ def own_settings(config):
     return config
 
 
-def layout_of(data_set: str, domain: str = "source") -> tuple[Layout, str]:
-    """Returns the layout of a miniature data set, and its training split."""
-    if data_set == "custom":
-        return custom.layout(own_settings(base.default_config()).data.custom, domain), f"{domain}_train"
-    return {"gta5": gta5, "synthia": synthia, "cityscapes": cityscapes}[data_set].layout(), "train"
+def miniature_spec(dataset: str, domain: str = "") -> tuple[DatasetSpec, str]:
+    """Returns the spec of a miniature dataset, and the name of its training split."""
+    domain = domain or ("target" if dataset == "cityscapes" else "source")
+    config = own_settings(base.default_config())
+    config.data[domain] = dataset
+    spec = find_spec(config.data, domain)
+    return spec, spec.splits[f"{domain}_train"].name

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.classes import IGNORED, RAW_IDS, class_table, train_ids
+from data.classes import IGNORED, class_table, train_ids
+from data.datasets.registry import SPECS
 from tests.helpers.trees import Tree, encode_label, png_bytes
 
 ALL = ("gta5", "synthia", "cityscapes", "custom")
@@ -129,7 +130,7 @@ def _train_id_label_only(tree: Tree, index: int) -> Planted:
 
 
 def _to_train_ids(data_set: str, raw: np.ndarray) -> np.ndarray:
-    return train_ids(RAW_IDS[data_set], class_table("cityscapes19"))[raw]
+    return train_ids(SPECS[data_set].labels.raw_ids, class_table("cityscapes19"))[raw]
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:

@@ -1,10 +1,11 @@
-"""Prepares splits of miniature data sets and reads their records."""
+"""Prepares splits of miniature datasets and reads their records."""
 
-from data.preparation import builder as prepared
+from data.preparation.location import locate_split
+from data.reading.split_builder import open_split_builder
 
 
-def open_split(config, name="gta5", domain="source", split="train", **options):
-    return prepared.open_builder(prepared.Wanted(name, config.data, domain, split, **options))
+def open_split(config, part="source_train", processes=None):
+    return open_split_builder(locate_split(config.data, part), config.data, processes)
 
 
 def read(builder):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from data.toy import builder
+from data.reading import toy_builder
 
 SOURCE_COUNT, TARGET_COUNT, VALIDATION_COUNT = 7, 6, 5
 COUNTS = {"source": SOURCE_COUNT, "labelled": 3, "unlabelled": TARGET_COUNT}
@@ -25,7 +25,7 @@ def take(batches, count):
 
 def stored(config, split):
     """Returns image and label of every record, read in the plain way."""
-    return list(builder.open_builder(config.data).as_data_source(split))
+    return list(toy_builder.open_toy_builder(config.data).as_data_source(split))
 
 
 def places(images, records):

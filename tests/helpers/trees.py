@@ -1,13 +1,16 @@
 """Miniature data sets in the encodings of the real ones, drawn as toy street scenes."""
 
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data.classes import IGNORED, RAW_IDS, class_table
+from data.classes import IGNORED, class_table
+from data.datasets import cityscapes
+from data.datasets.registry import SPECS
 from data.toy.scenes import render
 
 # As in the official lists.
@@ -58,7 +61,9 @@ def scene(data_set: str, index: int, size: tuple[int, int], split: str = "train"
     """
     domain = "target" if data_set == "cityscapes" else "source"
     image, label = render(domain, 0, split, index, *size)
-    ids = {name: raw_id for raw_id, name in (OWN_IDS if data_set == "custom" else RAW_IDS[data_set].items())}
+    ids = {
+        name: raw_id for raw_id, name in (OWN_IDS if data_set == "custom" else SPECS[data_set].labels.raw_ids.items())
+    }
     table = np.full(256, IGNORED if data_set == "custom" else 0, np.uint8)
     for train_id, name in enumerate(class_table("toy").names):
         table[train_id] = ids.get(name, 0)
@@ -121,6 +126,17 @@ def write_custom(
 WRITERS = {"gta5": write_gta5, "synthia": write_synthia, "cityscapes": write_cityscapes, "custom": write_custom}
 
 
+def write_zip_files(tree, root):
+    """Writes the two official zip files of a Cityscapes tree."""
+    root.mkdir()
+    for folder, archive in cityscapes.ARCHIVES.items():
+        with zipfile.ZipFile(root / archive, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("README", "read me")
+            for member in sorted((tree / folder).rglob("*.*")):
+                file.write(member, member.relative_to(tree))
+    return root
+
+
 def encode_label(data_set: str, raw: np.ndarray) -> bytes:
     """Returns a label file of the data set's encoding that holds these raw ids (uint8 [Y, X])."""
     if data_set == "gta5":
@@ -147,7 +163,7 @@ def _palette_png(raw: np.ndarray) -> bytes:
     height, width = raw.shape
     table = class_table("cityscapes19")
     colours = np.zeros((256, 3), np.uint8)
-    for raw_id, name in RAW_IDS["gta5"].items():
+    for raw_id, name in SPECS["gta5"].labels.raw_ids.items():
         colours[raw_id] = table.palette[table.names.index(name)]
     colours[_LICENCE_PLATE] = colours[_CAR]
     data = b"".join(b"\0" + row.tobytes() for row in raw)

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.datasets.test_layouts import zipped
 
 from data.checking import report
-from data.datasets.gta5 import BAD_PAIRS
+from data.datasets import gta5
 from data.raw import faults
 from data.raw.faults import Fault
 from tests.helpers import planted, trees
-from tests.helpers.checked import told
+from tests.helpers.checked import run_check
 from tests.helpers.layouts import SIZES
 
 
@@ -31,7 +30,7 @@ def write(config, data_set, folder, count):
 @pytest.mark.parametrize("source", ["gta5", "synthia", "custom"])
 def test_clean_trees_would_work(config, source, capsys, tmp_path):
     write(config, source, tmp_path, 4)
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert works
     assert text.endswith("Training would work with this data.\n")
     assert "cannot be used" not in text
@@ -44,15 +43,15 @@ def test_every_planted_fault_is_named(config, data_set, tmp_path, capsys):
     tree = write(config, data_set, tmp_path, len(names) + 2)
     expected = [planted.plant(name, tree, place) for place, name in enumerate(names)]
     config.data.rejected_limit = 100
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert works
     for fault in expected:
         assert f"    {fault.file}: {fault.kind}: " in text
         assert f"{fault.kind}: " in text
-        assert report.MENDING[fault.kind] in text
+        assert report.REMEDIES[fault.kind] in text
     assert f"{len(expected)} files" not in text or "would be left out" in text
     config.data.rejected_limit = len(expected) - 1
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert not works
     assert f"files cannot be used, more than the {len(expected) - 1} that may be left out" in text
 
@@ -65,19 +64,19 @@ def test_no_fault_is_silent_on_its_own(config, data_set, name, tmp_path, capsys)
     tree = write(config, data_set, tmp_path, 2)
     fault = planted.plant(name, tree, 1)
     config.data.rejected_limit = 0
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert not works
     assert f"{fault.file}: {fault.kind}: " in text
 
 
 def test_every_kind_of_fault_has_its_mending():
-    assert report.MENDING.keys() == faults.KINDS.keys()
+    assert report.REMEDIES.keys() == faults.KINDS.keys()
 
 
 def test_target_and_validation_faults_are_named(config, clean, capsys):
     _, train, validation = clean
     one, other = planted.plant("damaged image", train, 2), planted.plant("train ids", validation, 1)
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert works
     assert f"{one.file}: damaged: " in text
     assert f"{other.file}: train ids: " in text
@@ -87,10 +86,10 @@ def test_target_and_validation_faults_are_named(config, clean, capsys):
 def test_missing_data_sets_are_all_explained(config, capsys, tmp_path):
     for roots in (("", ""), (str(tmp_path / "nowhere"), str(tmp_path))):
         config.data.update(source_root=roots[0], target_root=roots[1])
-        works, text = told(config, capsys)
+        works, text = run_check(config, capsys)
         assert not works
         for name, domain in (("gta5", "source"), ("cityscapes", "target")):
-            assert text.count(f"The data set {name!r} was not found.") == 1
+            assert text.count(f"The dataset {name!r} was not found.") == 1
             assert f"--config.data.{domain}_root=FOLDER" in text
     for split in ("train", "val"):
         assert f"{tmp_path / 'leftImg8bit' / split}: missing folder" in text
@@ -98,7 +97,7 @@ def test_missing_data_sets_are_all_explained(config, capsys, tmp_path):
 
 def test_one_missing_split(config, clean, capsys):
     shutil.rmtree(clean[2].label_files[0].parents[1])
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert not works
     assert "gtFine/val: missing folder" in text
     assert "'gta5'" not in text
@@ -106,8 +105,8 @@ def test_one_missing_split(config, clean, capsys):
 
 def test_numbers_of_a_split(config, clean, capsys):
     source, train, _ = clean
-    _, text = told(config, capsys)
-    assert "pairs: 4 of 24966 in the complete data set: 24962 are not there" in text
+    _, text = run_check(config, capsys)
+    assert "pairs: 4 of 24966 in the complete dataset: 24962 are not there" in text
     assert "48x26 pixels: 4   (expected 1914x1052 or 1914x1046; the first one: " in text
     assert "labels: 4 PNG, palette of 8 bits" in text
     assert "images: 4 PNG, colour of 8 bits" in text
@@ -131,7 +130,7 @@ def test_a_few_unknown_ids_are_told_though_they_are_no_fault(config, tmp_path, c
     tree = trees.write_gta5(tmp_path / "source", size=(52, 96))
     tree.labels[2][-1, -1] = 77
     tree.label_files[2].write_bytes(trees.encode_label("gta5", tree.labels[2]))
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert works
     assert f"UNKNOWN, ignored; the first one: {tree.label_files[2]}" in text
 
@@ -140,7 +139,7 @@ def test_classes_that_are_in_no_label(config, clean, capsys):
     source = clean[0]
     for file, label in zip(source.label_files, source.labels, strict=True):
         file.write_bytes(trees.encode_label("gta5", np.where(np.isin(label, (31, 33)), 7, label)))
-    _, text = told(config, capsys)
+    _, text = run_check(config, capsys)
     assert "expected, but in no label: train, bicycle" in text
 
 
@@ -149,26 +148,26 @@ def test_labels_without_a_class_of_the_run(config, clean, capsys):
     source = clean[0]
     source.label_files[1].write_bytes(trees.encode_label("gta5", source.labels[1] * 0 + 22))
     config.data.classes = "synthia16"
-    _, text = told(config, capsys)
+    _, text = run_check(config, capsys)
     assert f"labels without a pixel of these classes: 1, the first one: {source.label_files[1]}" in text
     assert "ignored (terrain: not in data.classes)" in text
 
 
 def test_own_ids_that_are_not_declared(config, tmp_path, capsys):
     write(config, "custom", tmp_path, 2)
-    _, text = told(config, capsys)
+    _, text = run_check(config, capsys)
     assert "ignored (not in data.custom.source_ids)" in text
     assert "pairs: 2\n" in text
 
 
 def test_known_bad_pairs(config, clean, capsys):
     source = clean[0]
-    for name in BAD_PAIRS:
+    for name in gta5.SPEC.known_bad:
         (source.root / "images" / f"{name}.png").write_bytes(trees.png_bytes(source.images[0][:-6]))
         (source.root / "labels" / f"{name}.png").write_bytes(source.label_files[0].read_bytes())
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert works
-    for name in BAD_PAIRS:
+    for name in gta5.SPEC.known_bad:
         line = next(line for line in text.splitlines() if f"labels/{name}.png: size mismatch" in line)
         assert line.endswith("(known: in the official archives too)")
 
@@ -177,8 +176,8 @@ def test_zip_files_are_checked(config, tmp_path, capsys):
     trees.write_gta5(tmp_path / "source")
     for split in ("train", "val"):
         trees.write_cityscapes(tmp_path / "tree", split, 3)
-    zipped(tmp_path / "tree", tmp_path / "target")
-    assert told(config, capsys)[0]
+    trees.write_zip_files(tmp_path / "tree", tmp_path / "target")
+    assert run_check(config, capsys)[0]
 
 
 def test_control_characters_of_names_are_escaped(config, capsys, tmp_path):
@@ -187,7 +186,7 @@ def test_control_characters_of_names_are_escaped(config, capsys, tmp_path):
     for folder in ("photos", "masks"):
         (tmp_path / "source" / folder / name).write_bytes(b"")
     (tmp_path / "source" / "photos" / "c\x1b[0m.png").write_bytes(b"")
-    _, text = told(config, capsys)
+    _, text = run_check(config, capsys)
     assert all(sign.isprintable() or sign == "\n" for sign in text)
     assert r"a\x1b[31m\n\u202eb\udce9.png: odd name" in text
     assert r"c\x1b[0m.png: missing label" in text

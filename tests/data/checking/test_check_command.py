@@ -17,47 +17,47 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_before_training_clean(config, clean):
-    check.before_training(config)
+    check.check_before_training(config)
 
 
 def test_before_training_missing_data(config, tmp_path):
     with pytest.raises(ValueError, match=r"(?s)'gta5' was not found.*'cityscapes' was not found"):
-        check.before_training(config)
+        check.check_before_training(config)
 
 
 def test_before_training_all_files_alike(config, clean):
     source = clean[0]
     expected = [planted.plant("train ids", source, place) for place in range(4)]
     with pytest.raises(ValueError, match=r"(?s)train ids: 4.*none of the 4 pairs.*--mode=check") as caught:
-        check.before_training(config)
+        check.check_before_training(config)
     assert all(str(fault.file) in str(caught.value) for fault in expected)
 
 
 def test_before_training_incomplete_list(config, clean):
     config.data.labelled_count = 50
     with pytest.raises(ValueError, match="50 of the 50 images of the labelled list"):
-        check.before_training(config)
+        check.check_before_training(config)
 
 
 def test_before_training_few_files_are_read_and_none_once_prepared(config, clean, tmp_path, monkeypatch):
     trees.write_gta5(tmp_path / "source", 40)
-    read, looked = [], survey.look
-    monkeypatch.setattr(survey, "look", lambda pair, rules: read.append(pair.name) or looked(pair, rules))
-    check.before_training(config)
+    read, looked = [], survey.summarise_pair
+    monkeypatch.setattr(survey, "summarise_pair", lambda pair, rules: read.append(pair.name) or looked(pair, rules))
+    check.check_before_training(config)
     assert len(read) == check.BEFORE_TRAINING + 4 + 3
     pipeline.prepare(config)
     read.clear()
-    check.before_training(config)
+    check.check_before_training(config)
     assert read == []
 
 
 def test_before_training_partly_prepared(config, clean, monkeypatch):
     pipeline.prepare(config)
     config.data.source_size = (13, 24)
-    check.before_training(config)
+    check.check_before_training(config)
     config.data.labelled_count = 50
     with pytest.raises(ValueError, match="50 of the 50 images"):
-        check.before_training(config)
+        check.check_before_training(config)
 
 
 def command(*arguments):

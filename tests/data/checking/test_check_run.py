@@ -4,23 +4,24 @@ import shutil
 
 import pytest
 
-from configs import base, custom, gta5, toy
+from configs import _variants, custom, gta5, toy
 from data import pipeline
 from data.checking import check, survey
-from data.preparation import locate, prepare, workers
+from data.preparation import prepare, workers
+from data.preparation.location import locate_split
 from tests.helpers import planted, trees
-from tests.helpers.checked import told
+from tests.helpers.checked import run_check
 
 
 def test_labelled_list_that_is_not_on_disk(config, clean, capsys, tmp_path):
     names, train = tmp_path / "list.txt", clean[1]
     names.write_text("\n".join(train.names))
     config.data.labelled_list = str(names)
-    assert told(config, capsys)[0]
+    assert run_check(config, capsys)[0]
     fault = planted.plant("truncated label", train, 1)
     gone = planted.plant("missing label", train, 2)
     names.write_text("\n".join([*train.names, "ulm/ulm_000999_000019"]))
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert not works
     assert "labelled target images: " in text
     assert "5 images; 2 are there" in text
@@ -32,7 +33,7 @@ def test_labelled_list_that_is_not_on_disk(config, clean, capsys, tmp_path):
 
 def test_count_of_labelled_images_that_are_not_all_there(config, clean, capsys):
     config.data.labelled_count = 100
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert not works
     assert "cityscapes seed 0, 100 images; 0 are there" in text
     assert "100 of the 100 images" in text
@@ -41,8 +42,8 @@ def test_count_of_labelled_images_that_are_not_all_there(config, clean, capsys):
 def test_only_what_the_run_needs_is_checked(config, tmp_path, capsys):
     trees.write_gta5(tmp_path / "source")
     trees.write_cityscapes(tmp_path / "target", "val", 3)
-    base._set_variant(config, "source_only")
-    works, text = told(config, capsys)
+    _variants._set_variant(config, "source_only")
+    works, text = run_check(config, capsys)
     assert works
     assert "target_train" not in text
     assert "labelled target images: none are needed" in text
@@ -51,30 +52,30 @@ def test_only_what_the_run_needs_is_checked(config, tmp_path, capsys):
 def test_few_files(config, clean, capsys):
     source = clean[0]
     planted.plant("empty label", source, 1)
-    works, text = told(config, capsys, limit=2)
+    works, text = run_check(config, capsys, limit=2)
     assert works
     assert "looked into 2 of them, evenly spread" in text
     assert "No more than 2 pairs of each split were looked into." in text
     planted.plant("empty label", source, 0)
     planted.plant("empty label", source, 2)
-    works, text = told(config, capsys, limit=2)
+    works, text = run_check(config, capsys, limit=2)
     assert not works
     assert "none of the 2 pairs that were looked into can be used" in text
 
 
 def test_evenly_spread():
-    assert survey.evenly_spread(range(10), 4) == [0, 2, 5, 7]
-    assert survey.evenly_spread(range(3), 16) == [0, 1, 2]
-    assert survey.evenly_spread([], 16) == []
+    assert survey.spread_evenly(range(10), 4) == [0, 2, 5, 7]
+    assert survey.spread_evenly(range(3), 16) == [0, 1, 2]
+    assert survey.spread_evenly([], 16) == []
 
 
 def test_validation_labels_of_several_sizes(config, clean, capsys):
     image, label = trees.scene("cityscapes", 7, (20, 40))
     clean[2].image_files[1].write_bytes(trees.png_bytes(image))
     clean[2].label_files[1].write_bytes(trees.png_bytes(label))
-    assert told(config, capsys)[0]
+    assert run_check(config, capsys)[0]
     config.evaluation.batch = 2
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert not works
     assert "evaluation.batch=1" in text
 
@@ -82,7 +83,7 @@ def test_validation_labels_of_several_sizes(config, clean, capsys):
 def test_disk_that_is_too_small(config, clean, capsys, monkeypatch, tmp_path):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(check.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert not works
     assert "--config.data.directory=FOLDER" in text
     assert not (tmp_path / "prepared").exists()
@@ -90,12 +91,12 @@ def test_disk_that_is_too_small(config, clean, capsys, monkeypatch, tmp_path):
 
 def test_prepared_data_needs_no_files(config, clean, capsys, tmp_path):
     pipeline.prepare(config)
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert works
     assert "nothing is left to prepare" in text
     for folder in ("source", "target"):
         shutil.rmtree(tmp_path / folder)
-    works, text = told(config, capsys)
+    works, text = run_check(config, capsys)
     assert works
     assert text.count("prepared earlier: ") == 3
 
@@ -105,9 +106,9 @@ def test_prepared_folder_that_lost_files(config, clean, capsys, tmp_path):
     (file,) = (tmp_path / "prepared" / "gta5").rglob("index_train.json")
     file.unlink()
     for _ in range(2):  # With and without the files that it is made of.
-        works, text = told(config, capsys)
+        works, text = run_check(config, capsys)
         assert not works
-        assert f"{file.parent} is not a whole data set; remove it" in text
+        assert f"{file.parent} is not a complete dataset; remove it" in text
         shutil.rmtree(tmp_path / "source", ignore_errors=True)
 
 
@@ -115,7 +116,7 @@ def test_report_in_a_file_names_all(config, clean, capsys, tmp_path):
     for number in range(100, 130):
         (clean[0].root / "images" / f"{number:05}.png").write_bytes(b"")
     config.data.rejected_limit = 100
-    _, text = told(config, capsys, workdir=tmp_path / "run")
+    _, text = run_check(config, capsys, workdir=tmp_path / "run")
     assert "... 10 more" in text
     report = (tmp_path / "run" / check.REPORT).read_text()
     assert all(f"{number:05}.png: missing label" in report for number in range(100, 130))
@@ -124,9 +125,10 @@ def test_report_in_a_file_names_all(config, clean, capsys, tmp_path):
 def test_processes_see_the_same(config, tmp_path, monkeypatch):
     tree = trees.write_gta5(tmp_path / "source", 30)
     planted.plant("train ids", tree, 20)
-    where = locate.locate(locate.wanted("gta5", config.data, "source_train"))
+    place = locate_split(config.data, "source_train")
     found = [
-        survey.survey(where.found.pairs, where.layout.labels, frozenset({7}), "gta5", processes) for processes in (1, 2)
+        survey.survey_pairs(place.files.pairs, place.spec.labels, frozenset({7}), "gta5", processes)
+        for processes in (1, 2)
     ]
     assert found[0] == found[1]
     assert [fault.kind for fault in found[0].faults] == ["train ids"]
@@ -134,56 +136,40 @@ def test_processes_see_the_same(config, tmp_path, monkeypatch):
 
 def test_dead_process_is_told_plainly(config, tmp_path, monkeypatch):
     trees.write_gta5(tmp_path / "source", 30)
-    where = locate.locate(locate.wanted("gta5", config.data, "source_train"))
+    place = locate_split(config.data, "source_train")
 
     def dying(*arguments):
         raise survey.BrokenProcessPool("A process ended.")
         yield
 
-    monkeypatch.setattr(workers, "in_order", dying)
+    monkeypatch.setattr(workers, "map_in_order", dying)
     with pytest.raises(ValueError, match="same command again"):
-        survey.survey(where.found.pairs, where.layout.labels, frozenset(), "gta5")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"source": "gta6"}, "Unknown data set 'gta6' for source_train. Valid: toy, gta5, synthia, custom"),
-        ({"target": "toy", "classes": "cityscapes19", "source": "custom"}, "no label of custom holds any"),
-        ({"source": "toy", "toy": {"height": 3}}, r"data\.toy\.height"),
-    ],
-)
-def test_settings(config, changes, message):
-    config.data.update(changes)
-    if config.data.source == "custom":
-        config.data.custom.update(names=("a", "b"), source_ids=((1, "a"),), target_ids=((1, "a"),))
-    with pytest.raises(ValueError, match=message):
-        check.settings(config)
+        survey.survey_pairs(place.files.pairs, place.spec.labels, frozenset(), "gta5")
 
 
 def test_generated_data():
     config = toy.get_config()
-    assert check.check(config)
+    assert check.check_data(config)
     config.data.labelled_count = 151
-    assert not check.check(config)
+    assert not check.check_data(config)
     config = toy.get_config()
     config.data.toy.validation_count = 0
-    assert not check.check(config)
+    assert not check.check_data(config)
 
 
 def test_configurations_of_the_project():
     """Without data, all of them explain what is missing instead of failing otherwise."""
     for config in (gta5.get_config(), custom.get_config()):
         config.data.update(source_root="nowhere", target_root="nowhere", directory="nowhere")
-        assert not check.check(config)
+        assert not check.check_data(config)
 
 
 def test_needed_disk_is_what_preparation_takes(config, clean, tmp_path):
     trees.write_gta5(tmp_path / "source", 6, size=(520, 960))
     config.data.full_size = True
-    where = locate.locate(locate.wanted("gta5", config.data, "source_train"))
-    needed = prepare.needed_bytes(where.found.pairs, where.form)
+    place = locate_split(config.data, "source_train")
+    needed = prepare.needed_bytes(place.files.pairs, place.form)
     pipeline.prepare(config)
-    folder = locate.folder_of(config.data, where)
+    folder = place.folder
     written = sum(file.stat().st_size for file in folder.glob("*array_record*"))
     assert 0.7 * written < needed < 1.3 * written

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.data.datasets.test_layouts import zipped
 
 from data import pipeline
-from data.classes import IGNORED, RAW_IDS, class_table, train_ids
+from data.classes import IGNORED, class_table, train_ids
+from data.datasets.registry import SPECS
 from data.preparation import prepare, records, split_index
+from data.raw import file_access
 from data.reading import split_reader
 from tests.helpers import trees
 from tests.helpers.layouts import SIZES
@@ -24,7 +25,7 @@ def files_of(folder):
 
 def by_hand(data_set, raw, classes="cityscapes19"):
     table = class_table(classes)
-    ids = dict(trees.OWN_IDS) if data_set == "custom" else RAW_IDS[data_set]
+    ids = dict(trees.OWN_IDS) if data_set == "custom" else SPECS[data_set].labels.raw_ids
     found = np.full(raw.shape, IGNORED, np.uint8)
     for raw_id, name in ids.items():
         if name in table.names:
@@ -116,12 +117,12 @@ def test_resizing_agrees_with_tensorflow(size):
 def test_validation_labels_keep_their_size(config, tmp_path):
     tree = trees.write_cityscapes(tmp_path / "target", "val", 3)
     config.data.target_size = (16, 32)
-    builder = open_split(config, "cityscapes", "target", "val", full_labels=True)
+    builder = open_split(config, "target_validation")
     for name, label in zip(tree.names, tree.labels, strict=True):
         example = read(builder)[name]
         assert example["image"].shape == (16, 32, 3)
         np.testing.assert_array_equal(example["label"][..., 0], label)
-    found = split_index.read(split_index.file_of(Path(builder.data_path), "val"))
+    found = split_index.read_index(split_index.file_of(Path(builder.data_path), "val"))
     assert found.label_sizes.tolist() == [[32, 64]] * 3
 
 
@@ -129,9 +130,9 @@ def test_test_images_are_prepared_on_demand(config, tmp_path):
     trees.write_cityscapes(tmp_path / "target", "train", 2)
     tree = trees.write_cityscapes(tmp_path / "target", "test", 2)
     shutil.rmtree(tmp_path / "target" / "gtFine" / "test")
-    open_split(config, "cityscapes", "target", "train")
+    open_split(config, "target_train")
     assert not list((tmp_path / "prepared" / "cityscapes").glob("test*"))
-    builder = open_split(config, "cityscapes", "target", "test")
+    builder = open_split(config, "target_test")
     np.testing.assert_array_equal([example["image"] for example in read(builder).values()], tree.images)
 
 
@@ -142,15 +143,15 @@ def test_index_tells_what_the_records_hold(config, tmp_path):
     assert split.labelled().all()
     expected = [np.bincount(label.ravel(), minlength=256) for label in tree.labels]
     np.testing.assert_array_equal(split.class_counts(), expected)
-    np.testing.assert_array_equal(split.table, train_ids(RAW_IDS["gta5"], class_table("cityscapes19")))
+    np.testing.assert_array_equal(split.table, train_ids(SPECS["gta5"].labels.raw_ids, class_table("cityscapes19")))
 
 
 def test_zip_files_give_the_same_records(config, tmp_path):
     trees.write_cityscapes(tmp_path / "target", "train", 5)
-    folder = open_split(config, "cityscapes", "target", "train").data_path
-    zipped(tmp_path / "target", tmp_path / "zip")
+    folder = open_split(config, "target_train").data_path
+    trees.write_zip_files(tmp_path / "target", tmp_path / "zip")
     config.data.update(target_root=str(tmp_path / "zip"), directory=str(tmp_path / "other"))
-    again = open_split(config, "cityscapes", "target", "train").data_path
+    again = open_split(config, "target_train").data_path
     assert folder != again
     assert files_of(folder) == files_of(again)
 
@@ -188,13 +189,13 @@ def test_prepared_data_is_read_without_its_files(config, tmp_path):
 
 def test_two_preparations_at_once(config, tmp_path, monkeypatch):
     trees.write_gta5(tmp_path / "source", count=6)
-    made, make = [], records.make
+    made, make = [], records.make_record
 
     def counting(pair, form):
         made.append(pair.name)
         return make(pair, form)
 
-    monkeypatch.setattr(records, "make", counting)
+    monkeypatch.setattr(records, "make_record", counting)
     builders = []
     threads = [threading.Thread(target=lambda: builders.append(open_split(config))) for _ in range(3)]
     for thread in threads:
@@ -221,7 +222,7 @@ def test_labels_of_several_sizes_are_evaluated_one_by_one(config, tmp_path):
 def test_files_are_listed_once(config, tmp_path, monkeypatch):
     trees.write_cityscapes(tmp_path / "target", "val", 2)
     list(pipeline.evaluation_batches(config))
-    monkeypatch.setattr(prepare, "find", None)
+    monkeypatch.setattr(file_access, "list_files", None)
     assert len(list(pipeline.evaluation_batches(config))) == 2
 
 

@@ -8,21 +8,21 @@ import pytest
 from data import pipeline
 from data.preparation import prepare, shards
 from tests.helpers import planted, trees
-from tests.helpers.layouts import SIZES, layout_of
+from tests.helpers.layouts import SIZES
 from tests.helpers.prepared_splits import open_split, read
 
 
 @pytest.mark.parametrize("data_set", trees.WRITERS)
 def test_every_planted_fault_is_named_and_left_out(config, data_set, tmp_path, monkeypatch):
     names = [name for name, plant in planted.FAULTS.items() if data_set in plant.data_sets and plant.pairs_lost]
-    domain, split = ("target", "train") if data_set == "cityscapes" else ("source", layout_of(data_set)[1])
+    domain = "target" if data_set == "cityscapes" else "source"
     tree = trees.WRITERS[data_set](tmp_path / domain, count=len(names) + 2)
     expected = [planted.plant(name, tree, place) for place, name in enumerate(names)]
-    config.data[f"{domain}_size"] = SIZES[data_set]
+    config.data.update({domain: data_set, f"{domain}_size": SIZES[data_set]})
     config.data.rejected_limit = 100
     said = []
     monkeypatch.setattr(prepare.logging, "warning", lambda text, *values: said.append(text % values))
-    builder = open_split(config, data_set, domain, split)
+    builder = open_split(config, f"{domain}_train")
     rejected = (Path(builder.data_path) / prepare.REJECTED).read_text()
     for fault in expected:
         assert f"{fault.file}: {fault.kind}: " in rejected
@@ -64,14 +64,14 @@ def test_nothing_usable(config, tmp_path):
         open_split(config)
 
 
-@pytest.mark.parametrize(("name", "domain", "split"), [("gta5", "source", "train"), ("cityscapes", "target", "train")])
-def test_missing_data_is_explained(config, name, domain, split, tmp_path):
+@pytest.mark.parametrize(("name", "domain"), [("gta5", "source"), ("cityscapes", "target")])
+def test_missing_data_is_explained(config, name, domain, tmp_path):
     for root in ("", str(tmp_path / "nowhere"), str(tmp_path)):
         config.data[f"{domain}_root"] = root
         with pytest.raises(
             ValueError, match=rf"(?s)'{name}' was not found.*Download from https.*--config.data.{domain}"
         ):
-            open_split(config, name, domain, split)
+            open_split(config, f"{domain}_train")
 
 
 def test_full_disk_is_noticed_first(config, tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_disk_that_fills_up_on_the_way(config, tmp_path, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", full)
-    with pytest.raises(ValueError, match=r"stopped: .*No space left on device.* goes on from there"):
+    with pytest.raises(ValueError, match=r"stopped: .*No space left on device.* resumes from there"):
         open_split(config)
     monkeypatch.setattr(Path, "rename", rename)
     assert len(read(open_split(config))) == 5

@@ -1,4 +1,4 @@
-"""A preparation that is killed goes on where it was, and makes the same files."""
+"""A preparation that is killed resumes where it was, and makes the same files."""
 
 import os
 import signal
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from configs import base
-from data.preparation import builder as prepared
 from data.preparation import records, shards
+from data.preparation.location import locate_split
+from data.reading.split_builder import open_split_builder
 from tests.helpers import trees
 
 ROOT = Path(__file__).parents[3]
@@ -19,11 +20,13 @@ PAIRS, PER_SHARD = 22, 3
 PROGRAM = """
 import multiprocessing, os, signal, sys
 from configs import base
-from data import prepared, shards
+from data.preparation import shards
+from data.preparation.location import locate_split
+from data.reading import split_builder
 
 directory, root, killed_at, processes = sys.argv[1:]
 shards.PAIRS_PER_SHARD = {per_shard}
-serialize, count = prepared._serialize, 0
+serialize, count = split_builder._serialize, 0
 
 def counting(record):
     global count
@@ -33,16 +36,16 @@ def counting(record):
         os.kill(os.getpid(), signal.SIGKILL)
     return serialize(record)
 
-prepared._serialize = counting
+split_builder._serialize = counting
 config = base.default_config().data
-config.update(directory=directory, source_root=root, source_size=(26, 48))
-prepared.open_builder(prepared.Wanted("gta5", config, "source", "train"), int(processes))
+config.update(directory=directory, source="gta5", source_root=root, source_size=(26, 48))
+split_builder.open_split_builder(locate_split(config, "source_train"), config, int(processes))
 """
 
 
 def data_config(directory, root):
     config = base.default_config().data
-    config.update(directory=str(directory), source_root=str(root), source_size=(26, 48))
+    config.update(directory=str(directory), source="gta5", source_root=str(root), source_size=(26, 48))
     return config
 
 
@@ -73,7 +76,7 @@ def killed_preparation(directory, root, killed_at, processes):
 
 def open_split(directory, root, processes=1):
     config = data_config(directory, root)
-    builder = prepared.open_builder(prepared.Wanted("gta5", config, "source", "train"), processes)
+    builder = open_split_builder(locate_split(config, "source_train"), config, processes)
     return Path(builder.data_path)
 
 
@@ -86,8 +89,8 @@ def test_killed_preparation_goes_on(tree, killed_at, processes, tmp_path, monkey
     assert len(finished) == killed_at // PER_SHARD
     assert not list((tmp_path / "killed").rglob("dataset_info.json"))
 
-    made, make = [], records.make
-    monkeypatch.setattr(records, "make", lambda pair, form: made.append(pair.name) or make(pair, form))
+    made, make = [], records.make_record
+    monkeypatch.setattr(records, "make_record", lambda pair, form: made.append(pair.name) or make(pair, form))
     folder = open_split(tmp_path / "killed", tree.root)
     assert set(made) == set(tree.names[len(finished) * PER_SHARD :])  # Some twice: their sizes are estimated first.
     for name, before in finished.items():

@@ -11,12 +11,12 @@ from data.preparation import workers
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_order(processes):
-    assert list(workers.in_order(operator.neg, range(30), processes)) == [-number for number in range(30)]
+    assert list(workers.map_in_order(operator.neg, range(30), processes)) == [-number for number in range(30)]
 
 
 def test_it_does_not_run_far_ahead():
     taken = []
-    results = workers.in_order(operator.neg, (taken.append(number) or number for number in range(1000)), 2)
+    results = workers.map_in_order(operator.neg, (taken.append(number) or number for number in range(1000)), 2)
     next(results)
     assert len(taken) <= 2 * workers._AHEAD
     results.close()
@@ -24,17 +24,17 @@ def test_it_does_not_run_far_ahead():
 
 def test_a_process_that_dies_is_an_error_and_no_hang():
     with pytest.raises(BrokenProcessPool):
-        list(workers.in_order(os._exit, [1], 2))
+        list(workers.map_in_order(os._exit, [1], 2))
 
 
 def test_errors_of_the_work_are_passed_on():
     with pytest.raises(TypeError):
-        list(workers.in_order(operator.neg, [1, "a", 2], 2))
+        list(workers.map_in_order(operator.neg, [1, "a", 2], 2))
 
 
 def test_no_process_or_thread_is_left():
     threads = threading.active_count()
-    results = workers.in_order(operator.neg, range(100), 2)
+    results = workers.map_in_order(operator.neg, range(100), 2)
     next(results)
     results.close()
     deadline = time.monotonic() + 5

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.classes import IGNORED, RAW_IDS, class_table, train_ids
+from data.classes import IGNORED, class_table, train_ids
+from data.datasets.registry import SPECS
 from data.raw import image_files
-from data.raw.faults import KINDS, BadFile
-from data.raw.pair_reader import read_pair
+from data.raw.faults import KINDS, BadFileError
+from data.raw.pairs import read_pair
 from tests.helpers import planted, trees
-from tests.helpers.layouts import layout_of
+from tests.helpers.layouts import miniature_spec
 
 SIZES = {"gta5": (1052, 1914), "synthia": (960, 1280), "cityscapes": (1024, 2048), "custom": (480, 640)}
 
@@ -19,10 +20,10 @@ SIZES = {"gta5": (1052, 1914), "synthia": (960, 1280), "cityscapes": (1024, 2048
 def test_every_raw_id_comes_back(data_set, size, tmp_path):
     options = {"size": SIZES[data_set]} if size == "real" else {}
     tree = trees.WRITERS[data_set](tmp_path, count=1, **options)
-    layout, split = layout_of(data_set)
-    found = layout.find(tmp_path, split)
+    spec, split = miniature_spec(data_set)
+    found = spec.find(tmp_path, split)
     assert found.faults == []
-    read = read_pair(found.pairs[0], layout.labels)
+    read = read_pair(found.pairs[0], spec.labels)
     np.testing.assert_array_equal(read.image, tree.images[0])
     np.testing.assert_array_equal(read.label, tree.labels[0])
     assert set(np.unique(read.label)) >= trees.known_ids(data_set)
@@ -36,9 +37,9 @@ def test_train_ids_are_those_of_the_published_map(data_set, tmp_path):
     synthia = {3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 1: 10, 10: 11, 17: 12, 8: 13, 19: 15}
     expected = (synthia | {12: 17, 11: 18}) if data_set == "synthia" else shared
     tree = trees.WRITERS[data_set](tmp_path, count=1)
-    layout, split = layout_of(data_set)
-    raw = read_pair(layout.find(tmp_path, split).pairs[0], layout.labels).label
-    found = train_ids(RAW_IDS[data_set], class_table("cityscapes19"))[raw]
+    spec, split = miniature_spec(data_set)
+    raw = read_pair(spec.find(tmp_path, split).pairs[0], spec.labels).label
+    found = train_ids(SPECS[data_set].labels.raw_ids, class_table("cityscapes19"))[raw]
     by_hand = np.vectorize(lambda raw_id: expected.get(raw_id, IGNORED))(tree.labels[0])
     np.testing.assert_array_equal(found, by_hand)
 
@@ -117,16 +118,13 @@ def test_at_least_twenty_faults():
 def test_planted_faults_are_named_with_their_file(name, data_set, tmp_path):
     trees.WRITERS[data_set](tmp_path, count=3)
     expected = planted.plant(name, trees.WRITERS[data_set](tmp_path, count=3), 1)
-    layout, split = layout_of(data_set)
-    if name in ("missing label", "train id file only") and split in layout.unlabelled:
-        split = "source_train"
-        layout, split = layout_of(data_set, "source")
-    found = layout.find(tmp_path, split)
+    spec, split = miniature_spec(data_set)
+    found = spec.find(tmp_path, split)
     faults, read = list(found.faults), []
     for pair in found.pairs:
         try:
-            read.append(read_pair(pair, layout.labels))
-        except BadFile as error:
+            read.append(read_pair(pair, spec.labels))
+        except BadFileError as error:
             faults.append(error.fault)
     assert (expected.kind, expected.file) in [fault[:2] for fault in faults]
     lost = planted.FAULTS[name].pairs_lost
@@ -139,11 +137,11 @@ def test_planted_faults_are_named_with_their_file(name, data_set, tmp_path):
 def test_images_of_own_data_need_no_labels(tmp_path):
     tree = trees.write_custom(tmp_path)
     tree.label_files[2].unlink()
-    layout, split = layout_of("custom", "target")
-    found = layout.find(tmp_path, split)
+    spec, split = miniature_spec("custom", "target")
+    found = spec.find(tmp_path, split)
     assert found.faults == []
     assert [pair.label is not None for pair in found.pairs] == [True, True, False, True]
-    read = read_pair(found.pairs[2], layout.labels)
+    read = read_pair(found.pairs[2], spec.labels)
     assert (read.label == IGNORED).all()
     assert read.label.shape == tree.labels[2].shape
     assert not read.counts.any()
@@ -156,5 +154,5 @@ def test_damage_inside_a_file_that_pillow_forgives(tmp_path):
     content = bytearray(buffer.getvalue())
     content[len(content) // 2] ^= 0x55
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(BadFile, match="damaged"):
+    with pytest.raises(BadFileError, match="damaged"):
         image_files.read_image(tmp_path / "a.png")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from configs import base
-from configs._variants import VARIANTS
+from configs.user_error import UserError
+from data.datasets.registry import SPECS
 from data.sampling import labelled_subset, ranking
 
 NAMES = ["a", "b", "c", "d", "e"]  # Ranked d, a, c, b, e by seed 0: see test_splits.py.
@@ -25,7 +26,7 @@ def use_list(config, folder, text):
 
 
 def choose(config, names=NAMES, has_label=ALL):
-    labelled_subset.check(config)
+    labelled_subset.check_list(config.data)
     return labelled_subset.choose(config.data, names, has_label)
 
 
@@ -77,11 +78,12 @@ def test_last_ones_by_rank_are_held_out(config, held_out, training, expected):
     }
 
 
-@pytest.mark.parametrize("held_out", [3, 4, -1])
-def test_impossible_slices_are_refused_early(config, held_out):
+@pytest.mark.parametrize("held_out", [2, 3])
+def test_lists_too_short_to_hold_out_images_are_refused_early(config, tmp_path, held_out):
+    use_list(config, tmp_path, "a\nb\n")
     config.data.held_out = held_out
-    with pytest.raises(ValueError, match=f"data.held_out is {held_out}; expected 0 to 2, fewer than the 3 images"):
-        labelled_subset.check(config)
+    with pytest.raises(UserError, match=f"data.held_out is {held_out}; expected 0 to 1, fewer than the 2 images"):
+        labelled_subset.check_list(config.data)
 
 
 def test_impossible_slice_of_all_images_is_refused(config):
@@ -112,16 +114,16 @@ def test_own_list_takes_precedence(config, tmp_path):
 def test_unusable_lists_are_refused_early(config, tmp_path, text, expected):
     use_list(config, tmp_path, text)
     with pytest.raises(ValueError, match=f"data.labelled_list: .*mine.txt.*{expected}"):
-        labelled_subset.check(config)
+        labelled_subset.check_list(config.data)
 
 
 def test_missing_and_unreadable_lists_are_refused_early(config, tmp_path):
     config.data.labelled_list = str(tmp_path / "none.txt")
     with pytest.raises(ValueError, match=r"one image name a line.*none.txt.*No such file"):
-        labelled_subset.check(config)
+        labelled_subset.check_list(config.data)
     (tmp_path / "none.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"none.txt.*cannot be read"):
-        labelled_subset.check(config)
+        labelled_subset.check_list(config.data)
 
 
 def test_unknown_names_of_a_list_are_named_with_close_ones(config, tmp_path):
@@ -138,20 +140,6 @@ def test_chosen_images_need_labels(config, tmp_path):
         choose(config, has_label=np.array([True, False, True, True, True]))
 
 
-@pytest.mark.parametrize("variant", labelled_subset.LABEL_ALL)
-def test_list_beside_all_images_is_refused(variant, tmp_path):
-    config = base.get_config(variant)
-    use_list(config, tmp_path, "a\n")
-    with pytest.raises(ValueError, match=f"variant {variant} labels all target images, but data.labelled_list"):
-        labelled_subset.check(config)
-
-
-def test_variants_that_label_all():
-    assert set(labelled_subset.LABEL_ALL) == {
-        name for name, variant in VARIANTS.items() if variant.target_labels == "all"
-    }
-
-
 def test_repeated_names_are_refused(config):
     with pytest.raises(ValueError, match="'b' occurs twice"):
         choose(config, ["a", "b", "c", "b", "e"])
@@ -166,7 +154,7 @@ def cityscapes(config):
 
 
 def test_official_names_are_ranked_whatever_is_on_disk(cityscapes):
-    official = ranking.official_names("cityscapes")
+    official = ranking.official_names(SPECS["cityscapes"])
     chosen = ranking.read_names(ranking.FOLDER / "cityscapes/seed0/50.txt")
     for names in (official, sorted(chosen), [*official, "mine/mine_000000_000000"]):
         choice = choose(cityscapes, names, np.ones(len(names), bool))
@@ -179,7 +167,7 @@ def test_official_names_are_ranked_whatever_is_on_disk(cityscapes):
 def test_missing_official_image_is_named(cityscapes, count):
     cityscapes.data.labelled_count = count
     chosen = ranking.read_names(ranking.FOLDER / "cityscapes/seed0/50.txt")
-    names = [name for name in ranking.official_names("cityscapes") if name != chosen[7]]
+    names = [name for name in ranking.official_names(SPECS["cityscapes"]) if name != chosen[7]]
     with pytest.raises(ValueError, match=rf"1 of the {count} images of the labelled list .*cityscapes\): {chosen[7]} "):
         choose(cityscapes, names, np.ones(2974, bool))
 

@@ -1,22 +1,23 @@
 import pytest
 
-from configs import base
+from data.datasets.registry import SPECS
 from data.sampling import ranking
 
+LISTED = [spec for spec in SPECS.values() if spec.listed_counts]
 NAMES = [f"frankfurt_{number:06}" for number in range(40)]
 
 
 def test_ranking_follows_the_documented_rule():
     # `printf '0:a' | sha256sum` begins with 9df3; for b, c, d, e it is e021, be08, 7d98, e078.
-    assert ranking.ranked(["a", "b", "c", "d", "e"], 0) == ["d", "a", "c", "b", "e"]
+    assert ranking.rank_names(["a", "b", "c", "d", "e"], 0) == ["d", "a", "c", "b", "e"]
 
 
 def test_order_of_the_names_does_not_matter():
-    assert ranking.ranked(NAMES[::-1], 0) == ranking.ranked(NAMES, 0)
+    assert ranking.rank_names(NAMES[::-1], 0) == ranking.rank_names(NAMES, 0)
 
 
 def test_seeds_rank_differently():
-    assert len({tuple(ranking.ranked(NAMES, seed)[:10]) for seed in range(20)}) == 20
+    assert len({tuple(ranking.rank_names(NAMES, seed)[:10]) for seed in range(20)}) == 20
 
 
 @pytest.mark.parametrize(("count", "available"), [(0, 40), (-2, 40), (41, 40), (-1, 0)])
@@ -36,36 +37,37 @@ def test_names_of_a_file(tmp_path):
     assert ranking.read_names(file) == ["b", "å c", "a"]
 
 
-@pytest.mark.parametrize("data_set", ranking.OFFICIAL)
-def test_committed_lists_are_those_of_the_rule(data_set, tmp_path):
-    ranking.write_lists(data_set, tmp_path)
+@pytest.mark.parametrize("spec", LISTED, ids=lambda spec: spec.name)
+def test_committed_lists_are_those_of_the_rule(spec, tmp_path):
+    ranking.write_lists(spec, tmp_path)
     made = {file.relative_to(tmp_path): file.read_text() for file in tmp_path.rglob("*.txt")}
     committed = {file.relative_to(ranking.FOLDER): file.read_text() for file in ranking.FOLDER.rglob("*/seed*/*.txt")}
-    assert len(made) == len(ranking.SEEDS) * len(ranking.COUNTS)
+    assert len(made) == len(ranking.SEEDS) * (len(spec.listed_counts) - 1)
     assert made == committed
 
 
-@pytest.mark.parametrize("data_set", ranking.OFFICIAL)
+@pytest.mark.parametrize("spec", LISTED, ids=lambda spec: spec.name)
 @pytest.mark.parametrize("seed", ranking.SEEDS)
-def test_committed_lists_are_nested(data_set, seed):
+def test_committed_lists_are_nested(spec, seed):
     smaller = []
-    for count in ranking.COUNTS:
-        names = ranking.read_names(ranking.FOLDER / data_set / f"seed{seed}" / f"{count}.txt")
+    for count in spec.listed_counts[:-1]:
+        names = ranking.read_names(ranking.FOLDER / spec.name / f"seed{seed}" / f"{count}.txt")
         assert len(names) == len(set(names)) == count
         assert names == sorted(names)
         assert set(smaller) < set(names)
         smaller = names
-    assert set(smaller) < set(ranking.official_names(data_set))
+    assert set(smaller) < set(ranking.official_names(spec))
 
 
 def test_official_names_of_cityscapes():
-    names = ranking.official_names("cityscapes")
+    names = ranking.official_names(SPECS["cityscapes"])
     assert len(names) == len(set(names)) == 2975
     assert names == sorted(names)
     assert names[0] == "aachen/aachen_000000_000019"
-    assert ranking.official_names("toy") is None
+    assert ranking.official_names(SPECS["toy"]) is None
 
 
-def test_words_are_the_committed_counts():
-    expected = {data_set: (*ranking.COUNTS, number) for data_set, number in ranking.OFFICIAL.items()}
-    assert expected == base.LISTED_COUNTS
+def test_the_last_listed_count_is_that_of_all_training_images():
+    for spec in LISTED:
+        assert list(spec.listed_counts) == sorted(spec.listed_counts)
+        assert spec.listed_counts[-1] == spec.splits["target_train"].count

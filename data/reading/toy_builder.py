@@ -1,4 +1,4 @@
-"""Toy streets as a TFDS data set: generated once, then read like any other.
+"""Toy streets as a TFDS dataset: generated once, then read like any other.
 
 The images are those of `data/toy/scenes.py`. Every combination of settings has a folder of its own.
 """
@@ -12,16 +12,17 @@ import tensorflow_datasets as tfds
 from absl import logging
 from ml_collections import ConfigDict
 
+from configs.user_error import UserError
+from data.datasets import toy
+from data.datasets.spec import domain_of
 from data.toy.scenes import render
-from data.toy.settings import check
 
-SPLITS = {"source_train": "source", "target_train": "target", "target_validation": "target"}  # To domains.
-_FINGERPRINT_SIZE = (32, 64)  # Small: it is made whenever the data set is opened.
+_FINGERPRINT_SIZE = (32, 64)  # Small: it is drawn whenever the dataset is opened.
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ToyConfig(tfds.core.BuilderConfig):
-    """Settings of a toy data set: `config.data.toy`, under the same names.
+    """Settings of a toy dataset: `config.data.toy`, under the same names.
 
     Attributes:
       height: of the images, in pixels.
@@ -64,27 +65,28 @@ class ToyStreets(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, np.ndarray | str]]]:
         config = self.builder_config
         for index in range(count):
-            image, label = render(SPLITS[split], config.seed, split, index, config.height, config.width, config.shift)
+            image, label = render(
+                domain_of(split), config.seed, split, index, config.height, config.width, config.shift
+            )
             yield index, {"image": image, "label": label[..., None], "name": f"{split}_{index:06}"}
 
 
-def open_builder(data_config: ConfigDict) -> ToyStreets:
-    """Opens the data set, generating it on first use.
+def open_toy_builder(data_config: ConfigDict) -> ToyStreets:
+    """Opens the dataset and generates it on first use.
 
-    It is generated in a temporary folder that is renamed at the end: a process that is killed half way
-    leaves nothing that would be taken for the data set.
+    It is generated in a temporary folder that is renamed at the end: a process that is killed half way leaves nothing
+    that looks like the dataset.
 
     Args:
       data_config: `config.data`.
 
     Returns:
-      The prepared builder.
+      The builder, whose records exist.
 
     Raises:
-      ValueError: a setting is out of its range.
-      FileNotFoundError: the folder of the data set has lost files.
+      UserError: the dataset has lost files.
     """
-    builder = _builder(data_config)
+    builder = _make_builder(data_config)
     if not builder.data_path.exists():
         config = builder.builder_config
         numbers = ", ".join(f"{count} {split}" for split, count in config.counts.items())
@@ -94,25 +96,23 @@ def open_builder(data_config: ConfigDict) -> ToyStreets:
             options = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=1)
             builder.download_and_prepare(download_config=options)
         except OSError:
-            # Unless another process, which made the same images, renamed its folder first.
-            builder = _builder(data_config)
+            # Fine if another process, which made the same images, renamed its folder first.
+            builder = _make_builder(data_config)
             if not builder.data_path.exists():
                 raise
     if not builder.is_prepared():
-        raise FileNotFoundError(f"{builder.data_path} is not a whole data set; remove it to have it generated again.")
+        raise UserError(f"{builder.data_path} is not a complete dataset; remove it to have it generated again.")
     return builder
 
 
-def _builder(data_config: ConfigDict) -> ToyStreets:
-    """Returns the builder of the settings, whether its data set is prepared or not."""
-    settings = data_config.toy
-    check(settings)
-    numbers = (settings.source_count, settings.target_count, settings.validation_count)
+def _make_builder(data_config: ConfigDict) -> ToyStreets:
+    """Returns the builder of the settings, whether its dataset exists or not."""
+    settings, splits = data_config.toy, toy.from_settings(data_config, "source").splits
     config = ToyConfig(
         name=folder_name(settings),
         height=settings.height,
         width=settings.width,
-        counts={split: number for split, number in zip(SPLITS, numbers, strict=True) if number},
+        counts={part: split.count for part, split in splits.items() if split.count},
         seed=settings.seed,
         shift=settings.shift,
     )
@@ -128,8 +128,8 @@ def _builder(data_config: ConfigDict) -> ToyStreets:
 def folder_name(settings: ConfigDict) -> str:
     """Returns a name that differs where any image would.
 
-    It holds all settings and a hash of a few small images. The hash notices changes of the drawing itself,
-    so that images of an older version of it are never read.
+    It holds all settings and a hash of a few small images. The hash changes with the drawing itself, so that images
+    of an older version are never read.
 
     Args:
       settings: `config.data.toy`.

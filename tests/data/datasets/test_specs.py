@@ -1,41 +1,31 @@
 import shutil
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from configs import base
-from data.datasets import cityscapes
+from data.datasets import cityscapes, gta5
+from data.datasets.registry import find_spec
+from data.datasets.spec import describe_layout
 from data.raw import file_access
-from data.datasets import custom as folders
-from data.datasets import gta5
-from data.raw.faults import BadFile
-from data.raw.layout import explanation
-from data.raw.pair_reader import read_pair
+from data.raw.faults import BadFileError
+from data.raw.pairs import read_pair
 from tests.helpers import trees
-from tests.helpers.layouts import layout_of, own_settings
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.layouts import miniature_spec, own_settings
 
 
-def zipped(tree, root):
-    """Writes the two official zip files of a Cityscapes tree."""
-    root.mkdir()
-    for folder, archive in cityscapes.ARCHIVES.items():
-        with zipfile.ZipFile(root / archive, "w", zipfile.ZIP_DEFLATED) as file:
-            file.writestr("README", "read me")
-            for member in sorted((tree / folder).rglob("*.*")):
-                file.write(member, member.relative_to(tree))
-    return root
+def own_data():
+    """Returns settings of the data whose domains are both own data."""
+    config = own_settings(base.default_config())
+    config.data.update(source="custom", target="custom")
+    return config.data
 
 
 def test_cityscapes_names_are_those_of_the_official_lists(tmp_path):
     for split, names in trees.CITYSCAPES_NAMES.items():
         trees.write_cityscapes(tmp_path, split, len(names))
-        found = cityscapes.layout().find(tmp_path, split)
+        found = cityscapes.SPEC.find(tmp_path, split)
         assert found.faults == []
         assert [pair.name for pair in found.pairs] == sorted(names)
         assert all((pair.label is None) == (split == "test") for pair in found.pairs)
@@ -44,30 +34,30 @@ def test_cityscapes_names_are_those_of_the_official_lists(tmp_path):
 def test_zip_files_read_like_folders(tmp_path):
     trees.write_cityscapes(tmp_path / "tree", "train", 5)
     trees.write_cityscapes(tmp_path / "tree", "val", 2)
-    zipped(tmp_path / "tree", tmp_path / "zip")
-    layout = cityscapes.layout()
+    trees.write_zip_files(tmp_path / "tree", tmp_path / "zip")
+    spec = cityscapes.SPEC
     for split in ("train", "val"):
-        plain, packed = layout.find(tmp_path / "tree", split), layout.find(tmp_path / "zip", split)
+        plain, packed = spec.find(tmp_path / "tree", split), spec.find(tmp_path / "zip", split)
         assert packed.faults == []
         assert [(pair.name, pair.size) for pair in plain.pairs] == [(pair.name, pair.size) for pair in packed.pairs]
         for pair, other in zip(plain.pairs, packed.pairs, strict=True):
-            read, same = read_pair(pair, layout.labels), read_pair(other, layout.labels)
+            read, same = read_pair(pair, spec.labels), read_pair(other, spec.labels)
             np.testing.assert_array_equal(read.image, same.image)
             np.testing.assert_array_equal(read.label, same.label)
 
 
 def test_one_folder_unpacked_and_one_not(tmp_path):
     trees.write_cityscapes(tmp_path / "tree", "train", 2)
-    root = zipped(tmp_path / "tree", tmp_path / "mixed")
+    root = trees.write_zip_files(tmp_path / "tree", tmp_path / "mixed")
     shutil.copytree(tmp_path / "tree" / "gtFine", root / "gtFine")
-    found = cityscapes.layout().find(root, "train")
+    found = cityscapes.SPEC.find(root, "train")
     assert len(found.pairs) == 2
     assert found.faults == []
 
 
 def test_damaged_member_of_a_zip_file_is_named(tmp_path):
     tree = trees.write_cityscapes(tmp_path / "tree", "train", 1, size=(64, 128))
-    root = zipped(tmp_path / "tree", tmp_path / "zip")
+    root = trees.write_zip_files(tmp_path / "tree", tmp_path / "zip")
     archive = root / cityscapes.ARCHIVES["leftImg8bit"]
     member = tree.image_files[0].relative_to(tmp_path / "tree").as_posix()
     with zipfile.ZipFile(archive) as opened:
@@ -75,13 +65,13 @@ def test_damaged_member_of_a_zip_file_is_named(tmp_path):
     content = bytearray(archive.read_bytes())
     content[place] ^= 0xFF
     archive.write_bytes(content)
-    with pytest.raises(BadFile, match=rf"{archive.name}/{member}: damaged"):
+    with pytest.raises(BadFileError, match=rf"{archive.name}/{member}: damaged"):
         file_access.read_bytes(archive / member)
 
 
 def test_names_in_a_zip_file_lead_nowhere(tmp_path):
     tree = trees.write_cityscapes(tmp_path / "tree", "train", 2)
-    root = zipped(tmp_path / "tree", tmp_path / "zip")
+    root = trees.write_zip_files(tmp_path / "tree", tmp_path / "zip")
     content = tree.image_files[0].read_bytes()
     name = "aachen_000009_000019_leftImg8bit.png"
     folders = ("../", "/", "leftImg8bit/train/../../../", "leftImg8bit/train/aachen/../", "leftImg8bit/train//")
@@ -92,11 +82,11 @@ def test_names_in_a_zip_file_lead_nowhere(tmp_path):
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/hostname")
     before = sorted(tmp_path.rglob("*"))
-    layout = cityscapes.layout()
-    found = layout.find(root, "train")
+    spec = cityscapes.SPEC
+    found = spec.find(root, "train")
     assert {pair.name for pair in found.pairs} == {*tree.names}
     for pair in found.pairs:
-        read_pair(pair, layout.labels)
+        read_pair(pair, spec.labels)
     listed = file_access.list_files(root / cityscapes.ARCHIVES["leftImg8bit"] / "leftImg8bit/train", deep=True)
     assert len(listed) > len(tree.names)
     assert not any(".." in file.parts for file in listed)
@@ -108,7 +98,7 @@ def test_names_in_a_zip_file_lead_nowhere(tmp_path):
 def test_a_file_that_is_no_zip_file(tmp_path):
     for archive in cityscapes.ARCHIVES.values():
         (tmp_path / archive).write_bytes(b"<html>Log in</html>")
-    found = cityscapes.layout().find(tmp_path, "train")
+    found = cityscapes.SPEC.find(tmp_path, "train")
     assert found.pairs == []
     assert {fault.kind for fault in found.faults} == {"unreadable"}
     assert all(".zip" in str(fault) for fault in found.faults)
@@ -116,8 +106,8 @@ def test_a_file_that_is_no_zip_file(tmp_path):
 
 @pytest.mark.parametrize("data_set", trees.WRITERS)
 def test_empty_root_names_the_folders(data_set, tmp_path):
-    layout, split = layout_of(data_set)
-    found = layout.find(tmp_path, split)
+    spec, split = miniature_spec(data_set)
+    found = spec.find(tmp_path, split)
     assert found.pairs == []
     assert {fault.kind for fault in found.faults} == {"missing folder"}
     assert len(found.faults) == 2
@@ -125,22 +115,22 @@ def test_empty_root_names_the_folders(data_set, tmp_path):
 
 @pytest.mark.parametrize("data_set", trees.WRITERS)
 def test_explanation_fits_a_screen_and_says_what_to_do(data_set):
-    layout, _ = layout_of(data_set)
-    text = explanation(layout, "")
+    spec, _ = miniature_spec(data_set)
+    text = describe_layout(spec, "target", "")
     assert len(text.splitlines()) <= 24
     assert max(map(len, text.splitlines())) <= 120
-    assert f"--config.data.{layout.domain}_root" in text
+    assert "--config.data.target_root" in text
     assert "is not set" in text
-    assert "'/x/y'" in explanation(layout, "/x/y")
-    for archive in layout.archives:
+    assert "'/x/y'" in describe_layout(spec, "target", "/x/y")
+    for archive in spec.archives:
         assert archive in text
-    assert layout.page in text
+    assert spec.page in text
 
 
 def test_names_of_nested_own_data(tmp_path):
     trees.write_custom(tmp_path, images="photos/a b/c", labels="masks/a b/c", count=2)
-    layout, split = layout_of("custom")
-    assert [pair.name for pair in layout.find(tmp_path, split).pairs] == ["a b/c/photo 0", "a b/c/photo 1"]
+    spec, split = miniature_spec("custom")
+    assert [pair.name for pair in spec.find(tmp_path, split).pairs] == ["a b/c/photo 0", "a b/c/photo 1"]
 
 
 @pytest.mark.parametrize(
@@ -154,57 +144,48 @@ def test_names_of_nested_own_data(tmp_path):
     ],
 )
 def test_raw_ids_of_own_data_are_checked(ids, message):
-    custom = own_settings(base.default_config()).data.custom
-    custom.source_ids = ids
+    data = own_data()
+    data.custom.source_ids = ids
     with pytest.raises(ValueError, match=message):
-        folders.layout(custom, "source")
+        find_spec(data, "source")
 
 
 def test_own_data_with_large_ids_is_kept_in_16_bits():
-    custom = own_settings(base.default_config()).data.custom
-    custom.source_ids = ((7, "road"), (1000, "sky"))
-    assert folders.layout(custom, "source").labels.values == 65536
-    assert folders.layout(custom, "target").labels.values == 256
+    data = own_data()
+    data.custom.source_ids = ((7, "road"), (1000, "sky"))
+    assert find_spec(data, "source").labels.values == 65536
+    assert find_spec(data, "target").labels.values == 256
 
 
 def test_known_bad_pairs_of_gta5_are_noticed(tmp_path):
     """Planted as the official archives have them: the label is of another size."""
     tree = trees.write_gta5(tmp_path, count=1)
-    for name in gta5.BAD_PAIRS:
+    for name in sorted(gta5.SPEC.known_bad):
         (tmp_path / "images" / f"{name}.png").write_bytes(trees.png_bytes(tree.images[0][:-6]))
         (tmp_path / "labels" / f"{name}.png").write_bytes(tree.label_files[0].read_bytes())
-    layout = gta5.layout()
+    spec = gta5.SPEC
     refused = []
-    for pair in layout.find(tmp_path, "train").pairs:
+    for pair in spec.find(tmp_path, "train").pairs:
         try:
-            read_pair(pair, layout.labels)
-        except BadFile as error:
+            read_pair(pair, spec.labels)
+        except BadFileError as error:
             refused.append((error.fault.kind, error.fault.file.stem))
-    assert refused == [("size mismatch", name) for name in gta5.BAD_PAIRS]
-
-
-def test_declarations_need_no_tensorflow():
-    program = (
-        "import sys\nfrom data import cityscapes, files, folders, gta5, layouts, pairs, reading, synthia\n"
-        "print([name for name in sys.modules if name.startswith(('tensorflow', 'jax'))])"
-    )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert result.stdout.strip() == "[]", result.stderr
+    assert refused == [("size mismatch", name) for name in sorted(gta5.SPEC.known_bad)]
 
 
 @pytest.mark.parametrize("key", ["source_images", "source_labels"])
 def test_own_folders_must_be_named(key, tmp_path):
     trees.write_custom(tmp_path)
-    custom = own_settings(base.default_config()).data.custom
-    custom[key] = ""
+    data = own_data()
+    data.custom[key] = ""
     with pytest.raises(ValueError, match=rf"data\.custom\.{key} is empty.*data\.source_root"):
-        folders.layout(custom, "source").find(tmp_path, "source_train")
+        find_spec(data, "source").find(tmp_path, "source_train")
 
 
 def test_all_images_of_own_target_may_lack_labels(tmp_path):
     tree = trees.write_custom(tmp_path)
-    custom = own_settings(base.default_config()).data.custom
-    custom.target_labels = ""
-    found = folders.layout(custom, "target").find(tmp_path, "target_train")
+    data = own_data()
+    data.custom.target_labels = ""
+    found = find_spec(data, "target").find(tmp_path, "target_train")
     assert [pair.name for pair in found.pairs] == tree.names
     assert not any(pair.label for pair in found.pairs)

@@ -1,13 +1,13 @@
-"""TFDS builders of the real data sets and of own data: a prepared split each, in a folder of its own.
+"""TFDS builders of the datasets that are prepared from files: one builder a split, in a folder of its own.
 
-The folder's name holds a fingerprint of the files and of all settings that change the records: a data set that was
-changed is prepared again instead of being read as it was. Features are image uint8 [Y, X, 3], label (raw ids, uint8
-or uint16 [Y, X, 1]) and name (text).
+Features are image uint8 [Y, X, 3], label (raw ids, uint8 or uint16 [Y, X, 1]) and name (text).
 """
 
 import dataclasses
+import functools
 import os
 import threading
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,17 +15,19 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from ml_collections import ConfigDict
 from tensorflow_datasets.core import dataset_builder, naming
 
-from data.preparation import locate as located
-from data.preparation import prepare
-from data.preparation.locate import Wanted, locate
+from configs.user_error import UserError
+from data.datasets.spec import domain_of
+from data.preparation import location, prepare
+from data.preparation.location import SplitLocation
 from data.preparation.records import Form, Record
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SplitConfig(tfds.core.BuilderConfig):
-    """A split as it is prepared.
+    """A split as it is stored.
 
     Attributes:
       split: its name.
@@ -36,10 +38,10 @@ class SplitConfig(tfds.core.BuilderConfig):
     form: Form
 
 
-class PreparedSplit(dataset_builder.FileReaderBuilder, skip_registration=True):
-    """One split of a real data set; `open_builder` prepares it."""
+class SplitBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
+    """One split of a dataset; `open_split_builder` prepares it."""
 
-    VERSION = tfds.core.Version(located.VERSION)
+    VERSION = tfds.core.Version(location.VERSION)
 
     def _info(self) -> tfds.core.DatasetInfo:
         form = self.builder_config.form
@@ -52,14 +54,12 @@ class PreparedSplit(dataset_builder.FileReaderBuilder, skip_registration=True):
             "name": tfds.features.Text(),
         }
         info = self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), disable_shuffling=True)
-        # TFDS would ask its server for the data set before it is prepared, and leave an empty temporary folder.
+        # Before a dataset is prepared, TFDS would look for it on its server and leave an empty temporary folder.
         info.initialize_from_bucket = lambda: None
         return info
 
     def _download_and_prepare(self, dl_manager: object, download_config: object = None) -> None:
-        raise RuntimeError(
-            "data.preparation.builder.open_builder prepares this data set: it resumes, which TFDS does not."
-        )
+        raise RuntimeError("open_split_builder prepares this dataset, as TFDS cannot resume.")
 
     def shard_name(self, number: int, count: int) -> str:
         """Returns the file name of a shard, as TFDS expects it."""
@@ -83,76 +83,63 @@ class PreparedSplit(dataset_builder.FileReaderBuilder, skip_registration=True):
         )
 
 
-class Gta5(PreparedSplit):
-    """GTA5."""
+_LOGGING = threading.Lock()
 
 
-class Synthia(PreparedSplit):
-    """SYNTHIA-RAND-CITYSCAPES."""
-
-
-class Cityscapes(PreparedSplit):
-    """Cityscapes."""
-
-
-class Custom(PreparedSplit):
-    """Own data."""
-
-
-_QUIET = threading.Lock()
-_BUILDERS = {"gta5": Gta5, "synthia": Synthia, "cityscapes": Cityscapes, "custom": Custom}
-
-
-def open_builder(wanted: Wanted, processes: int | None = None) -> PreparedSplit:
-    """Opens a split, preparing it on first use.
+def open_split_builder(place: SplitLocation, data_config: ConfigDict, processes: int | None = None) -> SplitBuilder:
+    """Opens a split and prepares it on first use.
 
     Args:
-      wanted: the split.
-      processes: that prepare; None: one for each usable core.
+      place: of its files and records.
+      data_config: `config.data`.
+      processes: number of processes that prepare; None: one for each usable core.
 
     Returns:
-      The prepared builder.
+      The builder, whose records exist.
 
     Raises:
-      ValueError: as for `locate`, or too many files are unusable, or the disk lacks room.
+      UserError: too many files are unusable, the disk is too small, or the records are incomplete.
     """
-    layout, form, folder_name, found = locate(wanted)
-    builder = _builder(wanted, folder_name, form)
-    if found is not None and not builder.data_path.exists():
+    builder = _make_builder(place)
+    if place.files is not None and not builder.data_path.exists():
         task = prepare.Task(
-            layout=layout,
-            root=Path(wanted.data_config[f"{wanted.domain}_root"]),
-            split=wanted.split,
-            form=form,
-            rejected_limit=wanted.data_config.rejected_limit,
-            folder=Path(builder.data_path),
+            location=place,
+            root=Path(data_config[f"{domain_of(place.part)}_root"]),
+            rejected_limit=data_config.rejected_limit,
             shard_name=builder.shard_name,
             serialize=_serialize,
             describe=builder.describe,
         )
-        prepare.prepare(task, found, processes)
-        builder = _builder(wanted, folder_name, form)
+        prepare.prepare_split(task, processes)
+        builder = _make_builder(place)
     if not builder.is_prepared():
-        raise ValueError(f"{builder.data_path} is not a whole data set; remove it to have it prepared again.")
+        raise UserError(f"{builder.data_path} is not a complete dataset; remove it to have it prepared again.")
     return builder
 
 
-def _builder(wanted: Wanted, folder_name: str, form: Form) -> PreparedSplit:
-    config = SplitConfig(name=folder_name, split=wanted.split, form=form)
-    directory = wanted.data_config.directory or None
-    # TFDS warns of any configuration that is not listed in its class. One thread at a time, or the second would take
-    # the first one's silence for the level to go back to.
-    with _QUIET:
+def _make_builder(place: SplitLocation) -> SplitBuilder:
+    name, directory = place.folder.parent.name, place.folder.parents[2]
+    config = SplitConfig(name=name, split=place.split.name, form=place.form)
+    # TFDS warns of any configuration that is not listed in its class. The lock keeps a second thread from taking the
+    # level that this one sets for the one to restore.
+    with _LOGGING:
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)
         try:
-            return _BUILDERS[wanted.name](config=config, file_format="array_record", data_dir=directory)
+            return _builder_class(place.spec.name)(config=config, file_format="array_record", data_dir=directory)
         finally:
             logging.set_verbosity(verbosity)
 
 
+@functools.cache
+def _builder_class(dataset: str) -> type[SplitBuilder]:
+    """Returns the builder's class of a dataset: TFDS takes a dataset's name from the class."""
+    names = {"name": dataset, "__module__": __name__}
+    return types.new_class(dataset, (SplitBuilder,), {"skip_registration": True}, lambda body: body.update(names))
+
+
 def _serialize(record: Record) -> bytes:
-    """Returns a record as TFDS reads it; the images are encoded already."""
+    """Returns a record as TFDS reads it; the images are already encoded."""
     values = {"image": record.image, "label": record.label, "name": record.name.encode()}
     features = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for key, value in values.items()}
     example = tf.train.Example(features=tf.train.Features(feature=features))

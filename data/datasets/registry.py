@@ -1,0 +1,36 @@
+"""All datasets by name. To add one, write its spec in a file of this folder and add a line to `SPECS`."""
+
+from ml_collections import ConfigDict
+
+from data.datasets import cityscapes, custom, gta5, synthia, toy
+from data.datasets.spec import DatasetSpec
+
+SPECS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        toy.SPEC,
+        gta5.SPEC,
+        synthia.SPEC,
+        cityscapes.SPEC,
+        custom.SPEC,
+    )
+}
+
+
+def find_spec(data_config: ConfigDict, domain: str) -> DatasetSpec:
+    """Returns the dataset of a domain.
+
+    Args:
+      data_config: `config.data`.
+      domain: "source" or "target".
+
+    Raises:
+      UserError: settings of the user's own data are out of range.
+    """
+    spec = SPECS[data_config[domain]]
+    return spec.from_settings(data_config, domain) if spec.from_settings else spec
+
+
+def names_with(part: str) -> list[str]:
+    """Returns the names of the datasets that have a part of a run, such as "source_train"."""
+    return [name for name, spec in SPECS.items() if part in spec.splits]
