@@ -91,7 +91,7 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
 
 
 def valid_words(target: str) -> str:
-    """Returns the words that may follow the colon of a configuration whose target dataset is `target`."""
+    """Returns the words that may follow the colon of a configuration with the target dataset `target`."""
     counts = ", ".join(map(str, _listed_counts(target))) or "any number of labelled target images"
     return ", ".join([*VARIANTS, "smoke", counts])
 
@@ -134,7 +134,7 @@ def _set_variant(config: ConfigDict, name: str) -> None:
 
 
 def shrink(config: ConfigDict) -> None:
-    """Makes every part tiny, so that a run shows in seconds that all of them work together."""
+    """Makes everything tiny, so that a run shows in seconds that all parts work together."""
     config.steps = 6
     config.data.labelled_count = min(config.data.labelled_count, 4)
     config.data.source_size = (64, 128)

@@ -1,4 +1,4 @@
-"""Your own images, by this file alone: copy it, and change the lines below.
+"""Your own images: copy this file and change the lines below.
 
     python main.py --config=configs/custom.py --workdir=runs/custom
     python main.py --config=configs/custom.py:ass_plus --workdir=runs/custom_plus
@@ -7,7 +7,7 @@
 
 The example has five classes, rendered scenes as the source and photographs as the target. A label file has the name
 of its image, up to the ending, and holds a class number at every pixel: a PNG of one channel, of 8 or 16 bits, or
-with a palette. The numbers are free and may differ between the domains; each domain has its table below.
+with a palette. The numbers are free, and the domains may use different ones; each has its table below.
 """
 
 from ml_collections import ConfigDict
@@ -29,17 +29,17 @@ def get_config(words: str = "") -> ConfigDict:
     custom.source_labels = "labels"
     custom.target_images = "train/images"  # All target images to train on, labelled or not.
     custom.target_labels = "train/labels"  # Label files of some of them.
-    custom.validation_images = "validation/images"  # What is scored: every image needs its label file.
+    custom.validation_images = "validation/images"  # For scores; every image needs its label file.
     custom.validation_labels = "validation/labels"
 
-    # The classes, their colours in pictures, and the numbers that mean them in the label files. Several numbers may
-    # mean one class. Pixels with a number that is not in the table are ignored: neither trained on nor scored.
+    # The classes, their colours in pictures, and their numbers in the label files. A class may have several numbers.
+    # Pixels with a number that is not in the table are ignored: neither trained on nor scored.
     custom.names = ("ground", "building", "plant", "sky", "vehicle")
     custom.palette = ((128, 64, 128), (70, 70, 70), (107, 142, 35), (70, 130, 180), (0, 0, 142))
     custom.source_ids = ((1, "ground"), (2, "building"), (3, "plant"), (4, "sky"), (5, "vehicle"))
     custom.target_ids = ((7, "ground"), (8, "ground"), (11, "building"), (21, "plant"), (23, "sky"), (26, "vehicle"))
 
-    config.data.labelled_count = -1  # Every target image that has a label file; or a number, or data.labelled_list.
+    config.data.labelled_count = -1  # All target images that have a label file; or a number, or data.labelled_list.
     config.data.source_size = (512, 1024)  # Height, width that images are resized to: keep their proportions.
     config.data.target_size = (512, 1024)
     return base.finish(config, words)

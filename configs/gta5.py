@@ -1,7 +1,7 @@
 """GTA5 to Cityscapes, 19 classes: the paper's main experiment.
 
-Numbers: ASS (arXiv 2004.00794) where the paper gives them, else AdaptSegNet (arXiv 1802.10349), on
-which it builds; `configs/base.py` marks our own choices.
+Numbers are those of ASS (arXiv 2004.00794), or of AdaptSegNet (arXiv 1802.10349), on which it builds, where the paper
+gives none; `configs/base.py` marks our own choices.
 
     python main.py --config=configs/gta5.py --workdir=runs/gta5
     python main.py --config=configs/gta5.py:adaptsegnet --workdir=runs/gta5_adaptsegnet
@@ -9,8 +9,8 @@ which it builds; `configs/base.py` marks our own choices.
     python main.py --config=configs/gta5.py:500 --workdir=runs/gta5_500
     python main.py --config=configs/gta5.py:500,target_only --workdir=runs/gta5_500_target_only
 
-The number chooses 50, 100 (the default), 200, 500, 1000 or 2975 labelled images: the lists of `data/datasets/lists/`.
-Put other folders of the datasets into `--config.data.source_root` and `--config.data.target_root`.
+The number of labelled images is 50, 100 (the default), 200, 500, 1000 or 2975: the lists of `data/datasets/lists/`.
+Name other folders of the datasets with `--config.data.source_root` and `--config.data.target_root`.
 
 Expected time: a step is about 8.9 TFLOP, so that 150,000 steps at the full bfloat16 speed of an NVIDIA
 H200 (`--config.model.dtype=bfloat16`) take half an hour; expect a small multiple of that.

@@ -1,4 +1,4 @@
-"""Generated streets: the whole method in minutes on a laptop's processor, with nothing to download.
+"""Generated streets: the whole method in minutes on the processor of a laptop, with nothing to download.
 
 Numbers: ours, for a small network trained from scratch.
 
@@ -21,7 +21,7 @@ def get_config(words: str = "") -> ConfigDict:
     config = base.default_config()
     config.steps = 1500
 
-    config.data.toy.target_count = 150  # Few enough that source images still help when all of these have labels.
+    config.data.toy.target_count = 150  # So few that source images help even when all of these have labels.
     config.data.labelled_count = 8
     config.data.source_size = (64, 128)  # As generated.
     config.data.target_size = (64, 128)
@@ -30,16 +30,16 @@ def get_config(words: str = "") -> ConfigDict:
     config.augment.flip = True
 
     config.model.backbone = "resnet_tiny"
-    config.model.train_norm_affine = True  # Nothing to preserve: the weights start at random.
+    config.model.train_norm_affine = True  # Weights start at random, so there is nothing to preserve.
     config.model.pixel_order = "rgb"
     config.model.pixel_mean = (127.5, 127.5, 127.5)  # Centres 0..255.
     config.model.pixel_deviation = (64.0, 64.0, 64.0)
 
     config.loss.update(global_weight=0.03, semantic_weight=0.1, semantic_outputs="class_domain")
 
-    config.teacher.decay = 0.99  # A hundred steps, of so few.
-    config.teacher.mixing = "cut"  # Here better than "class", above all with very few labels: README.
-    config.teacher.threshold = 0.8  # The small network is rarely surer.
+    config.teacher.decay = 0.99  # Averages over about a hundred of the 1500 steps.
+    config.teacher.mixing = "cut"  # Scores better than "class" here, most of all with very few labels.
+    config.teacher.threshold = 0.8  # The small network is rarely more confident.
 
     config.discriminator.update(global_width=16, semantic_width=128)
     config.discriminator.update(global_learning_rate=3e-4, semantic_learning_rate=3e-4)

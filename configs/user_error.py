@@ -7,7 +7,7 @@ class UserError(ValueError):
     The command line prints the message alone; any other error shows its traceback.
 
     Attributes:
-      exit_code: with which the process ends.
+      exit_code: of the process.
     """
 
     exit_code = 2

@@ -1,5 +1,6 @@
 """Evaluation batches: every image once on any number of hosts, labels of their own size, test images without any."""
 
+import dataclasses
 import operator
 import os
 
@@ -9,7 +10,8 @@ import tensorflow as tf
 
 from data import pipeline
 from data.classes import IGNORED
-from data.reading import builders
+from data.datasets.registry import SPECS
+from data.datasets.spec import Split
 from tests.helpers import toy_streams
 from tests.helpers.toy_streams import VALIDATION_COUNT, places, stored
 
@@ -54,21 +56,14 @@ def test_length_hint_is_the_number_of_batches_left(config):
 
 
 def test_test_images_come_without_labels(config, monkeypatch):
-    splits = ("source_train", "target_train", "target_train", "target_validation")
-    monkeypatch.setitem(builders.DATASETS, "tested", builders.DataSet(builders._open_toy, *splits))
+    splits = {"target_test": Split("target_validation", VALIDATION_COUNT, labels="none")}
+    monkeypatch.setitem(SPECS, "tested", dataclasses.replace(SPECS["toy"], splits=splits, from_settings=None))
     config.data.target = "tested"
     config.evaluation.update(split="test", batch=VALIDATION_COUNT)
     (batch,) = pipeline.evaluation_batches(config)
     assert batch.keys() == {"image", "name", "valid"}
     expected = [record["name"].decode() for record in stored(config, "target_validation")]
     assert batch["name"].tolist() == expected
-
-
-def test_a_data_set_without_test_images_says_so(config):
-    config.evaluation.split = "test"
-    for call in (pipeline.prepare, pipeline.evaluation_batches):
-        with pytest.raises(ValueError, match=r"'toy' has no test images: evaluation\.split is 'test'; expected 'val"):
-            call(config)
 
 
 def test_evaluation_resizes_images_but_not_labels(config):

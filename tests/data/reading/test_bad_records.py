@@ -129,7 +129,7 @@ def test_past_the_limit_the_run_stops_and_names_them(config, monkeypatch):
 
 def test_stream_without_any_sound_image_stops_the_run(config, monkeypatch):
     damage(monkeypatch, {"source_train": range(7)})
-    with pytest.raises(ValueError, match="None of the stream's images decodes"):
+    with pytest.raises(ValueError, match="None of the 7 images of toy_streets/source_train decodes"):
         digests(config, 0, 12)
 
 

@@ -57,7 +57,7 @@ def test_batches_are_the_same_from_any_step_on_any_host(config):
 def test_every_image_of_a_stream_is_read_once(config, reads):
     pipeline.labelled_list(config)
     take(config, count=30)
-    labelled = pipeline.choice(config, open_splits(config, ["target_train"])["target_train"]).training
+    labelled = pipeline.choose_labelled(config, open_splits(config, ["target_train"])["target_train"]).training
     assert reads["source_train"] == list(range(7))
     assert sorted(reads["target_train"]) == sorted([*range(6), *labelled])
 
@@ -67,8 +67,8 @@ def test_no_more_is_held_than_fits(config):
     height, width, _ = split.shapes("image")[0]
     keys, chosen = ("image", "label"), np.array([4, 1, 6])
     limit = 3 * height * width * (3 + 1)
-    assert decoded_cache.hold(split, keys, chosen, limit - 1, readers=1) is None
-    held = decoded_cache.hold(split, keys, chosen, limit, readers=1)
+    assert decoded_cache.decode_all(split, keys, chosen, limit - 1, readers=1) is None
+    held = decoded_cache.decode_all(split, keys, chosen, limit, readers=1)
     for index in chosen:
         expected = split.decoder(*keys)(split._fetch_one(index))
         for key, value in held(index).items():
@@ -80,8 +80,8 @@ def test_nothing_is_held_where_sizes_differ_or_an_image_does_not_decode(config, 
     everything = {"keys": ("image",), "chosen": np.arange(7), "limit": 2**30, "readers": 1}
     with monkeypatch.context() as patch:
         patch.setattr(Split, "shapes", lambda *_: [(None, None, 3)])
-        assert decoded_cache.hold(split, **everything) is None
+        assert decoded_cache.decode_all(split, **everything) is None
     fetch = Split._fetch_one
     monkeypatch.setattr(Split, "_fetch_one", lambda split, index: b"" if index == 3 else fetch(split, index))
-    assert decoded_cache.hold(split, **everything) is None
-    assert decoded_cache.hold(split, **everything | {"chosen": np.array([0, 4])}) is not None
+    assert decoded_cache.decode_all(split, **everything) is None
+    assert decoded_cache.decode_all(split, **everything | {"chosen": np.array([0, 4])}) is not None

@@ -1,0 +1,29 @@
+"""The configuration file on the command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_configuration_file_runs_once(tmp_path):
+    file, count = tmp_path / "mine.py", tmp_path / "count.txt"
+    file.write_text(
+        "from configs import toy\n\n"
+        f"with open({str(count)!r}, 'a') as file:\n    file.write('run ')\n\n\n"
+        "def get_config(words=''):\n"
+        f"    with open({str(count)!r}, 'a') as file:\n        file.write('call ')\n"
+        "    return toy.get_config(words)\n"
+    )
+    arguments = [f"--config={file}:joint", "--config.steps=7", "--mode=check", "--config.model.branches=9"]
+    result = subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, "model.branches is 9; expected one of 1, 2, 3, 4.\n")
+    assert count.read_text() == "run call "
+
+
+def test_the_file_may_stand_anywhere_on_the_line():
+    arguments = ["--config.steps=7", "--config=configs/toy.py:joint", "--help"]
+    result = subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--config.steps=7\n" in result.stdout
