@@ -113,7 +113,7 @@ BEGIN = "from configs import base\n\ndef get_config(words=''):\n    config = bas
         ("x = 1\n", ["mine.py defines no function get_config(words)"]),
         ("def get_config(words=''):\n    return (\n", ["mine.py, line 2: '(' was never closed"]),
         ("import nowhere\n", ["mine.py, line 1: ModuleNotFoundError: No module named 'nowhere'"]),
-        ("def get_config():\n    return 3\n", ["mine.py: expected a ConfigDict of get_config, found int"]),
+        ("def get_config():\n    return 3\n", ["mine.py: expected a ConfigDict from get_config, found int"]),
         (BEGIN + "return config.dta\n", ["mine.py, line 5: AttributeError", "dta"]),
         (BEGIN + "return int('x')\n", ["mine.py, line 5: ValueError: invalid literal"]),
         (BEGIN + "config.steps = 'many'\n", ["mine.py, line 5: TypeError", "'steps'"]),
@@ -193,7 +193,7 @@ def test_help_with_a_configuration_lists_its_keys(environment):
         (["--config.data.batch.source=-1"], ["data.batch.source is -1", "0 or more"]),
         (["--config.data.classes=custom"], ["data.custom.names", "2 to 255 classes"]),
         (["--config.data.labelled_list=none.txt"], ["data.labelled_list", "'none.txt' cannot be read"]),
-        (["--config.data.source=gta6"], ["Unknown data set 'gta6'", "toy, gta5, synthia, custom"]),
+        (["--config.data.source=gta6"], ["data.source is 'gta6'; expected one of toy, gta5, synthia"]),
         (["--config.data.held_out=8"], ["data.held_out is 8", "fewer than the 8 images"]),
     ],
 )

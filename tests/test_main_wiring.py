@@ -54,14 +54,10 @@ def train(
         raise StoppedError("Stopped")
     return {"variant": config.variant, "step": 9, "mean_iou": {"toy": 0.5}}
 
-def prepare(config):
+def prepare(config, locations):
     print("prepare")
     if config.data.labelled_count == 9:
         raise ValueError("Missing data")
-
-def build_networks(config, num_classes):
-    if config.model.branches == 9:
-        raise ValueError(f"Unknown model.branches 9 of {num_classes} classes")
 
 def labelled_list(config):
     if config.data.labelled_count == 7:
@@ -85,7 +81,6 @@ stand_in("ass_jax.runtime.compilation", keep_programs=lambda workdir: print("pro
 stand_in("ass_jax.training.loop", train=train, ENDS=(StoppedError,))
 stand_in("ass_jax.runtime.distributed", join=lambda settings: None, ended_together=contextlib.nullcontext)
 stand_in("ass_jax.evaluation.evaluate", evaluate=evaluate)
-stand_in("ass_jax.models", build_networks=build_networks)
 stand_in("ass_jax.checkpoints.integrity", DamagedError=type("DamagedError", (ValueError,), {}))
 stand_in("data.reading.bad_records", UndecodableError=type("UndecodableError", (ValueError,), {}))
 stand_in(
@@ -210,7 +205,7 @@ def test_stopped_run_ends_with_the_code_of_its_signal(tmp_path):
     ("arguments", "message"),
     [
         (["--config.data.labelled_count=9"], "Missing data\n"),
-        (["--config.model.branches=9"], "Unknown model.branches 9 of 10 classes\n"),
+        (["--config.model.branches=9"], "model.branches is 9; expected one of 1, 2, 3, 4.\n"),
         (["--config.data.labelled_count=7"], "Missing image\n"),
         (["--mode=eval", "--config.steps=1"], "No checkpoint\n"),
     ],

@@ -1,7 +1,6 @@
 """DeepLab-v2 (arXiv 1606.00915): a stride-8 backbone and a classifier of parallel dilated convolutions."""
 
 import functools
-from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -123,24 +122,10 @@ def build_deeplab(model: ConfigDict, num_classes: int) -> DeepLab:
 
     Returns:
       The module, without parameters.
-
-    Raises:
-      ValueError: a setting is not one of its valid values, which the message lists.
     """
-    check_setting("model.backbone", model.backbone, tuple(BACKBONES))
-    check_setting("model.stride_in", model.stride_in, ("1x1", "3x3"))
-    check_setting("model.batch_norm", model.batch_norm, ("batch", "frozen"))
-    check_setting("model.dtype", model.dtype, ("float32", "bfloat16"))
-    check_setting("model.branches", model.branches, tuple(range(1, len(DILATIONS) + 1)))
     return DeepLab(
         backbone=BACKBONES[model.backbone](model),
         num_classes=num_classes,
         branches=model.branches,
         dtype=jnp.dtype(model.dtype),
     )
-
-
-def check_setting(key: str, value: str | int, valid: Iterable[str | int]) -> None:
-    """Raises ValueError, with the valid values, if a setting has none of them."""
-    if value not in valid:
-        raise ValueError(f"Unknown {key} {value!r}. Valid: {', '.join(map(str, valid))}.")

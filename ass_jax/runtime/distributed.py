@@ -29,17 +29,12 @@ def join(settings: ConfigDict) -> None:
       settings: `config.distributed`.
 
     Raises:
-      ValueError: the settings do not say where this process belongs, or no cluster was detected.
+      ValueError: no cluster was detected.
       RuntimeError: the others did not come in time.
     """
     address, processes, index = settings.coordinator, settings.processes, settings.index
     if not address and not settings.detect:
         return
-    if address and not (processes >= 1 and 0 <= index < processes):
-        raise ValueError(
-            f"distributed.coordinator is {address!r}, and so distributed.processes must be 1 or more and "
-            f"distributed.index one of 0 to processes - 1; found {processes} and {index}."
-        )
     where = {"coordinator_address": address, "num_processes": processes, "process_id": index} if address else {}
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # For processes on CPUs; others ignore it.
     try:

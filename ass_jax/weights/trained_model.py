@@ -11,11 +11,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ass_jax.checkpoints.manager import Checkpoints
+from ass_jax.method.losses import DOMAIN_LOSSES
 from ass_jax.method.state import Variables, abstract_segmenter
 from ass_jax.models import Networks, build_networks
+from ass_jax.models.deeplab import BACKBONES, DILATIONS
 from ass_jax.runtime.workdir import CHECKPOINTS, CLASSES, CONFIGURATION, parse_json, read_json
 from ass_jax.weights.files import WeightFileError
 from ass_jax.weights.pretrained import Pretrained, place, with_settings
+from configs.user_error import UserError
 
 # What using a segmenter takes of a configuration.
 _SETTINGS = {
@@ -36,6 +39,18 @@ _SETTINGS = {
     "model.pixel_mean": list,
     "model.pixel_order": str,
     "model.stride_in": str,
+}
+# Their choices, which the networks trust: a file of weights may hold anything.
+_CHOICES = {
+    "loss.global_kind": tuple(DOMAIN_LOSSES),
+    "loss.semantic_input": ("features", "logits"),
+    "loss.semantic_outputs": ("binary", "class_domain"),
+    "model.backbone": tuple(BACKBONES),
+    "model.batch_norm": ("batch", "frozen"),
+    "model.branches": tuple(range(1, len(DILATIONS) + 1)),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.pixel_order": ("bgr", "rgb"),
+    "model.stride_in": ("1x1", "3x3"),
 }
 _CLASS_TABLE = {"names": list, "palette": list}
 
@@ -143,9 +158,15 @@ def _fill(pretrained: Pretrained, config: ConfigDict, names: tuple[str, ...], pa
 
 def _config(found: dict, place: object) -> ConfigDict:
     try:
-        return ConfigDict(found)
+        config = ConfigDict(found)
     except (AttributeError, TypeError, ValueError) as error:  # Keys that would hide its own methods, or with dots.
         raise ValueError(f"{place}: it holds keys that no configuration has ({error}).") from error
+    for key, choices in _CHOICES.items():
+        group, name = key.split(".")
+        if config[group][name] not in choices:
+            expected = ", ".join(map(str, choices))
+            raise UserError(f"{place}: {key} is {config[group][name]!r}; expected one of {expected}.")
+    return config
 
 
 def _classes(found: dict, place: object) -> tuple[tuple[str, ...], np.ndarray]:

@@ -79,20 +79,3 @@ def test_bfloat16_gives_float32_logits_close_to_float32(model, random_variables)
     assert np.sqrt(np.mean((logits - expected) ** 2)) < 0.02 * np.std(expected)
     initial = jax.eval_shape(lambda x: half.init(jax.random.key(1), x, train=False), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "valid"),
-    [
-        ("backbone", "resnet", ", ".join(BACKBONES)),
-        ("stride_in", "7x7", "1x1, 3x3"),
-        ("batch_norm", "none", "batch, frozen"),
-        ("dtype", "float16", "float32, bfloat16"),
-        ("branches", 5, "1, 2, 3, 4"),
-        ("branches", 0, "1, 2, 3, 4"),
-    ],
-)
-def test_unknown_setting_lists_valid_ones(model, key, value, valid):
-    model[key] = value
-    with pytest.raises(ValueError, match=rf"Unknown model\.{key} {value!r}\. Valid: {valid}\."):
-        build_deeplab(model, CLASSES)

@@ -37,21 +37,3 @@ def test_widths_and_type_come_from_the_configuration(config):
     modules = (networks.segmenter, networks.segmenter.backbone, networks.global_discriminator)
     for module in (*modules, networks.semantic_discriminator):
         assert module.dtype == "bfloat16"
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.1])
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("loss.semantic_outputs", "multi", r"'multi'\. Valid: binary, class_domain"),
-        ("loss.semantic_input", "image", r"'image'\. Valid: features, logits"),
-        ("loss.global_kind", "hinge", r"'hinge'\. Valid: bce, least_squares"),
-        ("discriminator.global_width", 0, "global_width is 0; expected 1 or more"),
-        ("discriminator.semantic_width", -1, "semantic_width is -1; expected 1 or more"),
-    ],
-)
-def test_impossible_settings_are_refused_whether_a_loss_needs_them_or_not(config, key, value, message, weight):
-    config.loss.update(global_weight=weight, semantic_weight=weight)
-    config.update_from_flattened_dict({key: value})
-    with pytest.raises(ValueError, match=message):
-        build_networks(config, CLASSES)
