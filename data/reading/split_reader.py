@@ -93,7 +93,7 @@ class Split:
         Labels become train ids, uint8.
         """
         decode = tfds.features.FeaturesDict({key: self._features[key] for key in keys}).deserialize_example
-        if "label" not in keys or np.array_equal(self.table, np.arange(len(self.table))):
+        if "label" not in keys:
             return decode
 
         def decode_train_ids(record: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -163,17 +163,16 @@ def open_splits(config: ConfigDict, parts: Iterable[str], locations: Locations |
     unknown = [part for part in settings if _KEYS.get(settings[part]) not in _SPLITS]
     specs = {part: find_spec(config.data, domain_of(part)) for part in unknown}
     # All are located before any is prepared: that can take an hour, and faults of the others would show late.
-    located = dict(locations or {}) | {
-        part: locate_split(config.data, part)
-        for part in unknown
-        if not specs[part].is_generated and part not in (locations or {})
-    }
+    places = dict(locations or {})
+    for part in unknown:
+        if not specs[part].is_generated and part not in places:
+            places[part] = locate_split(config.data, part)
     table = class_table(config.data.classes, config.data.custom)
     for part in unknown:
         if specs[part].is_generated:
             builder = open_toy_builder(config.data)
         else:
-            builder = open_split_builder(located[part], config.data)
+            builder = open_split_builder(places[part], config.data)
         split, labels = specs[part].splits[part].name, specs[part].labels
         ids = train_ids(labels.raw_ids, table, labels.values)
         key = _KEYS[settings[part]] = (str(builder.data_path), split, ids.tobytes())

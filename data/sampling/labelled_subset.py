@@ -88,14 +88,14 @@ def choose(data_config: ConfigDict, names: Sequence[str], has_label: np.ndarray)
     _check_held_out(held_out, len(chosen))
     ranked = ranking.rank_names(chosen, data_config.labelled_seed)
     indices = np.array([places[name] for name in ranked], np.int64)
-    kept = len(ranked) - held_out
+    trained = len(ranked) - held_out
     names = tuple(sorted(chosen))
     return Choice(
         description + (f", {held_out} of them held out" if held_out else ""),
         hashlib.sha256("\n".join(names).encode()).hexdigest(),
         names,
-        np.sort(indices[:kept]),
-        np.sort(indices[kept:]),
+        np.sort(indices[:trained]),
+        np.sort(indices[trained:]),
     )
 
 

@@ -8,8 +8,8 @@ from data.toy.canvas import Canvas
 from data.toy.looks import CAR, HOOD, PERSON, POLE, SIGN, VEGETATION
 from data.toy.street import LEFT, RIGHT, SIGNS, Street
 
-# Pairs are uniform ranges, whole numbers inclusive, of nearness uniform in its logarithm; metres unless
-# said otherwise.
+# Pairs are uniform ranges, whole numbers inclusive, of nearness uniform in its logarithm; in metres if no comment gives
+# another unit.
 TREES, TREE_NEARNESS = (2, 5), (0.10, 0.50)
 POLES, POLE_NEARNESS = (3, 5), (0.14, 0.45)
 POLE_WIDTH = (0.30, 0.42)

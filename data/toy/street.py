@@ -9,7 +9,7 @@ import numpy as np
 from data.toy.canvas import Canvas
 from data.toy.looks import BUILDING, ROAD, SIDEWALK, TERRAIN, VEGETATION
 
-# Pairs are uniform ranges, whole numbers inclusive; metres unless said otherwise.
+# Pairs are uniform ranges, whole numbers inclusive; in metres if no comment gives another unit.
 HORIZON = (0.38, 0.46)  # y.
 VANISHING_POINT = (0.75, 1.25)  # x.
 CAMERA_HEIGHT = (1.6, 2.0)

@@ -4,7 +4,7 @@ import pytest
 
 from configs import base
 from tests.helpers import trees
-from tests.helpers.layouts import SIZES, own_settings
+from tests.helpers.miniature_specs import SIZES, own_settings
 
 
 @pytest.fixture(scope="session")

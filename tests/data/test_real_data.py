@@ -15,7 +15,7 @@ from PIL import Image
 from configs import custom as custom_configuration
 from data.classes import class_table
 from data.datasets.registry import SPECS
-from tests.helpers import planted, trees
+from tests.helpers import file_faults, trees
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ def official_scores(tree, folder, classes):
 def test_street_scenes(source, classes, main, tmp_path):
     config, run = f"configs/{source}.py:smoke", tmp_path / "run"
     tree = trees.WRITERS[source](tmp_path / "source", count=6)
-    rejected = planted.plant("train ids", tree, 3)
+    rejected = file_faults.plant("train ids", tree, 3)
     train = trees.write_cityscapes(tmp_path / "target", "train", 6)
     validation = trees.write_cityscapes(tmp_path / "target", "val", 3)
     test = trees.write_cityscapes(tmp_path / "target", "test", 2)

@@ -10,9 +10,9 @@ from data.checking import report
 from data.datasets import gta5
 from data.raw import faults
 from data.raw.faults import Fault
-from tests.helpers import planted, trees
-from tests.helpers.checked import run_check
-from tests.helpers.layouts import SIZES
+from tests.helpers import file_faults, trees
+from tests.helpers.data_check import run_check
+from tests.helpers.miniature_specs import SIZES
 
 
 def write(config, data_set, folder, count):
@@ -39,9 +39,9 @@ def test_clean_trees_would_work(config, source, capsys, tmp_path):
 
 @pytest.mark.parametrize("data_set", trees.WRITERS)
 def test_every_planted_fault_is_named(config, data_set, tmp_path, capsys):
-    names = [name for name, plant in planted.FAULTS.items() if data_set in plant.data_sets and plant.pairs_lost]
+    names = [name for name, plant in file_faults.FAULTS.items() if data_set in plant.data_sets and plant.pairs_lost]
     tree = write(config, data_set, tmp_path, len(names) + 2)
-    expected = [planted.plant(name, tree, place) for place, name in enumerate(names)]
+    expected = [file_faults.plant(name, tree, place) for place, name in enumerate(names)]
     config.data.rejected_limit = 100
     works, text = run_check(config, capsys)
     assert works
@@ -58,11 +58,11 @@ def test_every_planted_fault_is_named(config, data_set, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("data_set", "name"),
-    [(data_set, name) for name, plant in planted.FAULTS.items() for data_set in plant.data_sets],
+    [(data_set, name) for name, plant in file_faults.FAULTS.items() for data_set in plant.data_sets],
 )
 def test_no_fault_is_silent_on_its_own(config, data_set, name, tmp_path, capsys):
     tree = write(config, data_set, tmp_path, 2)
-    fault = planted.plant(name, tree, 1)
+    fault = file_faults.plant(name, tree, 1)
     config.data.rejected_limit = 0
     works, text = run_check(config, capsys)
     assert not works
@@ -75,7 +75,7 @@ def test_every_kind_of_fault_has_its_mending():
 
 def test_target_and_validation_faults_are_named(config, clean, capsys):
     _, train, validation = clean
-    one, other = planted.plant("damaged image", train, 2), planted.plant("train ids", validation, 1)
+    one, other = file_faults.plant("damaged image", train, 2), file_faults.plant("train ids", validation, 1)
     works, text = run_check(config, capsys)
     assert works
     assert f"{one.file}: damaged: " in text

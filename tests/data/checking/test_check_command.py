@@ -11,7 +11,7 @@ import pytest
 
 from data import pipeline
 from data.checking import check, survey
-from tests.helpers import planted, trees
+from tests.helpers import file_faults, trees
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,7 +27,7 @@ def test_before_training_missing_data(config, tmp_path):
 
 def test_before_training_all_files_alike(config, clean):
     source = clean[0]
-    expected = [planted.plant("train ids", source, place) for place in range(4)]
+    expected = [file_faults.plant("train ids", source, place) for place in range(4)]
     with pytest.raises(ValueError, match=r"(?s)train ids: 4.*none of the 4 pairs.*--mode=check") as caught:
         check.check_before_training(config)
     assert all(str(fault.file) in str(caught.value) for fault in expected)
@@ -89,7 +89,7 @@ def test_command_line(config, clean, tmp_path):
     assert "Training would work" in result.stdout
     assert "Traceback" not in result.stderr
     assert time.monotonic() - begun < 20
-    planted.plant("damaged image", clean[0])
+    file_faults.plant("damaged image", clean[0])
     result = run(*settings(config), "--config.data.rejected_limit=0", env=environment)
     assert (result.returncode, "00001.png: damaged" in result.stdout) == (1, True)
     result = run(*settings(config), "--check_files=2", f"--workdir={tmp_path / 'run'}", env=environment)

@@ -9,8 +9,8 @@ from data import pipeline
 from data.checking import check, survey
 from data.preparation import prepare, workers
 from data.preparation.location import locate_split
-from tests.helpers import planted, trees
-from tests.helpers.checked import run_check
+from tests.helpers import file_faults, trees
+from tests.helpers.data_check import run_check
 
 
 def test_labelled_list_that_is_not_on_disk(config, clean, capsys, tmp_path):
@@ -18,8 +18,8 @@ def test_labelled_list_that_is_not_on_disk(config, clean, capsys, tmp_path):
     names.write_text("\n".join(train.names))
     config.data.labelled_list = str(names)
     assert run_check(config, capsys)[0]
-    fault = planted.plant("truncated label", train, 1)
-    gone = planted.plant("missing label", train, 2)
+    fault = file_faults.plant("truncated label", train, 1)
+    gone = file_faults.plant("missing label", train, 2)
     names.write_text("\n".join([*train.names, "ulm/ulm_000999_000019"]))
     works, text = run_check(config, capsys)
     assert not works
@@ -51,13 +51,13 @@ def test_only_what_the_run_needs_is_checked(config, tmp_path, capsys):
 
 def test_few_files(config, clean, capsys):
     source = clean[0]
-    planted.plant("empty label", source, 1)
+    file_faults.plant("empty label", source, 1)
     works, text = run_check(config, capsys, limit=2)
     assert works
     assert "looked into 2 of them, evenly spread" in text
     assert "No more than 2 pairs of each split were looked into." in text
-    planted.plant("empty label", source, 0)
-    planted.plant("empty label", source, 2)
+    file_faults.plant("empty label", source, 0)
+    file_faults.plant("empty label", source, 2)
     works, text = run_check(config, capsys, limit=2)
     assert not works
     assert "none of the 2 pairs that were looked into can be used" in text
@@ -124,7 +124,7 @@ def test_report_in_a_file_names_all(config, clean, capsys, tmp_path):
 
 def test_processes_see_the_same(config, tmp_path, monkeypatch):
     tree = trees.write_gta5(tmp_path / "source", 30)
-    planted.plant("train ids", tree, 20)
+    file_faults.plant("train ids", tree, 20)
     place = locate_split(config.data, "source_train")
     found = [
         survey.survey_pairs(place.files.pairs, place.spec.labels, frozenset({7}), "gta5", processes)

@@ -10,7 +10,7 @@ from data.datasets.spec import DatasetSpec, Split
 from data.raw import pairs
 from data.raw.label_rules import LabelRules
 from tests.helpers import trees
-from tests.helpers.checked import run_check
+from tests.helpers.data_check import run_check
 
 SIZE = (16, 24)
 

@@ -12,7 +12,7 @@ from data.raw import file_access
 from data.raw.faults import BadFileError
 from data.raw.pairs import read_pair
 from tests.helpers import trees
-from tests.helpers.layouts import miniature_spec, own_settings
+from tests.helpers.miniature_specs import miniature_spec, own_settings
 
 
 def own_data():

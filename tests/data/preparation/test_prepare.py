@@ -15,8 +15,8 @@ from data.preparation import prepare, records, split_index
 from data.raw import file_access
 from data.reading import split_reader
 from tests.helpers import trees
-from tests.helpers.layouts import SIZES
-from tests.helpers.prepared_splits import open_split, read
+from tests.helpers.miniature_specs import SIZES
+from tests.helpers.split_records import open_split, read
 
 
 def files_of(folder):

@@ -7,17 +7,17 @@ import pytest
 
 from data import pipeline
 from data.preparation import prepare, shards
-from tests.helpers import planted, trees
-from tests.helpers.layouts import SIZES
-from tests.helpers.prepared_splits import open_split, read
+from tests.helpers import file_faults, trees
+from tests.helpers.miniature_specs import SIZES
+from tests.helpers.split_records import open_split, read
 
 
 @pytest.mark.parametrize("data_set", trees.WRITERS)
 def test_every_planted_fault_is_named_and_left_out(config, data_set, tmp_path, monkeypatch):
-    names = [name for name, plant in planted.FAULTS.items() if data_set in plant.data_sets and plant.pairs_lost]
+    names = [name for name, plant in file_faults.FAULTS.items() if data_set in plant.data_sets and plant.pairs_lost]
     domain = "target" if data_set == "cityscapes" else "source"
     tree = trees.WRITERS[data_set](tmp_path / domain, count=len(names) + 2)
-    expected = [planted.plant(name, tree, place) for place, name in enumerate(names)]
+    expected = [file_faults.plant(name, tree, place) for place, name in enumerate(names)]
     config.data.update({domain: data_set, f"{domain}_size": SIZES[data_set]})
     config.data.rejected_limit = 100
     said = []

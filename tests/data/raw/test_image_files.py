@@ -9,8 +9,8 @@ from data.datasets.registry import SPECS
 from data.raw import image_files
 from data.raw.faults import KINDS, BadFileError
 from data.raw.pairs import read_pair
-from tests.helpers import planted, trees
-from tests.helpers.layouts import miniature_spec
+from tests.helpers import file_faults, trees
+from tests.helpers.miniature_specs import miniature_spec
 
 SIZES = {"gta5": (1052, 1914), "synthia": (960, 1280), "cityscapes": (1024, 2048), "custom": (480, 640)}
 
@@ -109,15 +109,16 @@ def test_unknown_encoding(tmp_path):
 
 
 def test_at_least_twenty_faults():
-    assert len(planted.FAULTS) >= 20
+    assert len(file_faults.FAULTS) >= 20
 
 
 @pytest.mark.parametrize(
-    ("name", "data_set"), [(name, data_set) for name, plant in planted.FAULTS.items() for data_set in plant.data_sets]
+    ("name", "data_set"),
+    [(name, data_set) for name, plant in file_faults.FAULTS.items() for data_set in plant.data_sets],
 )
 def test_planted_faults_are_named_with_their_file(name, data_set, tmp_path):
     trees.WRITERS[data_set](tmp_path, count=3)
-    expected = planted.plant(name, trees.WRITERS[data_set](tmp_path, count=3), 1)
+    expected = file_faults.plant(name, trees.WRITERS[data_set](tmp_path, count=3), 1)
     spec, split = miniature_spec(data_set)
     found = spec.find(tmp_path, split)
     faults, read = list(found.faults), []
@@ -127,7 +128,7 @@ def test_planted_faults_are_named_with_their_file(name, data_set, tmp_path):
         except BadFileError as error:
             faults.append(error.fault)
     assert (expected.kind, expected.file) in [fault[:2] for fault in faults]
-    lost = planted.FAULTS[name].pairs_lost
+    lost = file_faults.FAULTS[name].pairs_lost
     assert len(read) == (0 if lost is None else 3 - lost)
     for fault in faults:
         assert fault.kind in KINDS
