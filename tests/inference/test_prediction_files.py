@@ -49,7 +49,7 @@ def test_raw_ids_and_colours_of_cityscapes(tmp_path):
             files.add("ulm/ulm_000001_000019", prediction)
         written = Image.open(tmp_path / classes / "predictions" / "ulm_000001_000019.png")
         assert written.mode == "L"
-        back = labels.train_ids(labels.RAW_IDS["cityscapes"], table)
+        back = labels.train_ids(labels.CITYSCAPES_RAW_IDS, table)
         np.testing.assert_array_equal(back[np.asarray(written)], prediction)
         colours = Image.open(tmp_path / classes / "predictions_color" / "ulm_000001_000019.png").convert("RGB")
         np.testing.assert_array_equal(colours, table.palette[prediction])
