@@ -1,4 +1,4 @@
-"""How the steps are compiled: once for a working directory, and without waste on a CPU."""
+"""Compiler options of the steps, and a cache of compiled programs in the working directory."""
 
 import contextlib
 import zlib
@@ -6,28 +6,29 @@ from pathlib import Path
 
 import jax
 
-CACHE = "compilation_cache"  # Folder of a working directory.
-_WORTH_KEEPING = 0.1  # Seconds of compiling; what takes less is sooner compiled than found.
-_OF_STEPS_ON_A_CPU = {
-    "xla_backend_optimization_level": 1,  # LLVM's: higher ones take longer and give no faster step.
-    # Would undo `config.model.remat`: what is to be computed again would be recognised and kept.
+from ass_jax.runtime.workdir import COMPILATION_CACHE
+
+_LEAST_COMPILE_SECONDS = 0.1  # Programs that compile faster are not worth looking up.
+_STEP_OPTIONS_ON_CPU = {
+    "xla_backend_optimization_level": 1,  # LLVM's: higher levels compile longer and give no faster step.
+    # This pass would undo `config.model.remat`: it merges what is to be computed again with what was computed before.
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
 
 
-def keep_programs(workdir: Path) -> None:
-    """Keeps what is compiled from now on in a working directory, from where the next start takes it.
+def use_compilation_cache(workdir: Path) -> None:
+    """Caches compiled programs in the working directory, where the next start of the run finds them.
 
-    JAX finds a program by everything that it depends on, versions and type of the processor included, so one that
-    does not fit is never run. A folder that the user has chosen (`JAX_COMPILATION_CACHE_DIR`) stays the one that is
-    used. Where nothing can be written, nothing is kept, and the run goes on.
+    JAX looks a program up by everything that it depends on, versions and type of processor included, so a program
+    that does not fit is never run. If the user has chosen a folder (`JAX_COMPILATION_CACHE_DIR`), that one is used.
+    If the folder cannot be written, nothing is cached and the run goes on.
 
     Args:
       workdir: of the run; it exists.
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    folder = workdir.absolute() / CACHE
+    folder = workdir.absolute() / COMPILATION_CACHE
     try:
         folder.mkdir(exist_ok=True)
         if jax.process_index() == 0:
@@ -35,26 +36,26 @@ def keep_programs(workdir: Path) -> None:
     except OSError:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_COMPILE_SECONDS)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def options_of_steps() -> dict | None:
-    """Returns the compiler's options for the steps of training and evaluation on the devices at hand."""
-    return _OF_STEPS_ON_A_CPU if jax.default_backend() == "cpu" else None
+    """Returns the compiler options of training and evaluation steps for the platform of this process."""
+    return _STEP_OPTIONS_ON_CPU if jax.default_backend() == "cpu" else None
 
 
 def options_of_one_use() -> dict | None:
-    """Returns the compiler's options for what runs once: on a CPU, compiling it well takes longer than running it."""
+    """Returns the compiler options of programs that run once: on a CPU, optimising takes longer than running."""
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 def _remove_torn(folder: Path) -> None:
-    """Removes programs whose writing a kill or a full disk has cut short: JAX would never replace them."""
+    """Removes programs that a kill or a full disk has cut short: JAX would never replace them."""
     for file in folder.glob("*-cache"):
-        with contextlib.suppress(FileNotFoundError):  # Another run removes them as well.
+        with contextlib.suppress(FileNotFoundError):  # Another run may remove the same file.
             data = file.read_bytes()
-            if data and not data.startswith(b"x"):  # Not of zlib: JAX compresses otherwise here.
+            if data and not data.startswith(b"x"):  # Not zlib's format; JAX uses another one on some machines.
                 continue
             try:
                 zlib.decompress(data)

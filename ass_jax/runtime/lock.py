@@ -1,7 +1,8 @@
 """A lock on a working directory: one training at a time.
 
-The lock is a file that names its owner. The owner touches it while it works; a lock whose owner is gone is taken
-over: at once where the process can be looked for, on the same host, and elsewhere when it was not touched for long.
+The lock is a file that names its owner. The owner touches the file while it works. A lock whose owner is gone is taken
+over: at once if the owner ran on this host, where its process can be looked up, and else when the file was not
+touched for ten minutes.
 """
 
 import contextlib
@@ -15,36 +16,40 @@ from pathlib import Path
 
 from absl import logging
 
+from ass_jax.runtime.workdir import LOCK, make_workdir, writing
+from configs.user_error import UserError
+
 try:
     import fcntl
-except ImportError:  # Not on Windows.
+except ImportError:  # Windows.
     fcntl = None
 
-FILE = "training.lock"
-_TOUCHED_EVERY = 30.0  # Seconds.
-_STALE_AFTER = 600.0  # Seconds since the last touch, for owners on other hosts.
+_TOUCH_SECONDS = 30.0
+_STALE_SECONDS = 600.0  # Since the last touch, for owners on other hosts.
 
 
-class LockedError(RuntimeError):
-    """Another process works in the directory."""
+class LockedError(UserError):
+    """Another process trains in the working directory."""
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """Holds the lock of a working directory, which is made if need be; gives it back at the end.
+def training_lock(workdir: Path) -> Iterator[None]:
+    """Holds the lock of a working directory, which is made if it does not exist.
 
     Raises:
-      LockedError: another process holds it; the message names it.
+      LockedError: another process holds the lock; the message names it.
+      UserError: the directory cannot be made or written.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = workdir / FILE
+    make_workdir(workdir)
+    file = workdir / LOCK
     owner = {
         "host": socket.gethostname(),
         "process": os.getpid(),
         "started": _start_of(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-    _take(file, owner)
+    with writing(file):
+        _take(file, owner)
     done = threading.Event()
     toucher = threading.Thread(target=_keep_touching, args=(file, done), daemon=True)
     toucher.start()
@@ -53,39 +58,39 @@ def held(workdir: Path) -> Iterator[None]:
     finally:
         done.set()
         toucher.join()
-        if _read(file) == owner:  # Else someone found this host silent for too long.
+        if _read(file) == owner:  # Another host takes the lock over if this one was silent for too long.
             file.unlink(missing_ok=True)
 
 
 def _take(file: Path, owner: dict) -> None:
-    """Creates the lock file, whole from its first moment on."""
+    """Creates the lock file with its whole content at once."""
     own = file.with_name(f"{file.name}.{owner['host']}.{owner['process']}")
     own.write_text(json.dumps(owner))
     try:
-        with _alone(file.parent):
+        with _exclusive(file.parent):
             if file.exists():
                 found = _read(file)
                 # By the clock of the file system: those of two hosts may differ.
-                silent = own.stat().st_mtime - file.stat().st_mtime
-                if not _is_stale(found, owner, silent):
+                silence = own.stat().st_mtime - file.stat().st_mtime
+                if not _is_stale(found, owner, silence):
                     raise LockedError(
-                        f"{file.parent} is in use by another training: {_in_words(found)}. Wait for it, stop it, or "
-                        f"name another --workdir. If it is surely gone, remove {file}."
+                        f"{file.parent} is in use by another training: {_describe(found)}. Wait for it, stop it, or "
+                        f"name another --workdir. If it no longer runs, remove {file}."
                     )
-                logging.warning("Took over %s from a training that is gone: %s.", file.parent, _in_words(found))
+                logging.warning("Took over %s from a training that is gone: %s.", file.parent, _describe(found))
                 file.unlink(missing_ok=True)
             try:
                 os.link(own, file)  # Fails if another process was faster.
             except FileExistsError:
-                raise LockedError(f"{file.parent} is in use by another training: {_in_words(_read(file))}.") from None
+                raise LockedError(f"{file.parent} is in use by another training: {_describe(_read(file))}.") from None
     finally:
         own.unlink(missing_ok=True)
 
 
-def _is_stale(found: dict, owner: dict, silent: float) -> bool:
+def _is_stale(found: dict, owner: dict, silence: float) -> bool:
     if found.get("host") != owner["host"]:
-        return silent > _STALE_AFTER
-    # The number of a process is given to another one some time after its end.
+        return silence > _STALE_SECONDS
+    # Systems reuse process numbers, so the time of the start has to agree as well.
     return not _is_alive(found["process"]) or _start_of(found["process"]) != found["started"]
 
 
@@ -95,12 +100,12 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # Someone else's.
+        return True  # It belongs to another user.
     return True
 
 
 def _start_of(process: int) -> str | None:
-    """Returns when a process began, in the system's own count; None where that is not told or it has ended."""
+    """Returns when a process started, in clock ticks of the system; None if it has ended or /proc does not exist."""
     try:
         state, *others = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -116,21 +121,21 @@ def _read(file: Path) -> dict:
         return {}
 
 
-def _in_words(found: dict) -> str:
+def _describe(found: dict) -> str:
     if not found.keys() >= {"host", "process", "since"}:
         return "its lock names no owner"
     return f"process {found['process']} on {found['host']}, since {found['since']}"
 
 
 def _keep_touching(file: Path, done: threading.Event) -> None:
-    while not done.wait(_TOUCHED_EVERY):
+    while not done.wait(_TOUCH_SECONDS):
         with contextlib.suppress(OSError):
             os.utime(file)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps the processes of this host from judging the same stale lock at the same time."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Keeps two processes of this host from taking over the same stale lock."""
     if fcntl is None:
         yield
         return

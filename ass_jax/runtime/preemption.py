@@ -1,4 +1,4 @@
-"""Stops a run between two steps when the system or the user asks for it."""
+"""Stops a run between two steps when a signal asks it to."""
 
 import contextlib
 import os
@@ -8,20 +8,22 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
+from configs.user_error import UserError
+
 Item = TypeVar("Item")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class StoppedError(Exception):
-    """A run was asked to stop, has saved its state and left the loop.
+class StoppedError(UserError):
+    """A signal has stopped the run after a step whose state is saved.
 
     Attributes:
-      exit_code: what a shell reports of a process that such a signal ended.
+      exit_code: what a shell reports for a process that the signal has ended.
     """
 
     def __init__(self, step: int, number: int | None):
-        """Tells after which step, and on which signal; None: on what JAX counts as preemption."""
+        """Names the last step and the signal; None stands for what JAX reports as preemption."""
         number = number or signal.SIGTERM
         name = signal.Signals(number).name
         super().__init__(f"Stopped by {name} after step {step}, which is saved. The same command goes on from there.")
@@ -29,26 +31,26 @@ class StoppedError(Exception):
 
 
 class CutShortError(Exception):
-    """A request to stop came while a pass over images was under way."""
+    """A signal came during a pass over images."""
 
 
-class Requests:
-    """Whether a request to stop has come.
+class StopRequest:
+    """Whether a signal has asked the run to stop.
 
     Attributes:
-      received: number of the signal; None before.
+      signal: its number; None before it comes.
     """
 
     def __init__(self):
-        """Nothing has been asked for yet."""
-        self.received: int | None = None
+        """Begins without a signal."""
+        self.signal: int | None = None
 
     def cut_short(self, make: Callable[[], Iterable[Item]]) -> Callable[[], Iterator[Item]]:
-        """Returns `make`, whose iterators now raise CutShortError as soon as a request has come."""
+        """Returns `make` with iterators that raise CutShortError as soon as a signal has come."""
 
         def items() -> Iterator[Item]:
             for item in make():
-                if self.received is not None:
+                if self.signal is not None:
                     raise CutShortError
                 yield item
 
@@ -56,31 +58,31 @@ class Requests:
 
 
 @contextlib.contextmanager
-def noted(install: bool = True) -> Iterator[Requests]:
-    """Notes SIGTERM and SIGINT instead of dying of them; the second one ends the process at once.
+def catch_signals(install: bool = True) -> Iterator[StopRequest]:
+    """Catches SIGTERM and SIGINT inside a `with` block; a second signal ends the process at once.
 
     Args:
-      install: False leaves the signals alone, as does a call outside the main thread, which may not handle them.
+      install: False leaves the signals alone. So does a call outside the main thread, where Python allows no handlers.
 
     Yields:
-      The requests; the handlers from before are back afterwards.
+      The request, in which the first signal is noted. The previous handlers are back after the block.
     """
-    requests = Requests()
+    request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
-        if requests.received is not None:
+        if request.signal is not None:
             os._exit(128 + number)
-        requests.received = number
+        request.signal = number
         text = f"\n{signal.Signals(number).name}: finishing the step and saving. Once more to leave at once.\n"
-        os.write(2, text.encode())  # Safe wherever the signal came.
+        os.write(2, text.encode())  # Safe in a signal handler, unlike `print`.
 
     if not install or threading.current_thread() is not threading.main_thread():
-        yield requests
+        yield request
         return
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
-        yield requests
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Mesh, shardings and global batches: data parallel over one axis, parameters replicated."""
+"""Device mesh, shardings and global batches: data parallel over one axis, parameters replicated."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,16 +9,18 @@ import numpy as np
 from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from configs.user_error import UserError
+
 
 def make_mesh(images_per_step: Iterable[int], devices: Sequence[jax.Device] = ()) -> Mesh:
-    """Returns a mesh with one axis, `data`, over as many devices as divide every stream of a step.
+    """Returns a mesh with one axis, `data`, over the largest number of devices that divides every stream of a step.
 
     Args:
       images_per_step: images per step of each stream, over all devices.
       devices: to choose from; default: all that JAX finds.
 
     Raises:
-      ValueError: with several processes, the devices do not divide the streams.
+      UserError: with several processes, all devices must be used and do not divide the streams.
     """
     sizes = list(images_per_step)
     devices = list(devices) or jax.devices()
@@ -29,18 +31,18 @@ def make_mesh(images_per_step: Iterable[int], devices: Sequence[jax.Device] = ()
             f"{len(devices)} (--config.data.batch.source=... and so on)"
         )
         if jax.process_count() > 1:
-            raise ValueError(message + ".")
+            raise UserError(message + ".")
         logging.warning("%s; using %d of them.", message, count)
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of what every device holds whole: the state."""
+    """Returns the sharding of the state, of which every device holds a copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_image(mesh: Mesh) -> NamedSharding:
-    """Sharding of what is divided along its first axis: batches."""
+    """Returns the sharding of batches, which are divided along their first axis."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -58,18 +60,18 @@ def global_batch(batch: dict, mesh: Mesh) -> dict:
 
 
 def on_mesh(tree: Any, mesh: Mesh) -> Any:
-    """Returns shapes and types of a tree's leaves as replicated over a mesh: a target to restore."""
+    """Returns the shapes and types of a tree, replicated over a mesh, as the target of a restore."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), tree)
 
 
 def local_images(array: jax.Array) -> np.ndarray:
-    """Returns this process's share of an array divided by image, `[B / processes, ...]`."""
+    """Returns this process's share `[B / processes, ...]` of an array that is divided by image."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def pad_images(batch: dict[str, np.ndarray], multiple: int, ignored: int) -> dict[str, np.ndarray]:
-    """Adds empty, ignored images to an evaluation batch until the devices divide the batch.
+    """Adds empty, ignored images to an evaluation batch until its size is a multiple of `multiple`.
 
     Args:
       batch: `image` `[B, ...]`, `label` `[B, ...]`, `valid` `[B]`.

@@ -1,71 +1,117 @@
-"""The files of a working directory: their names, whether they are those of a run, and reading the ones in JSON.
+"""Names of the files in a working directory, and reading and writing them.
 
-It imports nothing heavy, so that a wrong folder is answered at once.
+It imports nothing heavy, so that a wrong folder is reported at once.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from configs.user_error import UserError
+
 CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged"  # Folder in `CHECKPOINTS` of those whose bytes have changed.
+DELETED = "deleted"  # Folder in `CHECKPOINTS` of those that are about to be deleted.
 CONFIGURATION = "config.json"
 CLASSES = "classes.json"
-SCORES = "eval.json"
 METRICS = "metrics.jsonl"
-PREDICTIONS = "predictions"
+SCORES = "eval.json"
+PREDICTIONS = "predictions"  # Of the validation images.
 TEST_PREDICTIONS = "predictions_test"
-STRIP = "predictions.png"
+LABEL_MAPS = "predicted"  # Of a user's own images.
+PREDICTION_PICTURE = "predictions.png"
+MIXED_PICTURE = "mixed.png"
+COMPILATION_CACHE = "compilation_cache"
+LOCK = "training.lock"
+CHECK_REPORT = "check.txt"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the OSError of a write into a UserError that names the file or folder.
+
+    Raises:
+      UserError: `path` cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}). Make room on the disk, allow writing there, or "
+            "name another folder."
+        ) from error
+
+
+def make_workdir(workdir: Path) -> None:
+    """Makes the working directory unless it exists.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Returns whether a folder holds a checkpoint, whole or not."""
+    """Returns whether a working directory has a checkpoint, intact or not."""
     folder = workdir / CHECKPOINTS
     return folder.is_dir() and any(is_step(path.name) for path in folder.iterdir())
 
 
 def is_step(name: str) -> bool:
-    """Returns whether a name is the number of a step; other scripts have digits as well."""
+    """Returns whether a folder's name is the number of a step, in ASCII digits."""
     return name.isascii() and name.isdecimal()
 
 
 def expect_checkpoint(workdir: Path) -> None:
-    """Raises FileNotFoundError unless a folder holds a checkpoint."""
+    """Raises UserError unless a working directory has a checkpoint."""
     if not has_checkpoint(workdir):
         found = "no checkpoint is in it" if workdir.is_dir() else "there is no such folder"
-        raise FileNotFoundError(
+        raise UserError(
             f"{workdir}: expected the working directory of a training run, which has {CHECKPOINTS}/STEP; {found}. "
             "Train first: --mode=train."
         )
 
 
+def write_json(file: Path, value: Mapping) -> None:
+    """Writes a JSON file, indented.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    with writing(file):
+        file.write_text(json.dumps(value, indent=2) + "\n")
+
+
 def read_json(file: Path, expected: Mapping[str, type]) -> dict:
-    """Reads a file in JSON.
+    """Reads a JSON file.
 
     Args:
       file: its path.
-      expected: the keys that it must have, dotted where they lie deeper, and the types of their values.
+      expected: types of the values by key; the keys must be there. A dot leads into a nested dictionary.
 
     Raises:
-      ValueError: the file cannot be read or holds something else; the message names it.
+      UserError: the file cannot be read or has other content; the message names it.
     """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: it cannot be read ({error}).") from error
+        raise UserError(f"{file}: it cannot be read ({error}).") from error
     return parse_json(text, str(file), expected)
 
 
 def parse_json(text: str, place: str, expected: Mapping[str, type]) -> dict:
-    """Does the same for a text; `place` says where it comes from."""
+    """Parses a JSON text as `read_json` does; `place` names its source in messages."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: it was cut short, or is no JSON ({error}).") from error
+        raise UserError(f"{place}: it is not JSON, or is cut short ({error}).") from error
     for key, kind in {"": dict, **expected}.items():
         value = found
         for part in key.split(".") if key else ():
             value = value.get(part) if isinstance(value, dict) else None
         if not isinstance(value, int | float if kind is float else kind):
             there = "nothing" if value is None else f"{value!r:.50}"
-            raise ValueError(f"{place}: expected {key or 'JSON'} of type {kind.__name__}, found {there}.")
+            raise UserError(f"{place}: expected {key or 'JSON'} of type {kind.__name__}, found {there}.")
     return found
