@@ -1,1 +1,1 @@
-"""Checkpoints of the training state: saved in the background, checked, chosen."""
+"""Checkpoints of the training state: saving, integrity, selection."""

@@ -1,21 +1,23 @@
-"""Says in what a configuration differs from that of a checkpoint which a run would go on from, or score."""
+"""Differences between the configuration of a checkpoint and that of the run that resumes from it or scores it."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from ass_jax.checkpoints.leaves import plain_json
+from ass_jax.checkpoints.integrity import plain_json
+from ass_jax.runtime.console import say
+from configs.user_error import UserError
 
 _ABSENT = "absent"
 
-# Keys, or groups of keys, that change no weight of the steps to come, or not in a way that depends on the past.
+# Keys, or groups of keys, that change no weight of the steps to come.
 HARMLESS = (
     "steps",  # The schedule follows optimizer.decay_steps.
     "init",  # Read before the first step only.
     "log_every",
     "skipped_limit",
     "verify",
-    "model.remat",  # Computes the same, some of it twice.
+    "model.remat",  # The same numbers with less memory.
     "resume_with_changes",
     "checkpoint",
     "evaluation",
@@ -27,12 +29,12 @@ HARMLESS = (
     "data.decoded_memory",
     "data.rejected_limit",
     "data.undecodable_limit",
-    "distributed",  # The steps do not depend on who computes them.
-    "data.labelled_list",  # A path; which images it names is told by their hash.
-    "labelled.list",  # The same in words.
+    "distributed",  # The steps do not depend on the number of processes.
+    "data.labelled_list",  # A path; the hash of the names that it lists is compared instead.
+    "labelled.list",  # A description of the same.
 )
 
-# Keys, or groups of keys, on which the scores of a checkpoint depend, or what they are called.
+# Keys, or groups of keys, that change the scores of a checkpoint or their names.
 SCORING = (
     "variant",
     "data.target",
@@ -49,67 +51,67 @@ SCORING = (
 )
 
 
-class ChangedError(ValueError):
-    """The settings are not those of the checkpoint."""
+class ChangedError(UserError):
+    """The configuration differs from that of the checkpoint."""
 
 
-def check(directory: str, step: int, there: dict, here: dict, allowed: bool) -> None:
-    """Compares the configuration of a checkpoint with that of a run which would go on from it.
+def expect_same_configuration(directory: str, step: int, saved: dict, current: dict, allow_changes: bool) -> None:
+    """Compares the configuration of a checkpoint with that of a run that resumes from it.
 
     Args:
       directory: of the checkpoint, for the message.
       step: of the checkpoint.
-      there: configuration of the checkpoint, as JSON gave it back.
-      here: that of the run, of the same form.
-      allowed: prints the differences instead of refusing.
+      saved: configuration of the checkpoint, as read from JSON.
+      current: configuration of the run, in the same form.
+      allow_changes: prints the differences instead of raising an error.
 
     Raises:
       ChangedError: keys differ that are not harmless; the message lists them.
     """
-    found = differences(there, here)
+    found = training_differences(saved, current)
     if not found:
         return
-    text = f"The settings are not those of checkpoint {step} in {directory}:{in_lines(found)}"
-    if not allowed:
+    text = f"The settings differ from those of checkpoint {step} in {directory}:{format_differences(found)}"
+    if not allow_changes:
         raise ChangedError(
-            f"{text}\nGive the same settings again, or name another --workdir; to go on with these, "
-            "--config.resume_with_changes. Evaluation takes any."
+            f"{text}\nUse the same settings, or name another --workdir. To resume with the new ones, add "
+            "--config.resume_with_changes. Evaluation works with any settings."
         )
-    print(f"{text}\nGoes on with them, as config.resume_with_changes says.", flush=True)
+    say(f"{text}\nThe run resumes with the new ones (config.resume_with_changes).")
 
 
-def differences(there: dict, here: dict) -> list[tuple[str, str, str]]:
-    """Returns the keys that differ and are not harmless to training, with both values as JSON text."""
-    return [found for found in _differences(there, here) if not _is_among(found[0], HARMLESS)]
+def training_differences(saved: dict, current: dict) -> list[tuple[str, str, str]]:
+    """Returns the keys that differ and change training, each with its saved and its current value as JSON text."""
+    return [found for found in _differences(saved, current) if not _is_in(found[0], HARMLESS)]
 
 
-def scoring_differences(there: dict, here: dict) -> list[tuple[str, str, str]]:
-    """Does the same for the keys that matter to the scores."""
-    return [found for found in _differences(there, here) if _is_among(found[0], SCORING)]
+def scoring_differences(saved: dict, current: dict) -> list[tuple[str, str, str]]:
+    """Returns the keys that differ and change the scores, each with its saved and its current value as JSON text."""
+    return [found for found in _differences(saved, current) if _is_in(found[0], SCORING)]
 
 
-def in_lines(found: list[tuple[str, str, str]]) -> str:
-    """Returns differences as text, each on a line of its own below what comes before."""
-    return "".join(f"\n  {key}: {old} there, {new} here" for key, old, new in found)
+def format_differences(found: list[tuple[str, str, str]]) -> str:
+    """Returns the differences as text, each on a new line."""
+    return "".join(f"\n  {key}: checkpoint {old}, now {new}" for key, old, new in found)
 
 
-def _differences(there: dict, here: dict) -> list[tuple[str, str, str]]:
-    there, here = dict(_flat(plain_json(there))), dict(_flat(plain_json(here)))
+def _differences(saved: dict, current: dict) -> list[tuple[str, str, str]]:
+    saved, current = dict(_flatten(plain_json(saved))), dict(_flatten(plain_json(current)))
     return [
-        (key, there.get(key, _ABSENT), here.get(key, _ABSENT))
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
+        (key, saved.get(key, _ABSENT), current.get(key, _ABSENT))
+        for key in sorted(saved.keys() | current.keys())
+        if saved.get(key) != current.get(key)
     ]
 
 
-def _is_among(key: str, keys: tuple[str, ...]) -> bool:
-    return any(key == one or key.startswith(f"{one}.") for one in keys)
+def _is_in(key: str, groups: tuple[str, ...]) -> bool:
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
 
 
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted keys and their values as JSON text: a tuple is a list there, and 1.0 another number than 1."""
+def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted keys with their values as JSON text, in which a tuple equals a list, but 1.0 does not equal 1."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", json.dumps(value)

@@ -1,18 +1,21 @@
-"""The checkpoints that a run reports apart: the last one, and the best ones on held-out and on validation images.
+"""The checkpoints that a run reports: the last one, and the best ones on held-out and on validation images.
 
-The best of many checkpoints on the very images that its score is reported for scores too well by luck. A slice of
-the labelled target images, kept out of training (`config.data.held_out`), chooses without that.
+The best of many checkpoints on the validation images has a validation score that is too good by luck. Labelled target
+images that are kept out of training (`config.data.held_out`) select a checkpoint without this bias.
 """
 
 import math
 
-from ass_jax.checkpoints.manager import Checkpoints
+from tabulate import tabulate
 
-VALIDATION = "mIoU"  # Metrics of a checkpoint.
-HELD_OUT = "selection_mIoU"
+from ass_jax.checkpoints.manager import Checkpoints
+from configs.user_error import UserError
+
+VALIDATION = "mIoU"  # Metric of a checkpoint: its score on the validation images.
+HELD_OUT = "selection_mIoU"  # On the held-out images.
 RANKINGS = (HELD_OUT, VALIDATION)
 
-# Value of config.evaluation.checkpoint -> name in reports, and how the checkpoint was chosen.
+# Value of config.evaluation.checkpoint -> its name in reports, and how the checkpoint is chosen.
 CHOICES = {
     "last": ("last", "the last one: not chosen by a score"),
     "selected": ("selected", "chosen on held-out labelled target images"),
@@ -21,11 +24,11 @@ CHOICES = {
 
 
 def checkpoint_metrics(report: dict) -> dict:
-    """Returns the metrics to save with a checkpoint: those that rank it, and the report itself.
+    """Returns the metrics to save with a checkpoint: its rankings and the report itself.
 
     Args:
-      report: of `ass_jax.evaluation.metrics.report` on the validation images; that on the held-out images under
-        "held_out".
+      report: of `ass_jax.evaluation.metrics.report` on the validation images, with the report on the held-out images
+        under "held_out".
     """
     metrics = {VALIDATION: main_score(report), "report": report}
     if "held_out" in report:
@@ -34,82 +37,74 @@ def checkpoint_metrics(report: dict) -> dict:
 
 
 def main_score(report: dict) -> float:
-    """Returns the mIoU over the first class subset, which ranks checkpoints; NaN where no class was seen."""
+    """Returns the mIoU over the first class subset, which ranks checkpoints; NaN if none of its classes was seen."""
     score = next(iter(report["mean_iou"].values()))
     return math.nan if score is None else score
 
 
 def chosen_step(checkpoints: Checkpoints, choice: str) -> int:
-    """Returns the step of the checkpoint that `config.evaluation.checkpoint` asks for.
+    """Returns the step of the checkpoint that `config.evaluation.checkpoint` names.
 
     Args:
       checkpoints: opened with `RANKINGS`.
       choice: a key of `CHOICES`.
 
     Raises:
-      ValueError: the choice is unknown.
       DamagedError: there are checkpoints, and all are damaged.
-      FileNotFoundError: there is no such checkpoint.
+      UserError: the choice is unknown, or there is no such checkpoint.
     """
     if choice not in CHOICES:
-        raise ValueError(f"Unknown evaluation.checkpoint {choice!r}. Valid: {', '.join(CHOICES)}.")
+        raise UserError(f"Unknown evaluation.checkpoint {choice!r}. Valid: {', '.join(CHOICES)}.")
     step = _steps(checkpoints)[choice]
     if step is not None:
         return step
     if choice == "selected" and checkpoints.latest_step() is not None:
-        raise FileNotFoundError(
+        raise UserError(
             f"No selected checkpoint in {checkpoints.directory}: the run held no images out. Train with "
-            "--config.data.held_out=COUNT in another --workdir, or ask for the last or the best checkpoint."
+            "--config.data.held_out=COUNT in another --workdir, or evaluate the last or the best checkpoint."
         )
-    raise FileNotFoundError(f"No {choice} checkpoint in {checkpoints.directory}. Train first: --mode=train.")
+    raise UserError(f"No {choice} checkpoint in {checkpoints.directory}. Train first: --mode=train.")
 
 
-def described(step: int, choice: str) -> dict:
-    """Returns what a report says of its checkpoint: step, name and how it was chosen."""
+def describe(step: int, choice: str) -> dict:
+    """Returns the entries of a report that say which checkpoint it is of: step, name and how it was chosen."""
     name, chosen = CHOICES[choice]
     return {"step": step, "checkpoint": name, "chosen": chosen}
 
 
-def reports(checkpoints: Checkpoints) -> dict[str, dict]:
-    """Returns the reports of the last, the selected and the best checkpoint, as they were scored while training.
+def saved_reports(checkpoints: Checkpoints) -> dict[str, dict]:
+    """Returns the reports that were saved with the last, the selected and the best checkpoint during training.
 
     Args:
       checkpoints: opened with `RANKINGS`.
 
     Returns:
-      By name in reports: `described`, and the report of `checkpoint_metrics` where that step was scored. Absent:
-      the selected one of a run without held-out images.
+      By name in reports: the entries of `describe`, and the report of `checkpoint_metrics` if that step was scored.
+      A run without held-out images has no selected checkpoint.
     """
     steps = {choice: step for choice, step in _steps(checkpoints).items() if step is not None}
     return {
-        CHOICES[choice][0]: (checkpoints.metrics(step) or {}).get("report", {}) | described(step, choice)
+        CHOICES[choice][0]: (checkpoints.metrics(step) or {}).get("report", {}) | describe(step, choice)
         for choice, step in steps.items()
     }
 
 
-def format_reports(found: dict[str, dict]) -> str:
-    """Lays out `reports` as a table, a checkpoint a row: step, mIoU in percent by class subset, and the choice."""
-    everything = [{"mean_iou": {}} | report for report in found.values()]
-    groups = {"": everything, "held-out ": [{"mean_iou": {}} | report.get("held_out", {}) for report in everything]}
-    columns = {
-        f"{group}mIoU {subset}": [_percent(report["mean_iou"].get(subset)) for report in members]
-        for group, members in groups.items()
-        for subset in dict.fromkeys(subset for report in members for subset in report["mean_iou"])
-    }
-    columns = {"step": [str(report["step"]) for report in everything]} | columns
-    cells = [[name, *values] for name, values in columns.items()]
-    names = ["checkpoint", *found]
-    choices = ["chosen", *(report["chosen"] for report in everything)]
-    lines = []
-    for row, (name, choice) in enumerate(zip(names, choices, strict=True)):
-        numbers = [column[row].rjust(max(map(len, column))) for column in cells]
-        lines.append("  ".join([name.ljust(max(map(len, names))), *numbers, choice]))
-    return "\n".join(lines)
+def format_reports(reports: dict[str, dict]) -> str:
+    """Formats `saved_reports` as a table, a row a checkpoint: step, mIoU in percent by class subset, and the choice."""
+    scores = [report.get("mean_iou", {}) for report in reports.values()]
+    held_out = [report.get("held_out", {}).get("mean_iou", {}) for report in reports.values()]
+    columns = {"checkpoint": list(reports), "step": [str(report["step"]) for report in reports.values()]}
+    for prefix, means in {"": scores, "held-out ": held_out}.items():
+        for subset in dict.fromkeys(subset for mean in means for subset in mean):
+            columns[f"{prefix}mIoU {subset}"] = [_percent(mean.get(subset)) for mean in means]
+    alignment = ["left", *["right"] * (len(columns) - 1), "left"]
+    columns["chosen"] = [report["chosen"] for report in reports.values()]
+    return tabulate(columns, headers="keys", tablefmt="plain", colalign=alignment, disable_numparse=True)
 
 
 def _steps(checkpoints: Checkpoints) -> dict[str, int | None]:
     return {
-        "last": checkpoints.latest_sound_step(),
+        "last": checkpoints.latest_intact_step(),
         "selected": checkpoints.best_step(HELD_OUT),
         "best": checkpoints.best_step(VALIDATION),
     }

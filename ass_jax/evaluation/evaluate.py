@@ -1,4 +1,4 @@
-"""Scores a segmenter on the target domain, draws what it predicts, and answers `--mode=eval`."""
+"""Scores a trained segmenter on the target domain and writes its predictions."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -20,42 +20,41 @@ from ass_jax.inference.views import prediction_step
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.state import Variables, abstract_segmenter
 from ass_jax.models import Networks, build_networks
-from ass_jax.runtime import compilation, console
-from ass_jax.runtime.console import say
+from ass_jax.runtime import compilation
+from ass_jax.runtime.console import progress, say
 from ass_jax.runtime.sharding import by_image, global_batch, local_images, make_mesh, on_mesh, pad_images, replicated
-from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTIONS, STRIP, TEST_PREDICTIONS
+from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTION_PICTURE, PREDICTIONS, TEST_PREDICTIONS, writing
 from ass_jax.weights.pretrained import with_settings
 
 Batch = dict[str, np.ndarray]
-See = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]  # Of name, image, prediction and labels.
+Visit = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]  # Takes name, image, prediction and labels.
 
 LABELLED = "labelled"  # Key of reports and of a checkpoint's configuration: which target images were labelled.
-CHANGED = "changed_settings"  # Key of reports: those that matter to the scores, and are not the checkpoint's.
+CHANGED = "changed_settings"  # Key of reports: settings that change the scores and differ from the checkpoint's.
 
 
 def evaluate(
     config: ConfigDict, *, class_table: Any, evaluation_batches: Callable[[], Iterable[Batch]], workdir: Path
 ) -> dict:
-    """Scores a checkpoint, writes every prediction to files, and a picture of some of them.
+    """Scores a checkpoint, writes every prediction to files, and draws a picture of some of them.
 
-    Of images without labels (`config.evaluation.split` is "test"), only the predictions are written.
+    For images without labels (`config.evaluation.split` is "test"), it only writes the predictions.
 
     Args:
       config: the whole configuration.
       class_table: `names`, `palette` `[C, 3]`, `subsets` and `raw_ids` of the classes.
-      evaluation_batches: gives one pass over the images: see `score`.
+      evaluation_batches: returns an iterator over the images, see `score`.
       workdir: of the training run.
 
     Returns:
-      JSON-able: what `ass_jax.checkpoints.selection.described` says of the checkpoint, `split`, what the checkpoint
-      says of its `variant` and of the `labelled` images that it was trained on, `changed_settings` (key, the
-      checkpoint's value, ours), and the report of `ass_jax.evaluation.metrics.report`; that of the moving average,
-      where there is one, under `average`; those of the last, the selected and the best checkpoint, as scored while
-      training, under `checkpoints`. Without labels: the number of `images` in place of all scores.
+      JSON-able. Which checkpoint it is: the entries of `ass_jax.checkpoints.selection.describe`, and its `variant` and
+      `labelled` images. The scores: `split`, the entries of `ass_jax.evaluation.metrics.report`, and the same for the
+      moving average, if there is one, under `average`. `changed_settings` (key, the checkpoint's value, the current
+      value). `checkpoints`: the reports that the last, the selected and the best checkpoint were saved with. Without
+      labels: the number of `images` instead of the scores.
 
     Raises:
-      FileNotFoundError: there is no such checkpoint.
-      ValueError: the checkpoint is of another model, or a setting is unknown.
+      UserError: there is no such checkpoint, it is damaged or of another model, or files cannot be written.
     """
     mesh = make_mesh([])
     settings, labelled = config.evaluation, config.evaluation.split != "test"
@@ -63,67 +62,68 @@ def evaluate(
         workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS, read_only=True
     ) as checkpoints:
         number = selection.chosen_step(checkpoints, settings.checkpoint)
-        there = checkpoints.configuration(number)
+        saved = checkpoints.configuration(number)
         if config.init:
-            config = with_settings(config, there["model"])
+            config = with_settings(config, saved["model"])
         networks = build_networks(config, len(class_table.names))
         target = on_mesh(abstract_segmenter(networks, config), mesh)
         variables = {"": checkpoints.restore_segmenter(target, number)}
         if config.teacher.decay and labelled:
             variables["average"] = checkpoints.restore_segmenter(target, number, average=True)
-        others = selection.reports(checkpoints)
-    changed = config_diff.scoring_differences(there, config.to_dict())
+        saved_reports = selection.saved_reports(checkpoints)
+    changed = config_diff.scoring_differences(saved, config.to_dict())
     if changed:
-        lines = config_diff.in_lines(changed)
-        say(f"Evaluates checkpoint {number} with settings that are not those of its training:{lines}")
-    report = selection.described(number, settings.checkpoint) | {"split": settings.split}
-    strip = Strip(settings.pictures, class_table)
+        lines = config_diff.format_differences(changed)
+        say(f"Evaluating checkpoint {number} with settings that differ from those of its training:{lines}")
+    report = selection.describe(number, settings.checkpoint) | {"split": settings.split}
+    strip = PredictionStrip(settings.pictures, class_table)
     with PredictionFiles(workdir / (PREDICTIONS if labelled else TEST_PREDICTIONS), class_table) as files:
 
-        def see(name: str, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
+        def visit(name: str, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
             files.add(name, prediction)
-            strip(name, image, prediction, labels)
+            strip.add(image, prediction, labels)
 
-        found = score_all(
+        scores = score_all(
             variables,
-            lambda: console.shown(evaluation_batches()),
+            lambda: progress(evaluation_batches(), "evaluation batches"),
             step=make_evaluation_step(networks, config, mesh),
             mesh=mesh,
             class_table=class_table,
             unlabelled_size=tuple(settings.test_size),
-            see=see,
+            visit=visit,
         )
     say(f"Predictions of step {number}: {files.path}/ (raw ids), {files.color_path}/ (colours)")
     if not labelled:
         return report | {"images": files.count}
-    variant = there.get("variant", config.variant)  # The scores are its own, whatever is asked for now.
-    report |= {"variant": variant, LABELLED: there.get(LABELLED), CHANGED: changed} | found | {"checkpoints": others}
+    variant = saved.get("variant", config.variant)  # The variant of the training, whatever the command line says.
+    report |= {"variant": variant, LABELLED: saved.get(LABELLED), CHANGED: changed}
+    report |= scores | {"checkpoints": saved_reports}
     print_report(variant, report)
-    say(f"Picture: {strip.save(workdir / STRIP)}")
+    strip.save(workdir / PREDICTION_PICTURE)
     return report
 
 
 def evaluation_step(
     variables: Variables, batch: dict[str, jax.Array], *, networks: Networks, config: ConfigDict
 ) -> tuple[jax.Array, jax.Array]:
-    """Scores a batch as `prediction_step` labels it.
+    """Labels a batch by `prediction_step` and scores the labels.
 
     Args:
       variables: of the segmenter.
-      batch: `image` uint8 `[B, H, W, 3]`, `label` `[B, Y, X]`; padding has only ignored pixels.
-      networks: the segmenter is used.
+      batch: `image` uint8 `[B, H, W, 3]`, `label` `[B, Y, X]`; all pixels of padding are ignored.
+      networks: of which the segmenter is used.
       config: the whole configuration; static.
 
     Returns:
       Confusion matrix int32 `[C, C]` (rows: truth) and the predictions uint8 `[B, Y, X]`.
     """
     size = batch["label"].shape[1:]
-    found = prediction_step(variables, batch["image"], networks=networks, config=config, size=size)
-    return confusion_matrix(found, batch["label"], networks.segmenter.num_classes), found
+    predictions = prediction_step(variables, batch["image"], networks=networks, config=config, size=size)
+    return confusion_matrix(predictions, batch["label"], networks.segmenter.num_classes), predictions
 
 
 def make_evaluation_step(networks: Networks, config: ConfigDict, mesh: Mesh) -> Callable:
-    """Returns `evaluation_step` jitted over a mesh."""
+    """Returns `evaluation_step`, compiled for a mesh on its first call."""
     step = functools.partial(evaluation_step, networks=networks, config=config)
     shardings = (replicated(mesh), by_image(mesh))
     return jax.jit(step, out_shardings=shardings, compiler_options=compilation.options_of_steps())
@@ -133,18 +133,21 @@ def score_all(
     variables: dict[str, Variables],
     batches: Callable[[], Iterable[Batch]],
     *,
-    see: See | None = None,
+    visit: Visit | None = None,
     **others: Any,
 ) -> dict:
-    """Scores the trained weights (under "") and, as a nested report, every other set under its own name.
+    """Scores several sets of weights on the same images.
 
     Args:
       variables: by name; "" is the trained segmenter itself.
-      batches: gives one pass over the images.
-      see: as in `score`; for "" only.
+      batches: returns an iterator over the images.
+      visit: as in `score`, for "" only.
       **others: `step`, `mesh`, `class_table` and `unlabelled_size` of `score`.
+
+    Returns:
+      The report of "", with the report of every other set under its name.
     """
-    report = score(variables[""], batches(), see=see, **others)
+    report = score(variables[""], batches(), visit=visit, **others)
     for name in variables.keys() - {""}:
         report[name] = score(variables[name], batches(), **others)
     return report
@@ -158,87 +161,91 @@ def score(
     mesh: Mesh,
     class_table: Any,
     unlabelled_size: tuple[int, int] = (1, 1),
-    see: See | None = None,
+    visit: Visit | None = None,
 ) -> dict:
     """Returns `ass_jax.evaluation.metrics.report` over all images of `batches`.
 
     Args:
       variables: of the segmenter, on the devices of `mesh`.
-      batches: `image` uint8 `[B, H, W, 3]`, `valid` bool `[B]`, and, unless there are none, `label` `[B, Y, X]` and
-        `name`, text `[B]`.
+      batches: `image` uint8 `[B, H, W, 3]`, `valid` bool `[B]` and, where they exist, `label` `[B, Y, X]` and `name`,
+        text `[B]`.
       step: of `make_evaluation_step`.
       mesh: see `ass_jax.runtime.sharding`.
       class_table: `names` and `subsets` of the classes.
-      unlabelled_size: height, width of the predictions of images without labels, which are scored nowhere.
-      see: called with the name (empty without names), the image, the prediction and the labels of each of this
-        process's images.
+      unlabelled_size: height, width of the predictions of images without labels, which count for no score.
+      visit: called with name (empty if there are none), image, prediction and labels of each image of this process.
     """
     num_classes = len(class_table.names)
     confusion = np.zeros((num_classes, num_classes), np.int64)
     for batch, (counts, predictions) in _one_ahead(batches, variables, step, mesh, unlabelled_size):
         confusion += np.asarray(counts, np.int64)
-        if see is not None:
+        if visit is not None:
             local = local_images(predictions)
             names = batch.get("name", [""] * len(local))
             for index in np.flatnonzero(batch["valid"]):
-                see(str(names[index]), batch["image"][index], local[index], batch["label"][index])
+                visit(str(names[index]), batch["image"][index], local[index], batch["label"][index])
     return metrics.report(confusion, class_table.names, class_table.subsets)
 
 
 def _one_ahead(
     batches: Iterable[Batch], variables: Variables, step: Callable, mesh: Mesh, unlabelled_size: tuple[int, int]
 ) -> Iterator[tuple[Batch, tuple[jax.Array, jax.Array]]]:
-    """Yields each batch, now with labels, and what the step makes of it, while the devices work on the next one."""
+    """Yields each batch, with labels, and its result of the step while the devices work on the next batch."""
     before = None
     for batch in batches:
         if "label" not in batch:
             batch = batch | {"label": np.full((len(batch["valid"]), *unlabelled_size), IGNORED, np.uint8)}
         padded = pad_images({key: batch[key] for key in ("image", "label", "valid")}, mesh.size, IGNORED)
-        found = step(variables, global_batch({"image": padded["image"], "label": padded["label"]}, mesh))
+        result = step(variables, global_batch({"image": padded["image"], "label": padded["label"]}, mesh))
         if before is not None:
             yield before
-        before = batch, found
+        before = batch, result
     if before is not None:
         yield before
 
 
-def print_report(name: str, report: dict) -> None:
-    """Prints the scores: which checkpoint's, a column for each set of weights, and a row for each choice of one."""
-    if jax.process_index() == 0:
-        columns = {name: report} | {key: report[key] for key in ("average",) if key in report}
-        print(f"Checkpoint of step {report['step']}: {report['checkpoint']} ({report['chosen']})")
-        print(metrics.format_table(columns))
-        others = ", with the settings of then, not those above" if report.get(CHANGED) else ""
-        print(f"Checkpoints, as scored while training{others}:")
-        print(selection.format_reports(report["checkpoints"]), flush=True)
+def print_report(variant: str, report: dict) -> None:
+    """Prints the scores, a column for each set of weights, and the reports that checkpoints were saved with."""
+    columns = {variant: report} | {key: report[key] for key in ("average",) if key in report}
+    note = ", with the settings of that time, not those above" if report.get(CHANGED) else ""
+    say(
+        f"Checkpoint of step {report['step']}: {report['checkpoint']} ({report['chosen']})",
+        metrics.format_table(columns),
+        f"Checkpoints, as scored during training{note}:",
+        selection.format_reports(report["checkpoints"]),
+    )
 
 
-class Strip:
-    """Collects the first images that it sees into a picture: input, prediction, truth."""
+class PredictionStrip:
+    """Collects the first images of a pass for a picture: input, prediction, truth."""
 
     def __init__(self, count: int, class_table: Any):
         """Prepares to collect `count` images; `class_table` has `names` and `palette`."""
-        self._count, self._class_table, self._seen = count, class_table, []
+        self._count, self._class_table, self._rows = count, class_table, []
 
-    def __call__(self, name: str, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
-        """Takes an image `[H, W, 3]`, its prediction `[Y, X]` and its labels `[Y, X]`; its name is not shown."""
-        if len(self._seen) < self._count:
-            self._seen.append((image, prediction, labels))
+    def add(self, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
+        """Takes an image `[H, W, 3]`, its prediction `[Y, X]` and its labels `[Y, X]`."""
+        if len(self._rows) < self._count:
+            self._rows.append((image, prediction, labels))
 
     def picture(self) -> np.ndarray | None:
-        """Returns the picture, uint8 `[height, width, 3]`; None if no image was seen."""
-        if not self._seen:
+        """Returns the picture, uint8 `[height, width, 3]`; None without images."""
+        if not self._rows:
             return None
-        images, predictions, labels = (np.stack(maps) for maps in zip(*self._seen, strict=True))
+        images, predictions, labels = (np.stack(maps) for maps in zip(*self._rows, strict=True))
         table = self._class_table
         return visualization.prediction_strip(images, predictions, labels, table.palette, table.names)
 
-    def save(self, path: Path) -> Path | None:
-        """Writes the picture, on process 0, and returns its path; None if no image was seen."""
+    def save(self, path: Path) -> None:
+        """Writes the picture on process 0 and prints its path, unless there are no images.
+
+        Raises:
+          UserError: the picture cannot be written.
+        """
         picture = self.picture()
         if picture is None:
-            return None
-        if jax.process_index() > 0:
-            return path
-        visualization.save_picture(path, picture)
-        return path
+            return
+        if jax.process_index() == 0:
+            with writing(path):
+                visualization.save_picture(path, picture)
+        say(f"Picture: {path}")

@@ -1,4 +1,4 @@
-"""Scores of a segmentation: confusion matrix on the device, IoU and Dice from it on the host.
+"""Scores of a segmentation: the confusion matrix on the device, IoU and Dice on the host.
 
 Legend: B batch, H W pixels, C classes.
 """
@@ -9,17 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from tabulate import SEPARATING_LINE, tabulate
 
 
 def confusion_matrix(predictions: Array, labels: Array, num_classes: int) -> Array:
     """Counts pixels by true and predicted class.
 
-    The counts are integers throughout, so they are exact up to 2**31 - 1 pixels a call; add the matrices of
-    several calls up as int64 on the host.
+    The counts are integers, exact up to 2**31 - 1 pixels a call; add the matrices of several calls as int64.
 
     Args:
       predictions: integers `[B, H, W]` in `0..C-1`.
-      labels: integers `[B, H, W]`; pixels outside `0..C-1`, such as 255, are left out.
+      labels: integers `[B, H, W]`; pixels outside `0..C-1`, such as 255, are not counted.
       num_classes: `C`, static.
 
     Returns:
@@ -29,12 +29,12 @@ def confusion_matrix(predictions: Array, labels: Array, num_classes: int) -> Arr
     predictions, labels = predictions.astype(jnp.int32), labels.astype(jnp.int32)
     valid = (labels >= 0) & (labels < num_classes)
     cells = num_classes * num_classes
-    indices = jnp.where(valid, labels * num_classes + predictions, cells)  # One more cell takes what is left out.
+    indices = jnp.where(valid, labels * num_classes + predictions, cells)  # The last cell is for ignored pixels.
     return jnp.bincount(indices.reshape(-1), length=cells + 1)[:cells].reshape(num_classes, num_classes)
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:
-    """Intersection over union, `tp / (tp + fp + fn)`, as the official Cityscapes evaluation defines it.
+    """Returns the intersection over union, `tp / (tp + fp + fn)`, as the official Cityscapes evaluation defines it.
 
     Args:
       confusion: integers `[C, C]`: rows truth, columns prediction.
@@ -47,13 +47,13 @@ def iou(confusion: np.ndarray) -> np.ndarray:
 
 
 def dice(confusion: np.ndarray) -> np.ndarray:
-    """Dice coefficient, `2 tp / (2 tp + fp + fn)`; arguments and result as in `iou`."""
+    """Returns the Dice coefficient, `2 tp / (2 tp + fp + fn)`; arguments and result as in `iou`."""
     true_positives, false_positives, false_negatives = _counts(confusion)
     return _ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives)
 
 
 def mean_iou(class_iou: np.ndarray, subset: Sequence[int]) -> float:
-    """Returns the mean over the classes of a subset that have a score; NaN if none has.
+    """Returns the mean IoU of the classes of a subset that have a score; NaN if none has.
 
     Args:
       class_iou: `[C]`, NaN where a class has no score.
@@ -61,7 +61,7 @@ def mean_iou(class_iou: np.ndarray, subset: Sequence[int]) -> float:
     """
     scores = [float(class_iou[index]) for index in subset if not np.isnan(class_iou[index])]
     total = 0.0
-    for score in scores:  # As the official evaluation adds; the sums of numpy and Python round differently.
+    for score in scores:  # In the order of the official evaluation: the sums of NumPy and Python round differently.
         total += score
     return total / len(scores) if scores else math.nan
 
@@ -69,18 +69,18 @@ def mean_iou(class_iou: np.ndarray, subset: Sequence[int]) -> float:
 def report(
     confusion: np.ndarray, class_names: Sequence[str], subsets: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[str, float | None] | float | None]:
-    """Returns all scores as plain values that JSON can hold; shares of 1, None where there is no score.
+    """Returns all scores as values that JSON can hold: numbers from 0 to 1, or None where there is no score.
 
     Args:
       confusion: integers `[C, C]`: rows truth, columns prediction.
       class_names: `C` names.
-      subsets: name -> indices of the classes that a mean runs over.
+      subsets: name -> indices of the classes of a mean.
 
     Returns:
       "class_iou" and "class_dice" by class name, "mean_iou" by name of the subset, and "pixel_accuracy".
 
     Raises:
-      ValueError: the confusion matrix does not have a row and a column for each class.
+      ValueError: the confusion matrix is not `[C, C]`.
     """
     confusion = np.asarray(confusion)
     if confusion.shape != (len(class_names), len(class_names)):
@@ -99,36 +99,37 @@ def report(
 
 
 def format_table(columns: Mapping[str, dict]) -> str:
-    """Lays out the IoU of several models side by side, in percent.
+    """Formats the IoU of several models as a table, a column a model, in percent.
 
     Args:
-      columns: name of the model -> its `report`. What only some models have is shown too.
+      columns: name of the model -> its `report`. A class or mean that only some models have gets a row too.
 
     Returns:
-      Lines of text: a heading, a row a class, a line, a row a mean; "–" where there is no score.
+      Lines of text: a heading, a row a class, a rule, a row a mean; "–" where there is no score.
     """
     reports = list(columns.values())
-    rows = [["IoU in %", *columns]]
-    rows += [_row(name, name, [scores["class_iou"] for scores in reports]) for name in _union(reports, "class_iou")]
+    classes = [_row(name, name, [scores["class_iou"] for scores in reports]) for name in _union(reports, "class_iou")]
     means = [
         _row(f"mIoU {name}", name, [scores["mean_iou"] for scores in reports]) for name in _union(reports, "mean_iou")
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, *means, strict=True)]
-    first, *others = widths
-    rule = "-" * (sum(widths) + 2 * len(others))
-    lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows + means]
-    return "\n".join([lines[0], rule, *lines[1 : len(rows)], rule, *lines[len(rows) :]])
+    return tabulate(
+        [*classes, SEPARATING_LINE, *means],
+        headers=["IoU in %", *columns],
+        tablefmt="simple",
+        colalign=["left", *["right"] * len(columns)],
+        disable_numparse=True,
+    )
 
 
 def _counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns true positives, false positives and false negatives of every class, int64 `[C]` each."""
+    """Returns the true positives, false positives and false negatives of every class, int64 `[C]` each."""
     confusion = np.asarray(confusion, np.int64)
     true_positives = np.diagonal(confusion)
     return true_positives, confusion.sum(axis=0) - true_positives, confusion.sum(axis=1) - true_positives
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Divides in float64; NaN where the denominator is 0."""
+    """Returns the quotient in float64, NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
 
 
@@ -137,7 +138,7 @@ def _by_name(names: Iterable[str], values: Iterable[float]) -> dict[str, float |
 
 
 def _union(reports: list[dict], kind: str) -> list[str]:
-    """Returns the names that any report has, in the order of first appearance."""
+    """Returns the names in any of the reports, in the order of their first appearance."""
     return list(dict.fromkeys(name for scores in reports for name in scores[kind]))
 
 

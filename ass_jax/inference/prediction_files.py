@@ -1,38 +1,49 @@
-"""Predictions as files: label ids for the programs that score them, colours for people; named after the images."""
+"""Predictions as files: of a scored split, and of a user's own images."""
 
 import collections
 import re
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 import numpy as np
+from PIL import Image
 
 from ass_jax import visualization
+from ass_jax.inference.image_files import SUFFIXES, UnreadableImageError, output_names, read_image
+from ass_jax.inference.predictor import ImageLabeller
+from ass_jax.runtime.console import progress
+from ass_jax.runtime.workdir import make_folder, writing
+from configs.user_error import UserError
 
 _THREADS = 4
-_MOST_WAITING = 32  # Predictions that wait for a thread; more would only fill the memory.
+_MOST_WAITING = 32  # Predictions that wait for a thread; more would fill the memory.
+_OVERLAY_SHARE = 0.5  # Of the class colours in the overlay.
 
 
 class PredictionFiles:
-    """Writes every prediction into two folders, in threads while the devices work; a context manager.
+    """Writes the predictions of a split in threads while the devices work; a context manager.
 
-    The folder `path` holds 8-bit greyscale PNGs of raw ids, the numbers of the data set's own label files: for
-    Cityscapes' classes, what its test server takes. `path` + "_color" holds the same predictions as palette PNGs of
-    train ids, which viewers show in the colours of the classes.
+    The folder `path` gets 8-bit greyscale PNGs of raw ids, the numbers in the data set's own label files; for the
+    classes of Cityscapes, its test server accepts them. The folder `path` + "_color" gets the same predictions as
+    palette PNGs of train ids, which viewers show in the colours of the classes.
     """
 
     def __init__(self, path: Path, class_table: Any):
         """Makes the folders.
 
         Args:
-          path: of the folder of raw ids; the other one lies beside it.
+          path: folder of the raw ids; the other folder lies beside it.
           class_table: `palette` uint8 `[C, 3]`, and `raw_ids` of the `C` classes or None: the train ids themselves.
+
+        Raises:
+          UserError: the folders cannot be made.
         """
         self.path, self.color_path = path, path.with_name(f"{path.name}_color")
         for folder in (self.path, self.color_path):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         self.count = 0
         self._palette = class_table.palette
         raw_ids = class_table.raw_ids
@@ -45,17 +56,16 @@ class PredictionFiles:
         """Takes one prediction.
 
         Args:
-          name: of the image; see `file_name`. One that gives no file name is replaced by the image's number.
-          prediction: train ids `[Y, X]`, not changed afterwards.
+          name: of the image, see `file_name`. The number of the image replaces a name that gives no file name.
+          prediction: train ids `[Y, X]`, which must not change afterwards.
 
         Raises:
-          ValueError: another image has the same file name.
-          OSError: an earlier prediction could not be written.
+          UserError: another image has the same file name, or an earlier prediction could not be written.
         """
         number = self.count * jax.process_count() + jax.process_index()
         file = file_name(name) or f"{number:06}.png"
         if file in self._names:
-            raise ValueError(
+            raise UserError(
                 f"The predictions of the images {self._names[file]!r} and {name!r} would both be the file {file}; "
                 "expected names that differ in their letters, digits, '-' and '.'."
             )
@@ -69,26 +79,74 @@ class PredictionFiles:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
-        """Waits until all files are written; raises the first failure unless another error is on its way."""
+        """Waits until all files are written; raises the first failure unless another error is being raised."""
         self._threads.shutdown(cancel_futures=kind is not None)
         if kind is None:
             for future in self._waiting:
                 future.result()
 
     def _write(self, file: str, prediction: np.ndarray) -> None:
-        visualization.save_picture(self.path / file, self._raw_ids[prediction].astype(np.uint8))
-        visualization.save_prediction(self.color_path / file, prediction, self._palette)
+        with writing(self.path / file):
+            visualization.save_picture(self.path / file, self._raw_ids[prediction].astype(np.uint8))
+            visualization.save_prediction(self.color_path / file, prediction, self._palette)
 
 
 def file_name(name: str) -> str:
-    """Returns the file name for an image's name, free of folders; empty if nothing of it can be used.
+    """Returns a file name without folders for an image's name; empty if no character of the name can be used.
 
     Folders become a part of the file name, unless the next part begins with them anyway: `aachen/aachen_000000_000019`
-    gives `aachen_000000_000019.png`, the name that Cityscapes' test server looks for. Whatever is no letter, digit,
-    "-", "_" or "." becomes "_", and dots that begin a part are dropped, so that no name leads out of a folder.
+    gives `aachen_000000_000019.png`, the name that Cityscapes' test server expects. Characters other than letters,
+    digits, "-", "_" and "." become "_", and dots at the beginning of a part are dropped, so that no name leads out of
+    its folder.
     """
     parts = [re.sub(r"[^\w.-]", "_", part).lstrip(".") for part in re.split(r"[/\\]", name)]
     parts = [part for part in parts if part]
     pairs = zip(parts, [*parts, ""][1:], strict=True)
-    kept = [part for part, following in pairs if not following.startswith(f"{part}_")]
-    return f"{'_'.join(kept)}.png" if kept else ""
+    used = [part for part, following in pairs if not following.startswith(f"{part}_")]
+    return f"{'_'.join(used)}.png" if used else ""
+
+
+def predict_files(
+    predictor: ImageLabeller, inputs: Sequence[Path], output: Path, confidence: bool = False
+) -> list[str]:
+    """Writes the label map of every image as a palette PNG and as an overlay on the image; prints its progress.
+
+    Args:
+      predictor: labels the images.
+      inputs: image files of any format that Pillow reads.
+      output: folder of `NAME.png`, `NAME_overlay.png` and, with `confidence`, `NAME_confidence.png` (255: certain).
+      confidence: whether to write the last one.
+
+    Returns:
+      A line with the reason for each file that could not be read. All other files are done.
+
+    Raises:
+      UserError: a result would replace one of the images, or cannot be written.
+    """
+    names = output_names(inputs)
+    results = {(output / f"{name}{suffix}.png").resolve() for name in names for suffix in SUFFIXES}
+    for path in inputs:
+        if path.resolve() in results:
+            raise UserError(f"{path} would be replaced by a result. Choose another output folder than {output}.")
+    make_folder(output)
+    failures = []
+    for path, name in progress(list(zip(inputs, names, strict=True)), "images"):
+        try:
+            image = read_image(path)
+        except UnreadableImageError as error:
+            failures.append(str(error))
+        else:
+            with writing(output / f"{name}.png"):
+                _write_results(predictor, image, output / name, confidence)
+    return failures
+
+
+def _write_results(predictor: ImageLabeller, image: np.ndarray, place: Path, confidence: bool) -> None:
+    """Writes the results of one image; `place` is their path without suffix and ending."""
+    label_map, overlay, certainty = (place.with_name(f"{place.name}{suffix}.png") for suffix in SUFFIXES)
+    labels, probabilities = predictor.with_confidence(image)
+    visualization.save_prediction(label_map, labels, predictor.palette)
+    colours = Image.fromarray(visualization.colourise(labels, predictor.palette))
+    visualization.save_picture(overlay, np.asarray(Image.blend(Image.fromarray(image), colours, _OVERLAY_SHARE)))
+    if confidence:
+        visualization.save_picture(certainty, np.round(255 * probabilities).astype(np.uint8))

@@ -17,14 +17,14 @@ from ass_jax.models import Networks
 from ass_jax.models.preprocess import normalise
 from ass_jax.ops import resize_bilinear
 
-Network = Callable[[Array], Array]  # From images [B, H, W, 3] to logits [B, h, w, C].
+Network = Callable[[Array], Array]  # Takes images [B, H, W, 3], returns logits [B, h, w, C].
 
 
 def predictions(network: Network, images: Array, size: tuple[int, int], settings: ConfigDict) -> Array:
     """Returns the most probable class of each pixel, uint8 `[B, *size]`.
 
     Args:
-      network: gives the logits of images; traced once for each scale.
+      network: returns the logits of images; traced once for each scale.
       images: uint8 `[B, H, W, 3]`.
       size: (Y, X) of the result; static.
       settings: `config.evaluation`: `window`, `stride`, `flip` and `scales`; static.
@@ -32,7 +32,7 @@ def predictions(network: Network, images: Array, size: tuple[int, int], settings
     scales = tuple(settings.scales)
     whole = _window(images.shape[1:3], settings.window) == images.shape[1:3]
     if whole and not settings.flip and scales == (1.0,):
-        scores = resize_bilinear(network(images), size)  # Nothing to average: the softmax keeps the order.
+        scores = resize_bilinear(network(images), size)  # One view: the softmax would not change the order.
     else:
         scores = probabilities(
             network, images, size, window=settings.window, stride=settings.stride, flip=settings.flip, scales=scales
@@ -50,46 +50,47 @@ def probabilities(
     flip: bool = False,
     scales: tuple[float, ...] = (1.0,),
 ) -> Array:
-    """Returns the mean of the softmax of up-sampled (aligned corners) logits over all views of each image.
+    """Returns the mean of the class probabilities over all views of each image.
 
-    Every scale weighs the same, and so do all views of a pixel within a scale. Windows are averaged at the size of
-    the scaled image, and the mean is resized to `size`; whole images are up-sampled to `size` at once. One view is
-    computed after the other, so that never more than a few maps of full size exist.
+    The logits of a view are up-sampled with aligned corners before the softmax. All scales have the same weight, and so
+    have all views of a pixel within a scale. Windows are averaged at the size of the scaled image, and their mean is
+    resized to `size`; whole images are up-sampled to `size` directly. Views are computed one after another, so that
+    only a few maps of full size exist at a time.
 
     Args:
-      network: gives the logits of images; traced once for each scale.
+      network: returns the logits of images; traced once for each scale.
       images: uint8 `[B, H, W, 3]`.
       size: (Y, X) of the result.
-      window: height, width of the windows in pixels of the scaled image, which limits them; (0, 0): the whole image.
-      stride: between windows; the last ones end with the image. (0, 0): half a window.
-      flip: sees every view mirrored from left to right as well.
-      scales: factors of the image's size; other than 1, images are resized bilinearly, anti-aliased.
+      window: height, width of the windows in pixels of the scaled image, at most its size; (0, 0): the whole image.
+      stride: between windows; the last ones end at the edge of the image. (0, 0): half a window.
+      flip: adds the left-right mirror of every view.
+      scales: factors of the image's size. For a factor other than 1, images are resized bilinearly with anti-aliasing.
 
     Returns:
       float32 `[B, *size, C]`.
     """
-    found_at = [
+    at_scales = [
         functools.partial(_one_scale, network, scale=scale, size=size, window=window, stride=stride, flip=flip)
         for scale in scales
     ]
-    if len(found_at) == 1:
-        return found_at[0](images)
+    if len(at_scales) == 1:
+        return at_scales[0](images)
 
     def add_scale(number: Array, total: Array) -> Array:
-        return total + jax.lax.switch(number, found_at, images)
+        return total + jax.lax.switch(number, at_scales, images)
 
-    # Written as a sum, it would be compiled to a single addition that holds the maps of all scales.
-    total = jnp.zeros(jax.eval_shape(found_at[0], images).shape, jnp.float32)
+    # Not a plain sum: XLA would merge it into one addition that needs the maps of all scales at the same time.
+    total = jnp.zeros(jax.eval_shape(at_scales[0], images).shape, jnp.float32)
     return jax.lax.fori_loop(0, len(scales), add_scale, total) / len(scales)
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Returns where windows start so that they cover `length` pixels: every `stride`, and at the very end.
+    """Returns the starts of windows that cover `length` pixels: one every `stride`, and one that ends at the edge.
 
     Args:
       length: of the image, in pixels.
-      window: at most `length`.
-      stride: at most `window`, or pixels would be missed; 0: half a window.
+      window: length of a window, at most `length`.
+      stride: at most `window`, so that no pixel is missed; 0: half a window.
     """
     return [*range(0, length - window, stride or max(1, window // 2)), length - window]
 
@@ -108,7 +109,7 @@ def _one_scale(
     images = _scaled(images, scale)
     image_size = images.shape[1:3]
     window = _window(image_size, window)
-    # A whole image goes to its final size at once: no window has to be put beside it.
+    # A whole image needs no canvas of its own size, so its logits are up-sampled to the final size directly.
     whole = window == image_size
     canvas, patch_size = (size, size) if whole else (image_size, window)
     tops, lefts = (window_starts(*lengths) for lengths in zip(image_size, window, stride, strict=True))
@@ -120,14 +121,14 @@ def _one_scale(
         place = (0, top, left, 0)
         patch = jax.lax.dynamic_slice(images, place, (len(images), *window, images.shape[3]))
         logits = network(_mirror(patch, mirrored))
-        found = _mirror(jax.nn.softmax(resize_bilinear(logits, patch_size)), mirrored)
-        before = jax.lax.dynamic_slice(total, place, found.shape)
-        return jax.lax.dynamic_update_slice(total, before + found, place)
+        probabilities = _mirror(jax.nn.softmax(resize_bilinear(logits, patch_size)), mirrored)
+        before = jax.lax.dynamic_slice(total, place, probabilities.shape)
+        return jax.lax.dynamic_update_slice(total, before + probabilities, place)
 
     example = jax.ShapeDtypeStruct((len(images), *window, images.shape[3]), images.dtype)
     classes = jax.eval_shape(network, example).shape[-1]
     total = jnp.zeros((len(images), *canvas, classes), jnp.float32)
-    # A loop holds the network once in the program, however many views there are.
+    # In a loop, the program contains the network once, however many views there are.
     total = add_view(0, total) if len(views) == 1 else jax.lax.fori_loop(0, len(views), add_view, total)
     counts = np.zeros(canvas, np.float32)
     for top, left, _ in views:
@@ -141,12 +142,12 @@ def _mirror(maps: Array, mirrored: Array) -> Array:
 
 
 def _window(image_size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
-    """Returns height and width of the windows: no larger than the image, which they are where they are (0, 0)."""
+    """Returns height and width of the windows: at most those of the image; 0 stands for those of the image."""
     return tuple(min(length, pixels) or length for length, pixels in zip(image_size, window, strict=True))
 
 
 def _scaled(images: Array, scale: float) -> Array:
-    """Resizes images `[B, H, W, 3]` by a factor, as the input pipeline does; by 1, they stay what they are."""
+    """Resizes images `[B, H, W, 3]` by a factor, as the input pipeline does; a factor of 1 returns them unchanged."""
     if scale == 1.0:
         return images
     height, width = (max(1, round(length * scale)) for length in images.shape[1:3])
@@ -158,12 +159,12 @@ def prediction_step(
 ) -> Array:
     """Labels images with running statistics: logits up-sampled (aligned corners) to `size`, then argmax.
 
-    With `window`, `flip` or `scales` of `config.evaluation`, the probabilities of all views are averaged first.
+    With `window`, `flip` or `scales` of `config.evaluation`, it averages the probabilities of all views first.
 
     Args:
       variables: of the segmenter.
       images: uint8 `[B, H, W, 3]`.
-      networks: the segmenter is used.
+      networks: of which the segmenter is used.
       config: the whole configuration; static.
       size: height, width of the result; static.
 

@@ -1,1 +1,1 @@
-"""What any run needs around the method: console, files, compilation, devices, processes, signals."""
+"""The surroundings of a run: console, files, compilation, devices, processes, signals."""

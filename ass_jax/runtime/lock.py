@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import logging
 
-from ass_jax.runtime.workdir import LOCK, make_workdir, writing
+from ass_jax.runtime.workdir import LOCK, make_folder, writing
 from configs.user_error import UserError
 
 try:
@@ -40,7 +40,7 @@ def training_lock(workdir: Path) -> Iterator[None]:
       LockedError: another process holds the lock; the message names it.
       UserError: the directory cannot be made or written.
     """
-    make_workdir(workdir)
+    make_folder(workdir)
     file = workdir / LOCK
     owner = {
         "host": socket.gethostname(),

@@ -43,14 +43,14 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def make_workdir(workdir: Path) -> None:
-    """Makes the working directory unless it exists.
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, unless it exists.
 
     Raises:
       UserError: it cannot be made.
     """
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def has_checkpoint(workdir: Path) -> bool:

@@ -1,1 +1,1 @@
-"""The training loop and what it tells."""
+"""The training loop, its reports and its checks."""

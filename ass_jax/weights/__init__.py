@@ -1,1 +1,1 @@
-"""Weights in files: other projects', and a run's own."""
+"""Weight files: those of other projects, and exports of trained models."""

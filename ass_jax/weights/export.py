@@ -1,10 +1,10 @@
-"""Takes a trained segmenter out of a run.
+"""Exports the trained segmenter of a run to a file.
 
     python -m ass_jax.weights.export runs/toy --output=model.safetensors    our names: for --config.init and --weights
     python -m ass_jax.weights.export runs/gta5 --output=model.pth           AdaptSegNet's names: for PyTorch
     python -m ass_jax.weights.export runs/toy --output=model.jaxexport      a program that runs without this code
 
-The last one needs JAX alone:
+The program needs JAX alone:
 
     import jax, numpy as np
     from PIL import Image
@@ -27,25 +27,28 @@ from jax import export
 from ass_jax.models.deeplab import DILATIONS
 from ass_jax.models.preprocess import normalise
 from ass_jax.ops import resize_bilinear
-from ass_jax.weights.files import WeightFileError, make_folder_of, write_arrays
+from ass_jax.runtime.console import print_user_error, say
+from ass_jax.weights.files import WeightFileError, replacing, write_arrays
 from ass_jax.weights.names import adaptsegnet_name
 from ass_jax.weights.pretrained import flat_variables, settings_metadata, to_foreign
 from ass_jax.weights.trained_model import Trained, description, open_run
+from configs.user_error import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_COUNTER = "num_batches_tracked"  # Which PyTorch's batch norm saves beside its statistics.
+PROGRAM_SUFFIX = ".jaxexport"
+_COUNTER = "num_batches_tracked"  # PyTorch's batch norm saves it beside its statistics.
 
 
 def weight_settings(trained: Trained) -> dict[str, object]:
-    """Returns the settings of `config.model` without which the weights mean something else."""
+    """Returns the settings of `config.model` that belong to the weights."""
     names = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")
     return {name: trained.config.model[name] for name in names}
 
 
 def state_dict(trained: Trained) -> dict[str, np.ndarray]:
-    """Returns the segmenter as a PyTorch state dict with AdaptSegNet's names, for its model with one classifier.
+    """Returns the segmenter as a PyTorch state dict for AdaptSegNet's model with one classifier.
 
-    That model has all four branches: where ours has fewer, the others are 0.
+    That model has all four branches; branches that this segmenter lacks are 0.
 
     Returns:
       float32 arrays in PyTorch's layouts, and int64 counters of batch norm (0).
@@ -53,7 +56,7 @@ def state_dict(trained: Trained) -> dict[str, np.ndarray]:
     backbone, found = trained.config.model.backbone, {}
     for path, array in flat_variables(trained.variables).items():
         name = adaptsegnet_name(path, backbone)
-        found[name] = to_foreign(path, array).copy()  # PyTorch wants memory that it may write to.
+        found[name] = to_foreign(path, array).copy()  # PyTorch needs writable memory.
         if name.endswith(".running_var"):
             found[name.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
     first, *others = (f"params/classifier/dilation{dilation}/" for dilation in DILATIONS)
@@ -65,11 +68,10 @@ def state_dict(trained: Trained) -> dict[str, np.ndarray]:
 
 
 def program(trained: Trained) -> bytes:
-    """Returns a program for images of any number and size that runs on CPU, GPU and TPU without this code.
+    """Returns a program for any number of images of any size that runs on CPU, GPU and TPU without this code.
 
-    It maps images uint8 [B, H, W, 3] RGB to labels uint8 [B, H, W] and their probabilities float32 [B, H, W], and
-    like evaluation it resizes them to the size of training for the network. `jax.export` serialises it, weights
-    within.
+    It maps images uint8 [B, H, W, 3] RGB to labels uint8 [B, H, W] and their probabilities float32 [B, H, W]. Like
+    evaluation, it resizes the images to the size of training. `jax.export` serialises it with the weights.
     """
     network, config = trained.networks.segmenter, trained.config
     variables = jax.tree.map(jnp.asarray, trained.variables)
@@ -86,17 +88,17 @@ def program(trained: Trained) -> bytes:
 
 
 def write(trained: Trained, path: str | os.PathLike) -> None:
-    """Writes a segmenter in the form that the file's ending asks for: see the module's text.
+    """Writes a segmenter to a `.safetensors`, `.pth` or `.jaxexport` file.
 
     Raises:
       WeightFileError: the ending is unknown, the folder cannot be made, or PyTorch, which `.pth` needs, is missing.
+      UserError: the file cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    writers = {".safetensors": _write_safetensors, ".pth": _write_torch, ".jaxexport": _write_program}
+    writers = {".safetensors": _write_safetensors, ".pth": _write_torch, PROGRAM_SUFFIX: _write_program}
     if suffix not in writers:
         raise WeightFileError(f"{path}: unknown ending. Valid: {', '.join(writers)}.")
-    make_folder_of(path)
     writers[suffix](trained, path)
 
 
@@ -110,15 +112,15 @@ def _write_torch(trained: Trained, path: Path) -> None:
         import torch
     except ImportError as error:
         raise WeightFileError(f"{path}: writing PyTorch files needs PyTorch: `pip install torch`.") from error
-    temporary = path.with_name(f"{path.name}.tmp")
-    torch.save({name: torch.from_numpy(array) for name, array in state_dict(trained).items()}, temporary)
-    temporary.replace(path)
+    tensors = {name: torch.from_numpy(array) for name, array in state_dict(trained).items()}
+    with replacing(path) as temporary:
+        torch.save(tensors, temporary)
 
 
 def _write_program(trained: Trained, path: Path) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(program(trained))
-    temporary.replace(path)
+    content = program(trained)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -129,20 +131,19 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workdir", help="working directory of a training run")
-    parser.add_argument("--output", required=True, help="file to write; its ending says in which form")
-    parser.add_argument("--step", type=int, help="of the checkpoint; default: the latest one")
-    parser.add_argument("--average", action="store_true", help="the moving average of the weights")
+    parser.add_argument("--output", required=True, help="file to write; its ending selects the format")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the latest one")
+    parser.add_argument("--average", action="store_true", help="export the moving average of the weights")
     options = parser.parse_args(arguments)
     try:
         trained = open_run(options.workdir, options.step, options.average)
         write(trained, options.output)
-    except (WeightFileError, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"Written: {options.output}, {os.path.getsize(options.output) / 1e6:.1f} MB.")
+    except UserError as error:
+        return print_user_error(error)
+    say(f"Written: {options.output}, {os.path.getsize(options.output) / 1e6:.1f} MB.")
     if options.output.lower().endswith(".pth"):
         settings = (f"{name}={value}" for name, value in weight_settings(trained).items())
-        print(f"A state dict cannot say it, but its weights expect {', '.join(settings)}.")
+        say(f"A state dict has no metadata; its weights expect {', '.join(settings)}.")
     return 0
 
 

@@ -1,9 +1,10 @@
 """Files of named arrays: `.safetensors`, `.npz` and, where PyTorch is installed, its pickled state dicts."""
 
+import contextlib
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -11,29 +12,32 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ass_jax.runtime.workdir import writing
+from configs.user_error import UserError
+
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
-_LEAST_TORCH = (2, 10)  # From here on, files cannot make the restricted unpickler run code, as far as is known.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # Under which training scripts put their state dict.
+_LEAST_TORCH = (2, 10)  # The restricted unpickler of older versions has known ways to run code from a file.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # Keys under which training scripts save their state dict.
 
 
-class WeightFileError(ValueError):
-    """A weight file that cannot be used; the message names the file and says why."""
+class WeightFileError(UserError):
+    """A weight file cannot be used; the message names the file and says why."""
 
 
 def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads all arrays of a file, with their own names and layouts.
+    """Reads all arrays of a file, with the names and layouts of the file.
 
-    Nothing in a file is run: `.npz` is read without pickles, PyTorch's files with its restricted unpickler.
+    No code from a file is run: `.npz` is read without pickles, PyTorch files with the restricted unpickler.
 
     Args:
       path: `.safetensors`, `.npz`, or a PyTorch state dict, which needs PyTorch 2.10 or newer.
 
     Returns:
-      Arrays by name, of the types in the file, and the file's metadata (`.safetensors` only).
+      Arrays by name, with the types of the file, and the file's metadata (`.safetensors` only).
 
     Raises:
-      WeightFileError: the file is missing, damaged, of an unknown kind, or holds other things than arrays.
+      WeightFileError: the file is missing, damaged, of an unknown kind, or holds anything but arrays.
     """
     path = Path(path)
     if not path.exists():
@@ -45,40 +49,49 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
     arrays, metadata = readers.get(path.suffix.lower(), _read_torch)(path)
     if not arrays:
-        raise WeightFileError(f"{path}: there are no arrays in it.")
+        raise WeightFileError(f"{path}: expected arrays, found none.")
     return arrays, metadata
 
 
 def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes a `.safetensors` file; an existing one is replaced only by a complete one.
+    """Writes a `.safetensors` file; an existing file is replaced only when the new one is complete.
 
     Raises:
-      WeightFileError: the file's name ends otherwise, or its folder cannot be made.
+      WeightFileError: the file has another ending, or its folder cannot be made.
+      UserError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise WeightFileError(f"{path}: expected a name that ends in .safetensors.")
-    make_folder_of(path)
+    # safetensors writes the buffer as it is: a view with other strides would be read back permuted.
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    with replacing(path) as temporary:
+        safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata))
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary file to write, which replaces `path` when the block ends without an error.
+
+    Raises:
+      WeightFileError: the folder of the file cannot be made, or the file is a folder.
+      UserError: the file cannot be written.
+    """
+    _make_parent(path)
     temporary = path.with_name(f"{path.name}.tmp")
     try:
-        # Writes memory as it lies: a view of other strides would come back permuted.
-        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata))
-        temporary.replace(path)
+        with writing(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def make_folder_of(path: Path) -> None:
-    """Makes the folder that a file will lie in.
-
-    Raises:
-      WeightFileError: there cannot be such a folder, or the file itself is one.
-    """
+def _make_parent(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WeightFileError(f"{path}: {path.parent} cannot be made a folder ({error.strerror}).") from error
+        raise WeightFileError(f"{path}: the folder {path.parent} cannot be made ({error.strerror}).") from error
     if path.is_dir():
         raise WeightFileError(f"{path}: expected a file to write, found a folder.")
 
@@ -87,32 +100,33 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except Exception as error:  # Of many kinds, as for the other formats: each library raises its own.
-        raise WeightFileError(f"{path}: not a whole .safetensors file ({_first_line(error)}).") from error
+    except Exception as error:  # Of many kinds: each library raises its own.
+        raise WeightFileError(f"{path}: damaged, or not a .safetensors file ({_first_line(error)}).") from error
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    if not zipfile.is_zipfile(path):  # NumPy would go by the content and read other formats too.
-        raise WeightFileError(f"{path}: not a whole .npz file of arrays.")
+    if not zipfile.is_zipfile(path):  # NumPy goes by the content and would read other formats.
+        raise WeightFileError(f"{path}: damaged, or not an .npz file of arrays.")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:
-        raise WeightFileError(f"{path}: not a whole .npz file of arrays ({_first_line(error)}).") from error
+        raise WeightFileError(f"{path}: damaged, or not an .npz file of arrays ({_first_line(error)}).") from error
     others = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
     if others:
-        raise WeightFileError(f"{path}: expected only arrays, found another file {others[0]!r} in it.")
+        raise WeightFileError(f"{path}: expected only arrays, found another file in it: {others[0]!r}.")
     return arrays, {}
 
 
 def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     torch = _import_torch(path)
     try:
-        # Mapped, the values are read where they are used and take no memory of their own.
+        # With mmap, values are read when they are used and take no memory of their own.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise WeightFileError(
-            f"{path}: refused or damaged. Only plain tensors are read, as a pickle may run code ({_first_line(error)})."
+            f"{path}: damaged, or not a file of plain tensors, the only content that is read: a pickle may run code "
+            f"({_first_line(error)})."
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
@@ -128,7 +142,9 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             # NumPy has no bfloat16.
             arrays[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
         except (TypeError, RuntimeError) as error:  # Sparse, quantised, of eight bits.
-            raise WeightFileError(f"{path}: cannot use {name!r} of {tensor.dtype} ({_first_line(error)}).") from error
+            raise WeightFileError(
+                f"{path}: {name!r} of type {tensor.dtype} cannot be used ({_first_line(error)})."
+            ) from error
     return arrays, {}
 
 

@@ -1,9 +1,9 @@
-"""Initial weights from other projects: checked, renamed and told about.
+"""Initial weights from other projects.
 
     python -m ass_jax.weights.pretrained resnet101.pth --output=resnet101.safetensors
 
-lists what the file holds for a backbone and, with `--output`, writes it in our names: a file that needs no
-PyTorch to be read. `--config.init=FILE` starts a run from either.
+lists the weights in the file that a backbone uses and, with `--output`, writes them with our names to a file that can
+be read without PyTorch. `--config.init=FILE` starts a run from either file.
 """
 
 import argparse
@@ -20,28 +20,30 @@ from ml_collections import ConfigDict
 
 from ass_jax.method.state import Variables
 from ass_jax.models.deeplab import BACKBONES, build_deeplab
+from ass_jax.runtime.console import print_user_error, say
 from ass_jax.runtime.workdir import parse_json
 from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
 from ass_jax.weights.names import Source, find_source, without_prefix
+from configs.user_error import UserError
 
 # Keys of `config.model` that belong to weights.
 SETTINGS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")
-_NAMED = 5  # Names in a message; the rest is counted.
-_SETTINGS = "model"  # Key of the metadata of our own files.
+_MOST_NAMES = 5  # In a message; the others are counted.
+_SETTINGS = "model"  # Key of the settings in the metadata of our own files.
 _CLASSIFIER = "params/classifier/"
-# Parameters that a file may lack: those that every task learns anew.
+# Parameters that a file may lack, because every task learns them anew.
 _MAY_BE_MISSING = (_CLASSIFIER, "params/backbone/head_conv")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """The arrays of a weight file, ready to be placed.
+    """The arrays of a weight file.
 
     Attributes:
       path: of the file.
-      source: where its weights come from.
-      arrays: by foreign name, prefixes removed.
-      settings: of `config.model`, which the weights expect.
+      source: the project that the weights come from.
+      arrays: by their name in the file, without prefixes.
+      settings: values in `config.model` that the weights expect.
       metadata: of the file.
     """
 
@@ -53,14 +55,14 @@ class Pretrained:
 
     @property
     def num_classes(self) -> int | None:
-        """Classes of the file's classifier; None if it has none."""
+        """Number of classes of the file's classifier; None if it has none."""
         name = self.source.name(f"{_CLASSIFIER}dilation6/bias")
         return self.arrays[name].size if name in self.arrays else None
 
     def settings_for(self, num_classes: int) -> dict[str, object]:
-        """Returns the settings of `config.model` that the weights need in a model of `num_classes` classes."""
+        """Returns the values in `config.model` that the weights expect of a model with `num_classes` classes."""
         settings = dict(self.settings)
-        # How many branches act belongs to the trained classifier, which another number of classes leaves out.
+        # The number of branches belongs to the trained classifier, which is not used for another number of classes.
         if self.num_classes != num_classes:
             settings.pop("branches", None)
         return settings
@@ -68,12 +70,12 @@ class Pretrained:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """What became of the arrays of a file.
+    """Which arrays of a file are used.
 
     Attributes:
-      loaded: our paths that took their values from the file.
-      random: our paths that stay as they were.
-      skipped: foreign names that are not used, each with the reason.
+      loaded: paths of our variables that have their values from the file.
+      random: paths of our variables that keep their values.
+      skipped: names in the file that are not used, each with the reason.
     """
 
     loaded: tuple[str, ...]
@@ -82,17 +84,17 @@ class Placement:
 
 
 def open_weights(path: str | os.PathLike) -> Pretrained:
-    """Reads a weight file and finds out where it comes from.
+    """Reads a weight file and recognises its source.
 
     Args:
       path: see `ass_jax.weights.files.read_arrays`.
 
     Raises:
-      WeightFileError: the file cannot be read, or is of no known source.
+      UserError: the file cannot be read, or its source is unknown.
     """
-    found, metadata = read_arrays(path)
-    arrays = {without_prefix(name): array for name, array in found.items()}
-    if len(arrays) < len(found):
+    named, metadata = read_arrays(path)
+    arrays = {without_prefix(name): array for name, array in named.items()}
+    if len(arrays) < len(named):
         raise WeightFileError(f"{path}: expected one model, found the same names with and without a prefix.")
     source = find_source(arrays)
     if source is None:
@@ -102,25 +104,22 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
         )
     settings = source.settings
     if source.layout == "ours" and _SETTINGS in metadata:
-        try:
-            found = parse_json(metadata[_SETTINGS], f"settings in {path}", {})
-        except ValueError as error:
-            raise WeightFileError(str(error)) from error
-        settings = {key: _tupled(value) for key, value in found.items()}
+        parsed = parse_json(metadata[_SETTINGS], f"settings in {path}", {})
+        settings = {key: _tupled(value) for key, value in parsed.items()}
     return Pretrained(os.fspath(path), source, arrays, settings, metadata)
 
 
 def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Placement]:
-    """Puts the arrays of a file where they belong in the segmenter's variables.
+    """Puts the arrays of a file into the segmenter's variables.
 
-    A classifier for another number of classes is skipped as a whole; everything else has to fit exactly.
+    A classifier for another number of classes is skipped as a whole; everything else must fit exactly.
 
     Args:
       pretrained: of `open_weights`.
       variables: of the segmenter: arrays, or their shapes alone.
 
     Returns:
-      The variables with float32 numpy arrays where the file has them, and what became of every array.
+      The variables, with float32 NumPy arrays from the file where it has them, and the placement of every array.
 
     Raises:
       WeightFileError: a parameter is missing in the file, or its shape or type is wrong; the message names the
@@ -139,7 +138,7 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
     for path, leaf in zip(paths, leaves, strict=True):
         name = names[path]
         if name in pretrained.arrays and name not in skipped:
-            leaf = _converted(pretrained, name, path, leaf.shape)
+            leaf = _convert(pretrained, name, path, leaf.shape)
             loaded.append(path)
         placed.append(leaf)
     used = {names[path] for path in loaded}
@@ -151,11 +150,11 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
 
 
 def with_settings(config: ConfigDict, model_settings: Mapping[str, object]) -> ConfigDict:
-    """Returns a copy of a configuration in which those settings of `config.model` that belong to weights are as given.
+    """Returns a copy of a configuration with the values in `config.model` that belong to weights replaced.
 
     Args:
       config: the whole configuration.
-      model_settings: of `Pretrained.settings_for`, or `model` of the configuration that a checkpoint holds.
+      model_settings: of `Pretrained.settings_for`, or `model` of a checkpoint's configuration.
     """
     config = config.copy_and_resolve_references()
     for key in SETTINGS:
@@ -165,27 +164,27 @@ def with_settings(config: ConfigDict, model_settings: Mapping[str, object]) -> C
 
 
 def describe(pretrained: Pretrained, placement: Placement) -> str:
-    """Returns a few lines that say what was loaded, skipped and left at random."""
+    """Returns lines that list which arrays are loaded, skipped and random."""
     lines = [f"{pretrained.path}: {pretrained.source.title}; {len(placement.loaded)} arrays loaded."]
     if placement.random:
-        lines.append(f"  Random as before: {_some(placement.random)}.")
+        lines.append(f"  Not in the file, random: {_some(placement.random)}.")
     by_reason = {}
     for name, reason in placement.skipped.items():
         by_reason.setdefault(reason, []).append(name)
     lines += [f"  Skipped, {reason}: {_some(names)}." for reason, names in by_reason.items()]
     if pretrained.settings:
         settings = [f"model.{key}={value}" for key, value in pretrained.settings.items()]
-        lines.append(f"  Expect {', '.join(settings)}.")
+        lines.append(f"  They expect {', '.join(settings)}.")
     return "\n".join(lines)
 
 
 def from_foreign(path: str, array: np.ndarray) -> np.ndarray:
-    """Returns PyTorch's array in our layout: kernels [out, in, height, width] to [height, width, in, out]."""
+    """Transposes a PyTorch kernel [out, in, height, width] to [height, width, in, out]; returns other arrays as is."""
     return array.transpose(2, 3, 1, 0) if path.endswith("/kernel") else array
 
 
 def to_foreign(path: str, array: np.ndarray) -> np.ndarray:
-    """Returns our array in PyTorch's layout, the inverse of `from_foreign`."""
+    """Transposes a kernel to PyTorch's layout, the inverse of `from_foreign`; returns other arrays as is."""
     return array.transpose(3, 2, 0, 1) if path.endswith("/kernel") else array
 
 
@@ -195,7 +194,7 @@ def flat_variables(variables: Variables) -> dict[str, np.ndarray]:
 
 
 def settings_metadata(model_settings: Mapping[str, object]) -> dict[str, str]:
-    """Returns the metadata of a file of ours, from which `open_weights` takes its settings."""
+    """Returns the metadata with which a file of ours tells `open_weights` its settings."""
     return {_SETTINGS: json.dumps(dict(model_settings))}
 
 
@@ -206,7 +205,7 @@ def flatten(variables: Variables) -> list[tuple[str, jax.Array]]:
 
 
 def _skip_classifier(pretrained: Pretrained, leaves: Mapping, names: Mapping[str, str | None]) -> dict[str, str]:
-    """Returns the file's classifier arrays, with the reason, if they are for another number of classes."""
+    """Returns the names of the file's classifier, with the reason, if it is for another number of classes."""
     paths = [path for path in leaves if path.startswith(_CLASSIFIER) and names[path] in pretrained.arrays]
     found = {path: _in_our_layout(pretrained, names[path], path).shape for path in paths}
     classes = {shape[-1] for shape in found.values() if shape}
@@ -214,21 +213,21 @@ def _skip_classifier(pretrained: Pretrained, leaves: Mapping, names: Mapping[str
     if classes == ours or len(classes) != 1:
         return {}
     if any(found[path][:-1] != leaves[path].shape[:-1] for path in paths):
-        return {}  # Another network altogether, which `_converted` refuses.
-    reason = f"a classifier for {classes.pop()} classes where {ours.pop()} are wanted"
+        return {}  # Another network, for which `_convert` raises an error.
+    reason = f"a classifier for {classes.pop()} classes instead of {ours.pop()}"
     return {names[path]: reason for path in paths}
 
 
 def _in_our_layout(pretrained: Pretrained, name: str, path: str) -> np.ndarray:
     array = pretrained.arrays[name]
     if pretrained.source.layout == "ours" or (path.endswith("/kernel") and array.ndim != 4):
-        return array  # Of another number of dimensions it fits nowhere, as `_converted` says.
+        return array  # With another number of dimensions it does not fit: `_convert` raises an error.
     return from_foreign(path, array)
 
 
-def _converted(pretrained: Pretrained, name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
+def _convert(pretrained: Pretrained, name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
     array = _in_our_layout(pretrained, name, path)
-    if not jnp.issubdtype(array.dtype, np.floating):  # JAX's knows bfloat16.
+    if not jnp.issubdtype(array.dtype, np.floating):  # NumPy's does not know bfloat16.
         raise WeightFileError(f"{pretrained.path}: expected floating-point numbers in {name}, found {array.dtype}.")
     if array.shape != tuple(shape):
         raise WeightFileError(
@@ -243,8 +242,8 @@ def _is_needed(path: str) -> bool:
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _tupled(value: object) -> object:
@@ -252,7 +251,7 @@ def _tupled(value: object) -> object:
 
 
 def _model_for(pretrained: Pretrained, backbone: str | None) -> tuple[str, Variables]:
-    """Returns a backbone, by default the one whose parameters the file has, and its segmenter's shapes."""
+    """Returns a backbone, by default the one that fits the file best, and the shapes of its segmenter."""
     shapes = {name: _shapes(name, pretrained.num_classes or 1) for name in ([backbone] if backbone else BACKBONES)}
 
     def fit(name: str) -> int:
@@ -283,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
         pretrained = open_weights(options.file)
         backbone, variables = _model_for(pretrained, options.backbone)
         variables, placement = place(pretrained, variables)
-        print(f"{describe(pretrained, placement)}\n  Backbone: {backbone}.")
+        say(f"{describe(pretrained, placement)}\n  Backbone: {backbone}.")
         if options.output:
             arrays = dict(flatten(variables))
             write_arrays(
@@ -291,10 +290,9 @@ def main(arguments: list[str] | None = None) -> int:
                 {path: arrays[path] for path in placement.loaded},
                 settings_metadata(pretrained.settings),
             )
-            print(f"Written: {options.output}; use it with --config.init={options.output}.")
-    except (WeightFileError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+            say(f"Written: {options.output}; use it with --config.init={options.output}.")
+    except UserError as error:
+        return print_user_error(error)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A trained segmenter with all that using it takes: settings, class names, colours and weights."""
+"""A trained segmenter with everything it needs: settings, class names, colours and weights."""
 
 import dataclasses
 import json
@@ -15,12 +15,12 @@ from ass_jax.method.losses import DOMAIN_LOSSES
 from ass_jax.method.state import Variables, abstract_segmenter
 from ass_jax.models import Networks, build_networks
 from ass_jax.models.deeplab import BACKBONES, DILATIONS
-from ass_jax.runtime.workdir import CHECKPOINTS, CLASSES, CONFIGURATION, parse_json, read_json
+from ass_jax.runtime.workdir import CHECKPOINTS, CLASSES, CONFIGURATION, parse_json, read_json, write_json
 from ass_jax.weights.files import WeightFileError
 from ass_jax.weights.pretrained import Pretrained, place, with_settings
 from configs.user_error import UserError
 
-# What using a segmenter takes of a configuration.
+# Keys of a configuration that a trained segmenter needs, with the types of their values.
 _SETTINGS = {
     "checkpoint.keep": int,
     "data.target_size": list,
@@ -73,15 +73,19 @@ class Trained:
 
     @property
     def networks(self) -> Networks:
-        """The modules; the variables belong to the segmenter."""
+        """The modules of the configuration; `variables` are those of the segmenter."""
         return build_networks(self.config, len(self.names))
 
 
 def write_description(workdir: Path, config: ConfigDict, class_table: Any) -> None:
-    """Writes the files of a working directory from which `open_run` knows its model."""
-    (workdir / CONFIGURATION).write_text(config.to_json(indent=2) + "\n")
+    """Writes the configuration and the classes of a run, from which `open_run` builds its model.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    write_json(workdir / CONFIGURATION, json.loads(config.to_json()))
     classes = {"names": list(class_table.names), "palette": np.asarray(class_table.palette).tolist()}
-    (workdir / CLASSES).write_text(json.dumps(classes, indent=2) + "\n")
+    write_json(workdir / CLASSES, classes)
 
 
 def open_run(workdir: str | os.PathLike, step: int | None = None, average: bool = False) -> Trained:
@@ -89,17 +93,17 @@ def open_run(workdir: str | os.PathLike, step: int | None = None, average: bool 
 
     Args:
       workdir: of the run.
-      step: of its checkpoint; default: the latest one.
-      average: the moving average of the weights instead.
+      step: of its checkpoint; default: the latest intact one.
+      average: reads the moving average of the weights.
 
     Raises:
-      FileNotFoundError: the folder is not that of a run, or there is no such checkpoint.
-      ValueError: the checkpoint is of another model than the configuration, or a file is not what the run wrote.
+      UserError: the folder is not a working directory, or there is no such checkpoint, or it does not fit the
+        configuration, or a file is damaged.
     """
     workdir = Path(workdir)
     for name in (CONFIGURATION, CLASSES, CHECKPOINTS):
         if not (workdir / name).exists():
-            raise FileNotFoundError(f"{workdir} has no {name}: it is not the working directory of a training run.")
+            raise UserError(f"{workdir} has no {name}: it is not the working directory of a training run.")
     config = _config(read_json(workdir / CONFIGURATION, _SETTINGS), workdir / CONFIGURATION)
     names, palette = _classes(read_json(workdir / CLASSES, _CLASS_TABLE), workdir / CLASSES)
     with Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, read_only=True) as checkpoints:
@@ -109,32 +113,31 @@ def open_run(workdir: str | os.PathLike, step: int | None = None, average: bool 
 
 
 def open_foreign(pretrained: Pretrained, config: ConfigDict, class_table: Any) -> Trained:
-    """Builds the segmenter of a weight file; its classifier has to be there.
+    """Builds the segmenter of a weight file of another project; the file must have a classifier.
 
     Args:
       pretrained: of `ass_jax.weights.pretrained.open_weights`.
-      config: the whole configuration; the settings that belong to the weights are taken from the file.
+      config: the whole configuration; the file overrides the settings that belong to its weights.
       class_table: `names` and `palette`.
 
     Raises:
-      WeightFileError: the file does not fit the model, or has no classifier for as many classes.
+      WeightFileError: the file does not fit the model, or has no classifier for this number of classes.
     """
     config = with_settings(config, pretrained.settings_for(len(class_table.names)))
     return _fill(pretrained, config, tuple(class_table.names), np.asarray(class_table.palette))
 
 
 def description(trained: Trained) -> dict[str, str]:
-    """Returns what a weight file says of its model beside the arrays: `open_description` reads it."""
+    """Returns the metadata that describe a model in a weight file; `open_description` reads them."""
     classes = {"names": list(trained.names), "palette": trained.palette.tolist()}
     return {"configuration": trained.config.to_json(), "classes": json.dumps(classes)}
 
 
 def open_description(pretrained: Pretrained) -> Trained | None:
-    """Returns the segmenter of a file that describes its own model, as `ass_jax.weights.export` writes it; else None.
+    """Returns the segmenter of a file with a description of its model, as exports have it; None without one.
 
     Raises:
-      WeightFileError: the arrays do not fit the description.
-      ValueError: the description is not what an export wrote.
+      UserError: the description is damaged, or the arrays do not fit it.
     """
     metadata = pretrained.metadata
     if not metadata.keys() >= {"configuration", "classes"}:
@@ -159,8 +162,8 @@ def _fill(pretrained: Pretrained, config: ConfigDict, names: tuple[str, ...], pa
 def _config(found: dict, place: object) -> ConfigDict:
     try:
         config = ConfigDict(found)
-    except (AttributeError, TypeError, ValueError) as error:  # Keys that would hide its own methods, or with dots.
-        raise ValueError(f"{place}: it holds keys that no configuration has ({error}).") from error
+    except (AttributeError, TypeError, ValueError) as error:  # Keys with dots, or with the names of its methods.
+        raise UserError(f"{place}: it has keys that no configuration has ({error}).") from error
     for key, choices in _CHOICES.items():
         group, name = key.split(".")
         if config[group][name] not in choices:
@@ -174,5 +177,5 @@ def _classes(found: dict, place: object) -> tuple[tuple[str, ...], np.ndarray]:
     levels = [level for colour in colours if isinstance(colour, list) and len(colour) == 3 for level in colour]
     sound = len(levels) == 3 * len(colours) and all(isinstance(level, int) and 0 <= level <= 255 for level in levels)
     if not sound or len(colours) != len(names) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{place}: expected names of classes, and for each a colour of three numbers of 0 to 255.")
+        raise UserError(f"{place}: expected names of classes, each with a colour of three numbers from 0 to 255.")
     return tuple(names), np.array(colours, np.uint8)

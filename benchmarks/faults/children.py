@@ -51,7 +51,7 @@ class Place:
     def state(self, name: str) -> tuple[int, str]:
         """Returns the last sound step, after reading it, and a hash of the checksums of its state."""
         with Checkpoints(self.checkpoints(name), read_only=True) as checkpoints:
-            step = checkpoints.latest_sound_step()
+            step = checkpoints.latest_intact_step()
         sums = read_checksums(self.checkpoints(name), step)
         return step, hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 

@@ -25,7 +25,7 @@ import sys
 import jax.numpy as jnp
 from ass_jax.checkpoints.manager import Checkpoints
 with Checkpoints(sys.argv[1], keep_latest=1) as checkpoints:
-    step = checkpoints.latest_sound_step() or 0
+    step = checkpoints.latest_intact_step() or 0
     print("ready", flush=True)
     while True:
         step += 1

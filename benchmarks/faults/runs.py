@@ -250,6 +250,6 @@ def is_sound(directory: Path) -> bool:
     with Checkpoints(directory, read_only=True) as checkpoints:
         newest = checkpoints.latest_step()
         try:
-            return checkpoints.latest_sound_step() == newest
+            return checkpoints.latest_intact_step() == newest
         except DamagedError:
             return False

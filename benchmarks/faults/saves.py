@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from ass_jax.checkpoints import leaves
+from ass_jax.checkpoints import integrity
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.training.monitor import Monitor
 from benchmarks.faults.children import Child
@@ -51,7 +51,7 @@ class Watch:
         """Wraps what the training loop calls."""
         for name in ("save", "check", "wait", "close"):
             setattr(Checkpoints, name, self._timed(getattr(Checkpoints, name)))
-        leaves.checksums_of_items = self._timed_checksums(leaves.checksums_of_items)
+        integrity.checksums = self._timed_checksums(integrity.checksums)
         Monitor.add = self._after_step(Monitor.add)
 
     def notes(self) -> dict:

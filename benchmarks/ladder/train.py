@@ -24,9 +24,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ass_jax.runtime import compilation
 from ass_jax.runtime.console import format_seconds
-from ass_jax.runtime.workdir import STRIP
+from ass_jax.runtime.workdir import COMPILATION_CACHE, PREDICTION_PICTURE
 from benchmarks.common import machine
 from benchmarks.common.runs import LOG, Run, key_of, plan, typical_run
 from benchmarks.ladder.jobs import environment_of_jobs, tail, train_all
@@ -132,7 +131,7 @@ def _train(runs: Sequence[Run], command: Sequence[str], jobs: int) -> list[Run]:
     print(f"{len(runs)} runs, {len(runs) - len(left)} finished earlier.", flush=True)
     if not left:
         return []
-    programs = {"JAX_COMPILATION_CACHE_DIR": str((left[0].folder.parent / compilation.CACHE).resolve())}
+    programs = {"JAX_COMPILATION_CACHE_DIR": str((left[0].folder.parent / COMPILATION_CACHE).resolve())}
     environment = programs | environment_of_jobs(jobs)
     facts = machine.describe(environment)
     print(f"{machine.describe_in_words(facts)}; {jobs} at a time. Logs: {left[0].folder.parent}/*/{LOG}", flush=True)
@@ -185,9 +184,9 @@ def _write(summary: dict, runs: Sequence[Run], folder: Path, readme: Path | None
     (folder / "ladder.json").write_text(json.dumps(summary, indent=2) + "\n")
     (folder / "ladder.md").write_text(markdown(summary))
     save_plot(summary, folder / "ladder.png")
-    picture = typical_run([run for run in runs if run.scores()]).folder / STRIP
+    picture = typical_run([run for run in runs if run.scores()]).folder / PREDICTION_PICTURE
     if picture.is_file():
-        shutil.copyfile(picture, folder / STRIP)
+        shutil.copyfile(picture, folder / PREDICTION_PICTURE)
     if readme is not None and not refresh_readme(readme, short_table(summary, README_ROWS)):
         print(f"{readme} has no marks `<!-- ladder -->` and `<!-- /ladder -->` for the table.", file=sys.stderr)
     print(f"{short_table(summary)}\n\nReport: {folder}/ladder.md")

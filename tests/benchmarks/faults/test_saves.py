@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from ass_jax.checkpoints import leaves, manager
+from ass_jax.checkpoints import integrity, manager
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.training.monitor import Monitor
 from benchmarks.faults.saves import Watch, verdict
@@ -15,7 +15,7 @@ from benchmarks.faults.saves import Watch, verdict
 def test_steps_and_calls_are_timed_apart(tmp_path, monkeypatch):
     for name in ("save", "check", "wait", "close"):
         monkeypatch.setattr(Checkpoints, name, getattr(Checkpoints, name))
-    monkeypatch.setattr(leaves, "checksums_of_items", leaves.checksums_of_items)
+    monkeypatch.setattr(integrity, "checksums", integrity.checksums)
     monkeypatch.setattr(Monitor, "add", lambda monitor, metrics: monitor.seen.append(metrics))
     watch, monitor, state = Watch(), SimpleNamespace(seen=[]), {"a": jnp.ones(1000)}
     watch.install()
