@@ -1,6 +1,7 @@
-"""The training loop, told from top to bottom."""
+"""The training loop, from top to bottom."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,278 +11,250 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ass_jax.checkpoints import config_diff, selection
-from ass_jax.checkpoints.integrity import DamagedError, SaveError
 from ass_jax.checkpoints.manager import Checkpoints
-from ass_jax.evaluation.evaluate import (
-    CHANGED,
-    LABELLED,
-    Batch,
-    Strip,
-    evaluate,
-    make_evaluation_step,
-    print_report,
-    score,
-    score_all,
-)
+from ass_jax.evaluation.evaluate import CHANGED, LABELLED, Batch, evaluate, print_report
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.optimizers import make_optimizer
 from ass_jax.method.state import TrainState, create_state
 from ass_jax.method.train_step import train_step
-from ass_jax.models import build_networks
-from ass_jax.runtime import compilation, lock, preemption
+from ass_jax.models import Networks, build_networks
+from ass_jax.runtime import compilation, preemption
 from ass_jax.runtime.console import format_seconds, say
-from ass_jax.runtime.distributed import LostError, losses_named
+from ass_jax.runtime.distributed import lost_processes
+from ass_jax.runtime.lock import training_lock
 from ass_jax.runtime.sharding import global_batch, make_mesh, on_mesh, replicated
-from ass_jax.runtime.workdir import CHECKPOINTS, STRIP
-from ass_jax.training import memory_estimate, mixed_picture, verification
-from ass_jax.training.monitor import Monitor
-from ass_jax.weights.files import WeightFileError
+from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTION_PICTURE, make_folder
+from ass_jax.training import memory_estimate, verification
+from ass_jax.training.metric_writer import MetricWriter
+from ass_jax.training.monitor import DivergedError, Monitor
+from ass_jax.training.validation import Validation
 from ass_jax.weights.pretrained import Pretrained, describe, open_weights, place, with_settings
 from ass_jax.weights.trained_model import write_description
 
 TrainingBatch = dict[str, Batch]
-# Ends of a run whose message says all that a user needs.
-ENDS = (
-    DamagedError,
-    FloatingPointError,
-    LostError,
-    SaveError,
-    WeightFileError,
-    lock.LockedError,
-    config_diff.ChangedError,
-    preemption.StoppedError,
-    verification.DifferentError,
-)
 
 
-def train(
-    config: ConfigDict,
-    *,
-    class_table: Any,
-    training_batches: Callable[[int], Iterator[TrainingBatch]],
-    evaluation_batches: Callable[[], Iterable[Batch]],
-    writer: Any,
-    workdir: Path,
-    labelled: dict | None = None,
-    held_out_batches: Callable[[], Iterable[Batch]] | None = None,
-    names_of_step: Callable[[int], dict[str, list[str]]] | None = None,
-) -> dict:
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The data of a run, as functions that return iterators.
+
+    Attributes:
+      training_batches: of the step to begin with, counted from 0; the batches are a pure function of the step, see
+        `ass_jax.method.train_step.train_step` for their form.
+      evaluation_batches: one pass over the validation images, see `ass_jax.evaluation.evaluate.score`.
+      held_out_batches: one pass over labelled target images that are not trained on; their score selects a checkpoint
+        without the help of the validation images. None if there are none.
+      labelled: describes the labelled target images in reports and checkpoints, JSON-able: `list`, which they are, and
+        `sha256`. None if there are none.
+      names_of_step: returns the names of the images of a step by stream, for warnings.
+    """
+
+    training_batches: Callable[[int], Iterator[TrainingBatch]]
+    evaluation_batches: Callable[[], Iterable[Batch]]
+    held_out_batches: Callable[[], Iterable[Batch]] | None = None
+    labelled: dict | None = None
+    names_of_step: Callable[[int], dict[str, list[str]]] | None = None
+
+
+def train(config: ConfigDict, data: TrainingData, *, class_table: Any, writer: Any, workdir: Path) -> dict:
     """Trains to `config.steps`, from the last checkpoint if there is one, and scores the result.
 
-    SIGTERM and SIGINT (with several processes, SIGTERM to any of them) end the run after the step at hand,
-    whose state is saved; an evaluation under way is given up.
+    SIGTERM or SIGINT ends the run after the current step, whose state is saved; an evaluation in progress is given up.
+    With several processes, SIGTERM to any of them ends all.
 
     Args:
       config: the whole configuration.
+      data: of the run.
       class_table: `names`, `palette` `[C, 3]`, `subsets` and `raw_ids` of the classes.
-      training_batches: gives the batches from a step on, a pure function of it: see
-        `ass_jax.method.train_step.train_step`.
-      evaluation_batches: gives one pass over the validation images.
       writer: a `clu.metric_writers.MetricWriter`.
-      workdir: of checkpoints, `metrics.jsonl`, `config.json` and pictures.
-      labelled: what is told and kept of the labelled target images, JSON-able: `list`, which they are, and `sha256`;
-        None where there are none.
-      held_out_batches: gives one pass over labelled target images that are not trained on; their score selects a
-        checkpoint without the help of the validation images. None: there are none.
-      names_of_step: gives the names of the images of a step, counted from 0, by stream, for warnings.
+      workdir: of checkpoints, metrics, configuration and pictures.
 
     Returns:
       The report of `ass_jax.evaluation.evaluate.evaluate` at the last step, with the scores on held-out images under
       `held_out`.
 
     Raises:
-      ValueError: the batches, the checkpoint or the initial weights do not fit the configuration.
-      FloatingPointError: loss or gradients of `config.skipped_limit` steps in a row are not finite.
-      LockedError: another process trains in this working directory.
-      DamagedError: there are checkpoints, and all are damaged.
-      ChangedError: the configuration is not that of the checkpoint.
-      SaveError: a checkpoint could not be written.
-      StoppedError: a signal ended the run.
-      LostError: another process of the run has ended.
-      DifferentError: the first step differs from the same step in plain operations, see `config.verify`.
+      UserError: the user can mend it, or a signal ends the run. Kinds: LockedError (another process trains in this
+        directory), DamagedError (all checkpoints are damaged), ChangedError (the configuration differs from the
+        checkpoint's), WeightFileError (the initial weights do not fit), DifferentError (the first step differs from
+        plain operations, see `config.verify`), DivergedError (`config.skipped_limit` steps in a row are not finite),
+        SaveError (a checkpoint cannot be written), StoppedError (a signal), LostError (another process has ended).
+      ValueError: the first batch does not have the documented form.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     num_classes = len(class_table.names)
     with (
-        losses_named(),
-        lock.held(workdir) if jax.process_index() == 0 else contextlib.nullcontext(),
+        lost_processes(),
+        training_lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext(),
         Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints,
     ):
-        start = checkpoints.latest_sound_step() or 0
-        initial = None
-        if config.init and start:
-            config = with_settings(config, checkpoints.configuration(start)["model"])
-        elif config.init:
-            initial = open_weights(config.init)
-            config = with_settings(config, initial.settings_for(num_classes))
-        kept = config.to_dict() | {LABELLED: labelled}
+        start = checkpoints.latest_intact_step() or 0
+        config, initial = _with_settings_of_weights(config, checkpoints, start, num_classes)
         if start:
-            there = checkpoints.configuration(start)
-            config_diff.check(checkpoints.directory, start, there, kept, allowed=config.resume_with_changes)
+            _expect_same_configuration(config, data, checkpoints, start)
         if start >= config.steps:
-            beyond = f"The checkpoint is of step {start}, beyond config.steps = {config.steps}: nothing to train"
-            say(f"{beyond if start > config.steps else f'Step {start} of {config.steps} is done already'}; evaluating.")
-            return evaluate(config, class_table=class_table, evaluation_batches=evaluation_batches, workdir=workdir)
+            _say_nothing_to_train(start, config.steps)
+            return evaluate(
+                config, class_table=class_table, evaluation_batches=data.evaluation_batches, workdir=workdir
+            )
+
+        # Data. Its position is the step, so that a resumed run needs nothing else to go on.
+        batches = data.training_batches(start)
+        first = next(batches)
+        _expect_batch(first, num_classes)
+        mesh = make_mesh([len(examples["image"]) * jax.process_count() for examples in first.values()])
+        batch = global_batch(first, mesh)
+
+        # Model. Its description comes before the first checkpoint, which cannot be used without it.
         networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
         if jax.process_index() == 0:
             write_description(workdir, config, class_table)
 
-        # The data's position is the step: nothing else is needed to go on where a run stopped.
-        batches = training_batches(start)
-        first = next(batches)
-        _check_batch(first, num_classes)
-        mesh = make_mesh([examples["image"].shape[0] * jax.process_count() for examples in first.values()])
-        initialise = functools.partial(
-            create_state, networks=networks, optimizer=optimizer, config=config, num_classes=num_classes
-        )
-        if start:
-            state = checkpoints.restore(on_mesh(jax.eval_shape(initialise), mesh), start)
-            say(f"Goes on from step {start} of {checkpoints.directory}.")
-        else:
-            once = compilation.options_of_one_use()
-            state = jax.jit(initialise, out_shardings=replicated(mesh), compiler_options=once)()
-            if initial is not None:
-                state = _with_weights(state, initial, mesh)
+        # State.
+        shared = {"networks": networks, "optimizer": optimizer, "config": config}
+        create = functools.partial(create_state, num_classes=num_classes, **shared)
+        state = _restored(create, checkpoints, start, mesh) if start else _first_state(create, initial, mesh)
 
-        batch = global_batch(first, mesh)
-        begun = time.monotonic()
-        step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
-        step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch)
-        step = step.compile(compiler_options=compilation.options_of_steps())
-        scoring = {"step": make_evaluation_step(networks, config, mesh), "mesh": mesh, "class_table": class_table}
-        shown = {"class_table": class_table, "writer": writer, "workdir": workdir}
-        show_mixed = mixed_picture.make_show(networks, config, mesh, **shown)
-        _print_start(config, state, batch, mesh.size, time.monotonic() - begun, labelled)
-        _print_memory(memory_estimate.program_bytes(step, batch))
-        if not start and verification.wanted(config, state):
-            say(verification.described(verification.verify(step, state, batch, config, num_classes)))
-
-        monitor = Monitor(
-            config,
-            writer=writer,
-            workdir=workdir,
-            start=start,
-            images_per_step=sum(examples["image"].shape[0] for examples in batch.values()),
-            names_of_step=names_of_step,
-        )
-        report = None
-        # From here on there is something to lose. With several processes, JAX itself listens for signals.
-        with preemption.noted(install=jax.process_count() == 1) as requests:
-            for number in range(start + 1, config.steps + 1):
-                # Nothing waits for a device between two reports, so that steps are queued ahead of the devices. Several
-                # of them in one program gain nothing while a step takes longer than queueing it: 2 ms of a ResNet-101.
-                state, metrics = step(state, batch)
-                monitor.add(metrics)
-                last = number == config.steps
-                stop = requests.received is not None or checkpoints.reached_preemption(number)
-                if not (last or stop):
-                    batch = global_batch(next(batches), mesh)  # Prepared while the devices work on the step.
-                judge = last or _due(number, config.evaluation.every)
-                # What is scored is kept, or the best would be lost.
-                save = judge or stop or _due(number, _between_saves(config.checkpoint.every))
-                if save or _due(number, config.log_every):
-                    checkpoints.check()
-                    try:
-                        monitor.report(number)
-                    except FloatingPointError:
-                        # Skipped updates leave the state as the last good one made it.
-                        checkpoints.save(number, state, None, kept)
-                        checkpoints.wait()
-                        raise
-                with monitor.paused():
-                    scores = None
-                    if judge and not stop:
-                        strip = Strip(config.evaluation.pictures, class_table)
-                        judged = {"": evaluation_batches, "held_out": held_out_batches}
-                        judged = {name: requests.cut_short(make) for name, make in judged.items() if make}
-                        try:
-                            report = _judge(state, judged, strip, scoring) | {LABELLED: labelled}
-                        except preemption.CutShortError:
-                            stop = True
-                        else:
-                            _log_scores(number, report, strip, monitor, writer)
-                            show_mixed(number, state, batch)
-                            scores = selection.checkpoint_metrics(report)
-                    if save:
-                        checkpoints.save(number, state, scores, kept)
-                if stop:
-                    writer.flush()
-                    checkpoints.wait()
-                    raise preemption.StoppedError(number, requests.received)
-        described = selection.described(config.steps, "last") | {"split": "validation", "variant": config.variant}
-        report = described | {CHANGED: []} | report
-        report["checkpoints"] = selection.reports(checkpoints)
-    writer.flush()
+        # Steps, with reports, evaluations and saves between them.
+        step = _compile_step(state, batch, mesh, **shared)
+        if data.labelled:
+            say(f"Labelled target images: {data.labelled['list']}; SHA-256 {data.labelled['sha256']}.")
+        if not start and verification.is_enabled(config, state):
+            say(verification.format_agreement(verification.verify_step(step, state, batch, config, num_classes)))
+        metric_writer = MetricWriter(writer, workdir, start)
+        validation = Validation(config, networks, mesh, data, class_table, metric_writer, workdir)
+        monitor = Monitor(config, metric_writer, start, batch, data.names_of_step)
+        run = _Run(config, data, checkpoints, monitor, validation, metric_writer, mesh)
+        scores = _take_steps(run, step, state, batch, batches, start)
+        report = selection.describe(config.steps, "last") | {"split": "validation", "variant": config.variant}
+        report |= {CHANGED: [], LABELLED: data.labelled} | scores
+        report["checkpoints"] = selection.saved_reports(checkpoints)
+    metric_writer.flush()
     print_report(config.variant, report)
-    say(f"Picture: {strip.save(workdir / STRIP)}")
+    validation.strip.save(workdir / PREDICTION_PICTURE)
     return report
 
 
-def _with_weights(state: TrainState, initial: Pretrained, mesh: Mesh) -> TrainState:
-    """Returns the first state with the weights of a file in the segmenter, and in its average."""
-    variables, placement = place(initial, state.segmenter)
-    say(describe(initial, placement))
-    variables = jax.device_put(variables, replicated(mesh))
-    # A copy, as when the average starts from random weights.
-    average = None if state.average is None else jax.tree.map(jnp.copy, variables)
-    params = state.params | {"segmenter": variables["params"]}
-    return state.replace(params=params, batch_stats=variables["batch_stats"], average=average)
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the steps of a run share."""
+
+    config: ConfigDict
+    data: TrainingData
+    checkpoints: Checkpoints
+    monitor: Monitor
+    validation: Validation
+    writer: MetricWriter
+    mesh: Mesh
 
 
-def _judge(state: TrainState, batches: dict[str, Callable], strip: Strip, scoring: dict) -> dict:
-    """Returns the report on the validation images, with that on the held-out ones, if any, under "held_out"."""
-    report = score_all(_variables(state), batches[""], see=strip, **scoring)
-    if "held_out" in batches:
-        report["held_out"] = score(state.segmenter, batches["held_out"](), **scoring)
-    return report
+def _take_steps(
+    run: _Run, step: Callable, state: TrainState, batch: dict, batches: Iterator[TrainingBatch], start: int
+) -> dict:
+    """Takes the steps after `start`; reports, evaluates and saves between them. Returns the scores of the last step."""
+    config, scores = run.config, None
+    # From here on there is work to lose, so signals wait for a step's end. With several processes, JAX catches them.
+    with preemption.catch_signals(install=jax.process_count() == 1) as request:
+        for number in range(start + 1, config.steps + 1):
+            # Nothing waits for a device between two reports, so that steps queue up ahead of the devices.
+            state, metrics = step(state, batch)
+            run.monitor.add(metrics)
+            last = number == config.steps
+            stopping = request.signal is not None or run.checkpoints.reached_preemption(number)
+            if not (last or stopping):
+                batch = global_batch(next(batches), run.mesh)  # Read while the devices work on the step.
+            evaluating = last or _is_due(number, config.evaluation.every)
+            # A state that is scored is saved: it may be the best one.
+            saving = evaluating or stopping or _is_due(number, _steps_between_saves(config.checkpoint.every))
+            if saving or _is_due(number, config.log_every):
+                _report_metrics(run, number, state)
+            with run.monitor.paused():
+                scores = None
+                if evaluating and not stopping:
+                    scores = run.validation.run(number, state, batch, request)
+                    stopping = scores is None
+                if saving:
+                    _save(run, number, state, scores)
+            if stopping:
+                run.writer.flush()
+                run.checkpoints.wait()
+                raise preemption.StoppedError(number, request.signal)
+    return scores
 
 
-def _due(number: int, every: int) -> bool:
+def _report_metrics(run: _Run, number: int, state: TrainState) -> None:
+    """Reports the metrics since the last report; saves the state before an error ends the run."""
+    run.checkpoints.raise_failed_save()
+    try:
+        run.monitor.report(number)
+    except DivergedError:
+        # Skipped updates left the state as the last good one made it.
+        _save(run, number, state, None)
+        run.checkpoints.wait()
+        raise
+
+
+def _save(run: _Run, number: int, state: TrainState, scores: dict | None) -> None:
+    metrics = None if scores is None else selection.checkpoint_metrics(scores)
+    run.checkpoints.save(number, state, metrics, _saved_configuration(run.config, run.data))
+
+
+def _saved_configuration(config: ConfigDict, data: TrainingData) -> dict:
+    """Returns the configuration that is saved with a checkpoint."""
+    return config.to_dict() | {LABELLED: data.labelled}
+
+
+def _expect_same_configuration(config: ConfigDict, data: TrainingData, checkpoints: Checkpoints, start: int) -> None:
+    config_diff.expect_same_configuration(
+        checkpoints.directory,
+        start,
+        saved=checkpoints.configuration(start),
+        current=_saved_configuration(config, data),
+        allow_changes=config.resume_with_changes,
+    )
+
+
+def _is_due(number: int, every: int) -> bool:
     return every > 0 and number % every == 0
 
 
-def _between_saves(every: int) -> int:
-    """Returns after how many steps a save begins, so that a kill never costs more than `every`.
+def _steps_between_saves(every: int) -> int:
+    """Returns the steps between the starts of two saves, such that a kill never loses more than `every` steps.
 
-    Steps go on beside a save, whose checkpoint counts only once it is whole; the next save waits for it. So the last
-    whole checkpoint may be two saves old.
+    Steps go on during a save, whose checkpoint counts only when it is complete, and the next save waits for it. So the
+    last complete checkpoint may be two saves old.
     """
     return max(1, every // 2) if every else 0
 
 
-def _variables(state: TrainState) -> dict:
-    average = {} if state.average is None else {"average": state.average}
-    return {"": state.segmenter} | average
+def _with_settings_of_weights(
+    config: ConfigDict, checkpoints: Checkpoints, start: int, num_classes: int
+) -> tuple[ConfigDict, Pretrained | None]:
+    """Returns the configuration with the settings of the initial weights, and the weights of a run that begins."""
+    if not config.init:
+        return config, None
+    if start:  # The checkpoint has the weights and their settings; their file is not needed again.
+        return with_settings(config, checkpoints.configuration(start)["model"]), None
+    initial = open_weights(config.init)
+    return with_settings(config, initial.settings_for(num_classes)), initial
 
 
-def _log_scores(number: int, report: dict, strip: Strip, monitor: Monitor, writer: Any) -> None:
-    """Sends the scores of an evaluation to the console, TensorBoard and `metrics.jsonl`."""
-    scores = {}
-    groups = {
-        "validation": report,
-        "validation_average": report.get("average"),
-        "held_out": report.get("held_out"),
-    }
-    for prefix, found in groups.items():
-        if found is not None:
-            scores |= {f"{prefix}/mIoU_{subset}": value for subset, value in found["mean_iou"].items()}
-            scores |= {f"{prefix}_IoU/{name}": value for name, value in found["class_iou"].items()}
-    monitor.write(number, scores)
-    picture = strip.picture()
-    if picture is not None:
-        writer.write_images(number, {"validation": picture[None]})
+def _say_nothing_to_train(start: int, steps: int) -> None:
+    beyond = f"The checkpoint is of step {start}, beyond config.steps = {steps}: nothing to train"
+    say(f"{beyond if start > steps else f'Step {start} of {steps} is done already'}; evaluating.")
 
 
-def _check_batch(batch: TrainingBatch, num_classes: int) -> None:
-    """Raises ValueError unless the first batch is as the step expects it."""
+def _expect_batch(batch: TrainingBatch, num_classes: int) -> None:
+    """Raises ValueError unless a batch has the form that the step expects."""
     for stream, examples in batch.items():
         image = examples["image"]
-        if image.ndim != 4 or image.shape[-1] != 3 or image.dtype != np.uint8:
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3:
             raise ValueError(f"Expected {stream} images uint8 [B, H, W, 3], found {image.dtype} {image.shape}.")
         if "label" not in examples:
             continue
@@ -296,9 +269,41 @@ def _check_batch(batch: TrainingBatch, num_classes: int) -> None:
             )
 
 
-def _print_start(
-    config: ConfigDict, state: TrainState, batch: dict, devices: int, seconds: float, labelled: dict | None
-) -> None:
+def _restored(create: Callable[[], TrainState], checkpoints: Checkpoints, start: int, mesh: Mesh) -> TrainState:
+    state = checkpoints.restore(on_mesh(jax.eval_shape(create), mesh), start)
+    say(f"Goes on from step {start} of {checkpoints.directory}.")
+    return state
+
+
+def _first_state(create: Callable[[], TrainState], initial: Pretrained | None, mesh: Mesh) -> TrainState:
+    """Returns the state before the first step: random, with initial weights in the segmenter and its moving average."""
+    once = compilation.options_of_one_use()
+    state = jax.jit(create, out_shardings=replicated(mesh), compiler_options=once)()
+    if initial is None:
+        return state
+    variables, placement = place(initial, state.segmenter)
+    say(describe(initial, placement))
+    variables = jax.device_put(variables, replicated(mesh))
+    # A copy: the step donates the buffers of both, which must not be the same.
+    average = None if state.average is None else jax.tree.map(jnp.copy, variables)
+    params = state.params | {"segmenter": variables["params"]}
+    return state.replace(params=params, batch_stats=variables["batch_stats"], average=average)
+
+
+def _compile_step(
+    state: TrainState,
+    batch: dict,
+    mesh: Mesh,
+    *,
+    networks: Networks,
+    config: ConfigDict,
+    optimizer: optax.GradientTransformation,
+) -> jax.stages.Compiled:
+    """Compiles the training step and prints its size, the time that compiling took, and its memory."""
+    begun = time.monotonic()
+    step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
+    step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch)
+    step = step.compile(compiler_options=compilation.options_of_steps())
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))
     sizes = ", ".join(
         f"{len(examples['image'])} {stream} {examples['image'].shape[1]}x{examples['image'].shape[2]}"
@@ -306,15 +311,11 @@ def _print_start(
     )
     say(
         f"{config.variant}: {config.model.backbone}, {weights / 1e6:.2f} million weights; a step takes {sizes}; "
-        f"{devices} {jax.devices()[0].platform} device(s); compiled in {format_seconds(seconds)}."
+        f"{mesh.size} {jax.devices()[0].platform} device(s); compiled in {format_seconds(time.monotonic() - begun)}."
     )
-    if labelled:
-        say(f"Labelled target images: {labelled['list']}; SHA-256 {labelled['sha256']}.")
-
-
-def _print_memory(needed: float | None) -> None:
-    if needed is None:
-        return
-    say(f"A step needs about {memory_estimate.gigabytes(needed)} of memory on each device.")
-    if warning := memory_estimate.warning(needed):
-        logging.warning("%s", warning)
+    needed = memory_estimate.program_bytes(step, batch)
+    if needed is not None:
+        say(f"A step needs about {memory_estimate.gigabytes(needed)} of memory on each device.")
+        if warning := memory_estimate.warning(needed):
+            logging.warning("%s", warning)
+    return step

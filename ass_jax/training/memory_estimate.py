@@ -1,4 +1,4 @@
-"""What device memory a training step takes, by calculation: the step is compiled for shapes, and nothing is run."""
+"""Device memory of a training step, calculated from the step compiled for shapes alone: nothing runs."""
 
 import dataclasses
 import functools
@@ -14,9 +14,9 @@ from ass_jax.method.train_step import train_step
 from ass_jax.models import build_networks
 from ass_jax.runtime import compilation
 
-CARDS = (16, 24, 80)  # GB of the memories for which the largest batch is told.
+CARDS = (16, 24, 80)  # GB of memory for which the largest batch is reported.
 _GB = 1e9
-_USABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # Share of a GPU's memory that JAX takes for its programs, 0.75 if unset.
+_USABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # Share of a GPU's memory that JAX uses; default 0.75.
 _REMEDIES = (
     "fewer images per step (data.batch.*), smaller ones (data.source_size, data.target_size or augment.crop), "
     "model.remat, or model.dtype=bfloat16 on a GPU or TPU"
@@ -27,11 +27,11 @@ Sizes = dict[str, tuple[int, int, int, bool]]  # By stream: images, height, widt
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes that a step takes on one device.
+    """Bytes that a step needs on one device.
 
     Attributes:
-      fixed: whatever the number of images.
-      per_batch: for the images of the configuration's own batch.
+      fixed: for any number of images.
+      per_batch: for the images of the configured batch.
     """
 
     fixed: float
@@ -39,20 +39,20 @@ class Need:
 
     @property
     def bytes(self) -> float:
-        """Of the configuration's own batch."""
+        """Bytes for the configured batch."""
         return self.fixed + self.per_batch
 
     def largest_factor(self, memory: float) -> float:
-        """Returns by what the images of a step may be multiplied to fit into so many bytes; below 1: they do not."""
+        """Returns the factor by which the batch can grow to fill `memory` bytes; below 1, it does not fit."""
         return (memory - self.fixed) / self.per_batch
 
 
 def program_bytes(compiled: jax.stages.Compiled, batch: dict) -> float | None:
-    """Returns the bytes that a compiled step and the batch sent ahead take on a device; None if it is not known.
+    """Returns the bytes that a compiled step and the next batch need on a device; None if unknown.
 
     Args:
       compiled: the training step.
-      batch: its second argument, or the shapes of it.
+      batch: its second argument, or its shapes.
     """
     found = compiled.memory_analysis()
     if found is None:
@@ -64,7 +64,7 @@ def program_bytes(compiled: jax.stages.Compiled, batch: dict) -> float | None:
 
 
 def calculate(config: ConfigDict, num_classes: int, sizes: Sizes) -> Need:
-    """Compiles the training step for one device twice, for the batch and for twice its images.
+    """Compiles the training step for one device, for the batch and for twice its images.
 
     Args:
       config: the whole configuration.
@@ -72,16 +72,16 @@ def calculate(config: ConfigDict, num_classes: int, sizes: Sizes) -> Need:
       sizes: of the streams of a step.
 
     Raises:
-      RuntimeError: the backend does not tell the memory of its programs.
+      RuntimeError: the backend does not report the memory of its programs.
     """
     found = [_bytes_of_step(config, num_classes, sizes, factor) for factor in (1, 2)]
     if None in found:
-        raise RuntimeError(f"the backend {jax.default_backend()!r} does not tell the memory of its programs")
+        raise RuntimeError(f"the backend {jax.default_backend()!r} does not report the memory of its programs")
     return Need(fixed=2 * found[0] - found[1], per_batch=found[1] - found[0])
 
 
-def lines(config: ConfigDict, num_classes: int, sizes: Sizes) -> list[str]:
-    """Tells what a training step takes on one device, the largest batches for `CARDS`, and what is too much here.
+def report_lines(config: ConfigDict, num_classes: int, sizes: Sizes) -> list[str]:
+    """Returns lines on the memory of a training step, the largest batches for `CARDS`, and a lack of memory here.
 
     Args:
       config: the whole configuration.
@@ -92,29 +92,29 @@ def lines(config: ConfigDict, num_classes: int, sizes: Sizes) -> list[str]:
     images = " + ".join(f"{count} {stream}" for stream, (count, *_) in sizes.items())
     share = float(os.environ.get(_USABLE, 0.75)) if platform == "gpu" else 1.0
     largest = [f"{card} GB: {_scaled(sizes, need.largest_factor(card * _GB * share))}" for card in CARDS]
-    told = [
+    lines = [
         f"A training step of {images} images needs about {gigabytes(need.bytes)}.",
         f"Largest batch at these sizes ({' + '.join(sizes)}): {'; '.join(largest)}.",
     ]
     if platform == "gpu":
-        told.append(f"JAX takes {share:.0%} of a GPU's memory ({_USABLE} changes it); the batches fit into that.")
-    told.append(f"Calculated from the program for this machine's {platform}; other devices need other amounts.")
-    return [*told, *filter(None, [warning(need.bytes)])]
+        lines.append(f"JAX uses {share:.0%} of a GPU's memory ({_USABLE} changes it); the batches fit into that.")
+    lines.append(f"Calculated from the program for this machine's {platform}; other devices need other amounts.")
+    return [*lines, *filter(None, [warning(need.bytes)])]
 
 
 def warning(needed: float) -> str | None:
-    """Returns what to do if so many bytes are more than the first device has; None if they fit, or none are known."""
+    """Returns a warning if the first device has less than `needed` bytes; None if they fit, or if it is unknown."""
     limit = device_bytes()
     if limit is None or needed <= limit:
         return None
     return (
         f"A training step needs about {gigabytes(needed)}, but the {jax.devices()[0].platform} device has "
-        f"{gigabytes(limit)}: the run would most likely fail. Take {_REMEDIES}."
+        f"{gigabytes(limit)}: the run would most likely fail. Use {_REMEDIES}."
     )
 
 
 def device_bytes() -> int | None:
-    """Returns the memory that programs may use on the first device: on a CPU, all of the machine's."""
+    """Returns the bytes that programs may use on the first device (on a CPU, all of the machine's); None if unknown."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -122,7 +122,7 @@ def device_bytes() -> int | None:
 
 
 def gigabytes(count: float) -> str:
-    """Formats bytes as `12.3 GB`, and little ones as `0.04 GB`."""
+    """Formats bytes as `12.3 GB`, and less than 1 GB as `0.04 GB`."""
     return f"{count / _GB:.1f} GB" if count >= _GB else f"{count / _GB:.2f} GB"
 
 
@@ -136,7 +136,7 @@ def _bytes_of_step(config: ConfigDict, num_classes: int, sizes: Sizes, factor: i
 
 
 def _options() -> dict | None:
-    """As for training, but in a hurry: the memory of a CPU's program does not depend on LLVM's level."""
+    """Returns the options of training, without optimisation on a CPU: its memory does not depend on it."""
     options = compilation.options_of_steps()
     return options and options | compilation.options_of_one_use()
 
@@ -152,7 +152,7 @@ def _batch(sizes: Sizes, factor: int) -> dict:
 
 
 def _scaled(sizes: Sizes, factor: float) -> str:
-    """Returns the images of each stream in the configuration's proportions, such as `4 + 2 + 2`."""
+    """Returns the images of each stream in the configured proportions, such as `4 + 2 + 2`."""
     smallest = np.gcd.reduce([count for count, *_ in sizes.values()])
     times = int(factor * smallest)
     return " + ".join(str(count // smallest * times) for count, *_ in sizes.values()) if times > 0 else "none"

@@ -1,4 +1,4 @@
-"""A picture of what ASS+ trains on: unlabelled images before and after mixing, and the labels of the result."""
+"""A picture of the mixed images of ASS+: unlabelled images before and after mixing, with their labels."""
 
 import functools
 from collections.abc import Callable
@@ -17,28 +17,28 @@ from ass_jax.method.train_step import add_mixed
 from ass_jax.models import Networks
 from ass_jax.runtime import compilation
 from ass_jax.runtime.sharding import replicated
-
-FILE = "mixed.png"
+from ass_jax.runtime.workdir import MIXED_PICTURE
+from ass_jax.training.metric_writer import MetricWriter
 
 Show = Callable[[int, TrainState, dict], None]
 
 
 def make_show(
-    networks: Networks, config: ConfigDict, mesh: Mesh, *, class_table: Any, writer: Any, workdir: Path
+    networks: Networks, config: ConfigDict, mesh: Mesh, *, class_table: Any, writer: MetricWriter, workdir: Path
 ) -> Show:
-    """Returns a function that shows the mixed images of a step in `mixed.png` and in TensorBoard.
+    """Returns a function that writes a picture of the mixed images of a step to `mixed.png` and to TensorBoard.
 
     Args:
-      networks: the segmenter is used.
+      networks: of which the segmenter is used.
       config: the whole configuration.
       mesh: of the devices that hold state and batch.
       class_table: `names` and `palette` `[C, 3]` of the classes.
-      writer: a `clu.metric_writers.MetricWriter`.
-      workdir: where process 0 writes the picture.
+      writer: of the metrics.
+      workdir: folder of `mixed.png`, which process 0 writes.
 
     Returns:
-      Called, by every process, with the number of steps done, the state and the batch that the next step would take.
-      It shows the first `config.evaluation.pictures` images; none where nothing is mixed.
+      A function of the number of steps done, the state and the batch of the next step; every process must call it. It
+      shows the first `config.evaluation.pictures` images, and does nothing for variants without mixing.
     """
     count = config.evaluation.pictures
     if not config.teacher.mixed_weight or not count:
@@ -52,24 +52,24 @@ def make_show(
 
     def show(number: int, state: TrainState, batch: dict) -> None:
         picture = draw(*jax.device_get(make(state, batch)), class_table)
-        writer.write_images(number, {"mixed": picture[None]})
+        writer.write_picture(number, "mixed", picture)
         if jax.process_index() > 0:
             return
         try:
-            visualization.save_picture(workdir / FILE, picture)
-        except OSError as error:  # No picture is worth a run; the checkpoint, which comes next, tells of a full disk.
-            logging.warning("%s could not be written: %s", workdir / FILE, error)
+            visualization.save_picture(workdir / MIXED_PICTURE, picture)
+        except OSError as error:  # Training goes on without a picture; on a full disk, the next checkpoint ends it.
+            logging.warning("%s could not be written: %s", workdir / MIXED_PICTURE, error)
 
     return show
 
 
 def draw(unlabelled: dict[str, np.ndarray], mixed: dict[str, np.ndarray], table: Any) -> np.ndarray:
-    """Lays out unlabelled images, what the teacher labels there, and what is mixed from both; one image a row.
+    """Lays out unlabelled images, the teacher's confident labels, and the mixed images with theirs; a row an image.
 
     Args:
-      unlabelled: `image` uint8 `[N, H, W, 3]` and `pseudo_label`, integers `[N, H, W]`, 255 where not sure.
-      mixed: `image` of 0..255, float `[N, H, W, 3]`, `label`, integers `[N, H, W]`, 255 for ignored pixels, and
-        `weight` of the pixels' losses, float `[N, H, W]` of 0..1; shown in grey, 1 in white.
+      unlabelled: `image` uint8 `[N, H, W, 3]` and `pseudo_label`, integers `[N, H, W]`, 255 where not confident.
+      mixed: `image`, float `[N, H, W, 3]` in 0..255; `label`, integers `[N, H, W]`, 255 for ignored pixels; and
+        `weight` of the pixels in the loss, float `[N, H, W]` in 0..1, drawn from black to white.
       table: `names` and `palette` `[C, 3]` of the classes.
 
     Returns:
@@ -78,7 +78,7 @@ def draw(unlabelled: dict[str, np.ndarray], mixed: dict[str, np.ndarray], table:
     grey = np.rint(255 * mixed["weight"]).astype(np.uint8)
     columns = {
         "unlabelled": unlabelled["image"],
-        "sure labels": visualization.colourise(unlabelled["pseudo_label"], table.palette),
+        "confident labels": visualization.colourise(unlabelled["pseudo_label"], table.palette),
         "mixed": np.rint(mixed["image"]).astype(np.uint8),
         "mixed labels": visualization.colourise(mixed["label"], table.palette),
         "weight": np.repeat(grey[..., None], 3, axis=-1),

@@ -1,4 +1,4 @@
-"""Compares a training step with the same one in plain operations: a fault of a fast one would train on in silence."""
+"""Compares a training step with the same step in plain operations, because a faulty fast operation raises no error."""
 
 import functools
 from collections.abc import Callable
@@ -15,56 +15,58 @@ from ass_jax.method.train_step import train_step
 from ass_jax.models import build_networks
 from ass_jax.runtime import compilation
 from ass_jax.training.memory_estimate import Sizes
+from configs.user_error import UserError
 
-# Relative, of root mean squares. Rounding alone makes some 1e-5 of a small network and 1e-3 of a deep one with random
-# weights; the smallest fault that was ever found made 4e-2.
+# Largest relative difference of root mean squares. Rounding alone gives about 1e-5 for a small network and 1e-3 for a
+# deep one with random weights; the smallest known fault gave 4e-2.
 TOLERANCE = 1e-2
-# Beyond that: so many times as far as the plain step is from one in float32, or, where it is of float32 itself, as it
-# moves when all weights change by rounding: deep networks from random weights magnify that.
+# A larger difference passes if it is at most this multiple of the rounding error. For other types than float32, that is
+# the distance of the plain step from one in float32; for float32, the change of the plain step when all weights change
+# by rounding, which deep networks with random weights magnify.
 TIMES = 3.0
-_FEW_WEIGHTS = 2_000_000  # Of the segmenter, up to which "auto" compares: it takes seconds.
-_ROUNDING = 3e-7
-_ATTEMPTS, _CHANGE = 5, 1e-3  # With weights changed by so much, where a step differs.
-_SHOWN = 5
+_MOST_WEIGHTS = 2_000_000  # Of a segmenter that "auto" verifies: it takes seconds.
+_ROUNDING = 3e-7  # Relative change of the weights.
+_ATTEMPTS, _CHANGE = 5, 1e-3  # While a step differs, it is repeated with the weights changed by this share.
+_MOST_NAMES = 5  # In the message.
 
 
-class DifferentError(Exception):
-    """The step and the plain step differ; the message says by how much, and what to do."""
+class DifferentError(UserError):
+    """The step differs from the plain step; the message says by how much, and what to do."""
 
 
-def wanted(config: ConfigDict, state: TrainState) -> bool:
-    """Returns whether the first step is to be compared.
+def is_enabled(config: ConfigDict, state: TrainState) -> bool:
+    """Returns whether `config.verify` asks for a comparison of the first step.
 
     Args:
-      config: the whole configuration; `verify` decides.
+      config: the whole configuration.
       state: arrays or their shapes.
     """
     if ops.form_at_hand() == "reference" or config.verify == "never":
         return False
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))
-    return config.verify == "always" or weights <= _FEW_WEIGHTS
+    return config.verify == "always" or weights <= _MOST_WEIGHTS
 
 
-def verify(step: Callable, state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> float:
-    """Does one step both ways from the same state, and compares losses, gradients and running statistics.
+def verify_step(step: Callable, state: TrainState, batch: dict, config: ConfigDict, num_classes: int) -> float:
+    """Takes one step both ways from the same state and compares losses, gradients and running statistics.
 
-    What is compared of the gradients is what the optimisers remember of them: momentum, and Adam's moments.
+    The gradients are compared as the optimisers store them: the momentum, and Adam's moments.
 
     Args:
-      step: the compiled training step, `(state, batch) -> (state, metrics)`; it may take the state's buffers.
-      state: before the first step; stays as it is.
+      step: the compiled training step, `(state, batch) -> (state, metrics)`; it may donate the state's buffers.
+      state: before the first step; it is not changed.
       batch: of the first step.
       config: the whole configuration.
       num_classes: C.
 
     Returns:
-      The largest relative difference, of all losses and arrays.
+      The largest relative difference among all losses and arrays.
 
     Raises:
       DifferentError: the steps differ by more than rounding.
     """
     plain = _plain_step(state, batch, config, num_classes)
-    # On a CPU, float32 is computed as such.
+    # Accelerators may compute float32 with fewer bits; a CPU does not.
     coarse = jax.default_backend() != "cpu" or config.model.dtype != "float32"
     precise = None
     least: dict[str, tuple[float, float]] = {}
@@ -90,12 +92,12 @@ def verify(step: Callable, state: TrainState, batch: dict, config: ConfigDict, n
 
 
 def _changed(state: TrainState, seed: int, change: float) -> TrainState:
-    """Returns the state with all weights changed by about a share of each.
+    """Returns the state with each weight changed at random, by about a share of itself.
 
-    A rectifier whose input lies within rounding of 0 passes a gradient or not: both are right, and differ. A fault is
-    there whatever the weights are; such an input is not.
+    Where the input of a ReLU is 0 up to rounding, its gradient is 0 or 1, and both are right. Other weights move such
+    inputs away from 0; a fault remains whatever the weights are.
     """
-    generator = np.random.default_rng(seed)  # On the host, where there is nothing to compile.
+    generator = np.random.default_rng(seed)  # On the host, without compilation.
 
     def changed(leaf: jax.Array) -> jax.Array:
         factors = 1 + change * generator.standard_normal(leaf.shape, np.float32)
@@ -104,8 +106,8 @@ def _changed(state: TrainState, seed: int, change: float) -> TrainState:
     return state.replace(params=jax.tree.map(changed, state.params))
 
 
-def described(difference: float) -> str:
-    """Says that the steps agree."""
+def format_agreement(difference: float) -> str:
+    """Returns the message that the steps agree."""
     return f"The first step agrees with plain operations: losses, gradients and statistics within {difference:.0e}."
 
 
@@ -125,9 +127,9 @@ def _precise_step(state: TrainState, batch: dict, config: ConfigDict, num_classe
 
 
 def _outcome(state: TrainState, metrics: dict) -> dict[str, np.ndarray]:
-    """Returns what a step has found out, by name: losses, and what it keeps for the next one, but the weights.
+    """Returns the results of a step by name: losses, running statistics and the state of the optimiser.
 
-    The weights hardly change in a step: by float32, their difference would be told too coarsely.
+    The weights are left out: one step changes them too little for a comparison in float32.
     """
     losses = {name: value for name, value in metrics.items() if name.startswith(("loss/", "gradient_norm/"))}
     trees = {"": losses, "running": state.batch_stats, "of the optimiser": state.optimizer_state}
@@ -145,7 +147,7 @@ def _differences(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     found, expected = found.astype(np.float64), expected.astype(np.float64)
-    if not np.isfinite(expected).all():  # Such a step is skipped, and told of elsewhere.
+    if not np.isfinite(expected).all():  # Such a step is skipped and reported by the monitor.
         return 0.0
     if not np.isfinite(found).all():
         return float("inf")
@@ -156,21 +158,21 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 def _message(least: dict[str, tuple[float, float]], batch: dict) -> str:
     sizes = ", ".join(f"{name} {'x'.join(map(str, examples['image'].shape))}" for name, examples in batch.items())
     beyond = {name: pair for name, pair in least.items() if not pair[0] <= pair[1]}
-    worst = sorted(beyond, key=lambda name: -beyond[name][0])[:_SHOWN]
+    worst = sorted(beyond, key=lambda name: -beyond[name][0])[:_MOST_NAMES]
     return "\n".join(
         [
             f"The first training step differs from the same step in plain operations, at images of {sizes}.",
-            "A fast operation, or this version of JAX, computes something wrong at these sizes. Relative differences:",
+            "A fast operation, or this version of JAX, is wrong at these sizes. Relative differences:",
             *(f"  {beyond[name][0]:.1e} (at most {beyond[name][1]:.1e} by rounding): {name}" for name in worst),
-            *([f"  ... {len(beyond) - _SHOWN} more"] if len(beyond) > _SHOWN else []),
-            f"Nothing was trained. {ops.VARIABLE}=reference in the environment trains with plain operations, slower.",
-            "Other image sizes may be right. Please report these lines. --config.verify=never trains in spite of this.",
+            *([f"  ... {len(beyond) - _MOST_NAMES} more"] if len(beyond) > _MOST_NAMES else []),
+            f"Nothing was trained. {ops.VARIABLE}=reference in the environment trains with plain operations, more slowly.",
+            "Other image sizes may work. Please report these lines. --config.verify=never trains without the comparison.",
         ]
     )
 
 
-def verify_shapes(config: ConfigDict, num_classes: int, sizes: Sizes) -> float | None:
-    """Does what `verify` does with random weights and images, for a configuration alone.
+def verify_configuration(config: ConfigDict, num_classes: int, sizes: Sizes) -> float | None:
+    """Verifies a step of a configuration with random weights and images, as `verify_step` does.
 
     Args:
       config: the whole configuration.
@@ -178,7 +180,7 @@ def verify_shapes(config: ConfigDict, num_classes: int, sizes: Sizes) -> float |
       sizes: of the streams of a step.
 
     Returns:
-      The largest relative difference; None where `wanted` says no.
+      The largest relative difference; None if `is_enabled` is False.
 
     Raises:
       DifferentError: the steps differ by more than rounding.
@@ -186,16 +188,16 @@ def verify_shapes(config: ConfigDict, num_classes: int, sizes: Sizes) -> float |
     networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
     shared = {"networks": networks, "config": config, "optimizer": optimizer}
     create = functools.partial(create_state, num_classes=num_classes, **shared)
-    if not wanted(config, jax.eval_shape(create)):
+    if not is_enabled(config, jax.eval_shape(create)):
         return None
     state = jax.jit(create, compiler_options=compilation.options_of_one_use())()
     batch = jax.device_put(_random_batch(sizes, num_classes))
     step = jax.jit(functools.partial(train_step, **shared), donate_argnums=0).lower(state, batch)
-    return verify(step.compile(compiler_options=compilation.options_of_steps()), state, batch, config, num_classes)
+    return verify_step(step.compile(compiler_options=compilation.options_of_steps()), state, batch, config, num_classes)
 
 
 def _random_batch(sizes: Sizes, num_classes: int) -> dict:
-    """Returns smooth images under noise, with labels in blocks."""
+    """Returns images of coarse blocks with noise, and labels of coarse blocks."""
     generator, batch = np.random.default_rng(0), {}
     for stream, (count, height, width, has_label) in sizes.items():
         cells = count, -(-height // 8), -(-width // 8)
