@@ -14,188 +14,277 @@
 
 import contextlib
 import functools
-import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from ass_jax.runtime import lock  # These two import nothing heavy.
+# None of these imports a heavy library: help and mistakes are answered at once.
+from ass_jax.runtime import console
 from ass_jax.runtime import workdir as run_files
+from ass_jax.runtime.lock import training_lock
 from configs import _command_line
 from configs._validate import validate
 from configs.user_error import UserError
 from data import classes, streams
-from data.checking import check
-from data.raw.faults import printable
+from data.checking import check as data_check
+from data.preparation.location import Locations
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, scores and pictures.")
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "predict", "check"],
-    "train (the default; goes on from the last checkpoint), eval, predict, or check: looks into the data on disk.",
+    "train (the default; goes on from the last checkpoint), eval, predict, or check: examines the data on disk.",
 )
 INPUT = flags.DEFINE_string("input", None, "For predict: an image, a folder of images or a quoted glob.")
 OUTPUT = flags.DEFINE_string("output", None, "For predict: folder of the label maps; default: WORKDIR/predicted.")
 WEIGHTS = flags.DEFINE_string("weights", None, "For predict: weight file or exported program; default: the run's.")
 CONFIDENCE = flags.DEFINE_boolean("confidence", False, "For predict: also a picture of each label's probability.")
 CHECK_FILES = flags.DEFINE_integer(
-    "check_files", None, "For check: so many evenly spread images of each split; default: all.", 1
+    "check_files", None, "For check: number of evenly spread images to examine in each split; default: all.", 1
 )
-EXIT_CODE_OF_BAD_DATA = 1
+EXIT_CODE_OF_FAILURE = 1  # Of --mode=check, and of --mode=predict if some images cannot be read.
 EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C; SIGTERM in training: 143. See `ass_jax/runtime/preemption.py`.
-EXIT_CODE_OF_DIFFERENCE = 1  # Between the training step and the same in plain operations.
-EXIT_CODE_OF_UNREADABLE = 1  # Some images of --mode=predict; the others are done.
 
 
-def main(arguments: list[str]) -> None:
-    """Joins data, method and writer as the flags say, and leaves the scores in `eval.json`."""
-    del arguments  # All are flags.
-    config = flags.FLAGS.config
-    with told_plainly(ValueError):
-        validate(config)
-        class_table = classes.class_table(config.data.classes, config.data.custom)
-        if MODE.value == "train" and config.evaluation.split != "validation":
-            raise ValueError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
-        if MODE.value != "check" and CHECK_FILES.value is not None:
-            raise ValueError(f"--check_files is for --mode=check; found --mode={MODE.value}. Remove either.")
-    if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
-        logging.set_verbosity(logging.WARNING)
-    workdir = Path(WORKDIR.value) if WORKDIR.value else None  # Needed by all modes but check.
-    if MODE.value == "check":
-        with told_plainly(OSError, ValueError, code=EXIT_CODE_OF_BAD_DATA):
-            sound = check.check_data(config, CHECK_FILES.value, workdir)
-        if sound:
-            tell_memory(config, class_table)
-            verify(config, class_table)
-        sys.exit(0 if sound else EXIT_CODE_OF_BAD_DATA)
-    if MODE.value == "predict":
-        predict(config, class_table, workdir)
-        return
-    locations = None  # Of the files, where they are known already.
-    if MODE.value == "train":
-        with told_plainly(ValueError, code=EXIT_CODE_OF_BAD_DATA):
-            locations = check.check_before_training(config)
-        with told_plainly(OSError, lock.LockedError):
-            workdir.mkdir(parents=True, exist_ok=True)
-            # For a moment only, before the writer leaves files there; training takes the lock when it begins.
-            if config.distributed.index <= 0 and not config.distributed.detect:
-                with lock.held(workdir):
-                    pass
-    if MODE.value == "eval":
-        with told_plainly(OSError):
-            run_files.expect_checkpoint(workdir)
-    # TensorFlow prints while it loads unless told so before; its oneDNN kernels do so at any level.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Not at the top: TensorFlow takes seconds, which help and mistakes should not.
-    import jax
+def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
+    """Trains to `config.steps`, from the last checkpoint if there is one, and scores the result.
+
+    It prepares the data on first use.
+
+    Args:
+      config: the whole configuration.
+      workdir: folder of checkpoints, metrics, scores and pictures; it is made.
+
+    Returns:
+      The report of `ass_jax.training.loop.train`, which is also written to `eval.json`.
+
+    Raises:
+      UserError: a mistake in a setting or a file, or the end of the run by a signal.
+    """
+    workdir, class_table = Path(workdir), _validated_classes(config)
+    if config.evaluation.split != "validation":
+        raise UserError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
+    locations = data_check.check_before_training(config)
+    run_files.make_folder(workdir)
+    # A second training must end here: preparing the data and the writer come before the loop takes the lock.
+    if config.distributed.index <= 0 and not config.distributed.detect:
+        with training_lock(workdir):
+            pass
+    host = _start(config, workdir, locations)
+
     from clu import metric_writers
 
-    from ass_jax.checkpoints.integrity import DamagedError
-    from ass_jax.evaluation import evaluate
-    from ass_jax.runtime import compilation, distributed
+    from ass_jax.runtime import distributed
     from ass_jax.training import loop
     from data import pipeline
-    from data.reading import bad_records
 
-    with told_plainly(ValueError):
-        distributed.join(config.distributed)
-        compilation.keep_programs(workdir)
-        pipeline.prepare(config, locations)
-    host = {"host": jax.process_index(), "hosts": jax.process_count()}
-    common = {
-        "class_table": class_table,
-        "evaluation_batches": functools.partial(pipeline.evaluation_batches, config, **host),
-        "workdir": workdir,
-    }
-    if MODE.value == "eval":
-        with told_plainly(FileNotFoundError, DamagedError, bad_records.UndecodableError):
-            report = evaluate.evaluate(config, **common)
-    else:
-        with told_plainly(ValueError):
-            chosen = pipeline.labelled_list(config)
-        training_batches = functools.partial(pipeline.training_batches, config, **host)
-        if config.data.held_out:
-            common["held_out_batches"] = functools.partial(pipeline.held_out_batches, config, **host)
-        writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
-        plainly = told_plainly(*loop.ENDS, bad_records.UndecodableError)
-        with distributed.ended_together(), contextlib.closing(writer), plainly:
-            report = loop.train(
-                config,
-                training_batches=training_batches,
-                labelled=chosen.summary() if chosen else None,
-                names_of_step=functools.partial(pipeline.names_of_step, config),
-                writer=writer,
-                **common,
-            )
-    if host["host"] == 0 and "mean_iou" in report:
-        (workdir / run_files.SCORES).write_text(json.dumps(report, indent=2) + "\n")
+    choice = pipeline.labelled_list(config)
+    data = loop.TrainingData(
+        training_batches=functools.partial(pipeline.training_batches, config, **host),
+        evaluation_batches=functools.partial(pipeline.evaluation_batches, config, **host),
+        held_out_batches=functools.partial(pipeline.held_out_batches, config, **host) if config.data.held_out else None,
+        labelled=choice.summary() if choice else None,
+        names_of_step=functools.partial(pipeline.names_of_step, config),
+    )
+    writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
+    with distributed.end_together(), contextlib.closing(writer):
+        report = loop.train(config, data, class_table=class_table, writer=writer, workdir=workdir)
+    _write_scores(workdir, report, host)
+    return report
 
 
-def tell_memory(config: ConfigDict, class_table: classes.ClassTable) -> None:
-    """Says for `--mode=check` what memory a training step takes; nothing that goes wrong here is the data's fault."""
-    print("\nCompiling a training step to see what memory it needs ...", file=sys.stderr, flush=True)
+def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
+    """Scores a checkpoint of a run and writes every prediction; `config.evaluation` chooses checkpoint and images.
+
+    Args:
+      config: the whole configuration.
+      workdir: of the run.
+
+    Returns:
+      The report of `ass_jax.evaluation.evaluate.evaluate`; with scores, it is also written to `eval.json`.
+
+    Raises:
+      UserError: a mistake in a setting or a file.
+    """
+    workdir, class_table = Path(workdir), _validated_classes(config)
+    run_files.expect_checkpoint(workdir)
+    host = _start(config, workdir)
+
+    from ass_jax.evaluation import evaluate as evaluation
+    from data import pipeline
+
+    batches = functools.partial(pipeline.evaluation_batches, config, **host)
+    report = evaluation.evaluate(config, class_table=class_table, evaluation_batches=batches, workdir=workdir)
+    _write_scores(workdir, report, host)
+    return report
+
+
+def predict(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    pattern: str,
+    *,
+    output: str | os.PathLike | None = None,
+    weights: str | os.PathLike | None = None,
+    confidence: bool = False,
+) -> list[str]:
+    """Labels a user's images.
+
+    Args:
+      config: the whole configuration; a run has its own.
+      workdir: of the run.
+      pattern: an image, a folder of images or a glob.
+      output: folder of the label maps; default: `predicted` in `workdir`.
+      weights: weight file or exported program; default: the run's last checkpoint.
+      confidence: also writes a picture of each label's probability.
+
+    Returns:
+      A line with the reason for each image that could not be read.
+
+    Raises:
+      UserError: there are no images, the weights do not fit, or the output cannot be written.
+    """
+    workdir, class_table = Path(workdir), _validated_classes(config)
+
+    from ass_jax.inference import image_files, prediction_files, predictor
+
+    inputs = image_files.find_images(pattern)
+    labeller = predictor.open_predictor(Path(weights or workdir), config, class_table)
+    output = Path(output or workdir / run_files.LABEL_MAPS)
+    failures = prediction_files.predict_files(labeller, inputs, output, confidence)
+    console.say(f"Label maps of {len(inputs) - len(failures)} images: {output}/")
+    if failures:
+        console.print_error(f"{len(failures)} images could not be read:", *failures)
+    return failures
+
+
+def check(config: ConfigDict, workdir: str | os.PathLike | None = None, files: int | None = None) -> bool:
+    """Examines the data on disk, calculates the memory of a training step and verifies the step; prints the results.
+
+    Args:
+      config: the whole configuration.
+      workdir: folder for the whole report on the data; None: it is only printed, in short.
+      files: number of evenly spread images to examine in each split; None: all.
+
+    Returns:
+      Whether training would work.
+
+    Raises:
+      UserError: a mistake in a setting, or the report cannot be written.
+    """
+    class_table = _validated_classes(config)
+    report = None
+    if workdir:
+        run_files.make_folder(Path(workdir))
+        report = Path(workdir) / run_files.CHECK_REPORT
     try:
-        from ass_jax.training import memory_estimate
+        usable = data_check.check_data(config, files, report)
+    except OSError as error:
+        raise data_check.UnusableDataError(f"The data cannot be examined: {error}") from error
+    if usable:
+        _report_memory(config, class_table)
+        usable = _verify_step(config, class_table)
+    return usable
 
-        lines = memory_estimate.lines(config, len(class_table.names), streams.shapes(config))
-    except Exception as error:
+
+def _validated_classes(config: ConfigDict) -> classes.ClassTable:
+    """Checks all settings and returns the class table of the run."""
+    validate(config)
+    return classes.class_table(config.data.classes, config.data.custom)
+
+
+def _start(config: ConfigDict, workdir: Path, locations: Locations | None = None) -> dict[str, int]:
+    """Joins the processes of the run and prepares the data; returns the arguments of the pipeline for this process."""
+    # TensorFlow prints while it loads, and its oneDNN kernels print at any log level, unless these are set before.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    import jax
+
+    from ass_jax.runtime import compilation, distributed
+    from data import pipeline
+
+    distributed.join(config.distributed)
+    compilation.use_compilation_cache(workdir)
+    pipeline.prepare(config, locations)
+    return {"host": jax.process_index(), "hosts": jax.process_count()}
+
+
+def _write_scores(workdir: Path, report: dict, host: dict[str, int]) -> None:
+    if host["host"] == 0 and "mean_iou" in report:
+        run_files.write_json(workdir / run_files.SCORES, report)
+
+
+def _report_memory(config: ConfigDict, class_table: classes.ClassTable) -> None:
+    """Prints the memory that a training step needs, or why it cannot be calculated."""
+    from ass_jax.training import memory_estimate
+
+    console.print_error("", "Compiling a training step to calculate its memory ...")
+    try:
+        lines = memory_estimate.report_lines(config, len(class_table.names), streams.shapes(config))
+    except RuntimeError as error:  # Of JAX's compiler as well.
         lines = [f"The memory of a training step could not be calculated: {error}"]
-    print("", *map(printable, lines), sep="\n", flush=True)
+    console.say("", *lines)
 
 
-def verify(config: ConfigDict, class_table: classes.ClassTable) -> None:
-    """Compares a training step with plain operations for `--mode=check`; ends with code 1 where they differ."""
+def _verify_step(config: ConfigDict, class_table: classes.ClassTable) -> bool:
+    """Compares a training step with plain operations and prints the result; returns whether they agree."""
     from ass_jax.training import verification
 
-    with told_plainly(verification.DifferentError, code=EXIT_CODE_OF_DIFFERENCE):
-        difference = verification.verify_shapes(config, len(class_table.names), streams.shapes(config))
-    if difference is None:
-        print("Not compared with plain operations. --config.verify=always does it for any network.", flush=True)
-    else:
-        print(verification.described(difference), flush=True)
-
-
-def predict(config: ConfigDict, class_table: classes.ClassTable, workdir: Path) -> None:
-    """Labels the images of `--input`; ends with code 1 if some could not be read."""
-    from ass_jax.inference import predictor as predict
-
-    with told_plainly(OSError, ValueError):
-        inputs = predict.find_images(INPUT.value)
-        predictor = predict.open_predictor(Path(WEIGHTS.value or workdir), config, class_table)
-        output = Path(OUTPUT.value or workdir / "predicted")
-        failures = predict.predict_files(predictor, inputs, output, CONFIDENCE.value)
-    print(f"Label maps of {len(inputs) - len(failures)} images: {output}/", flush=True)
-    if failures:
-        print(f"{len(failures)} images could not be read:", *map(printable, failures), sep="\n", file=sys.stderr)
-        sys.exit(EXIT_CODE_OF_UNREADABLE)
-
-
-@contextlib.contextmanager
-def told_plainly(*kinds: type[Exception], code: int = UserError.exit_code) -> Iterator[None]:
-    """Ends the process with the error's own words, and its exit code if it has one, where they say what to do."""
     try:
-        yield
-    except kinds as error:
-        print("\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", code))
+        difference = verification.verify_configuration(config, len(class_table.names), streams.shapes(config))
+    except verification.DifferentError as error:
+        console.print_user_error(error)
+        return False
+    if difference is None:
+        console.say("Not compared with plain operations. --config.verify=always does it for any network.")
+    else:
+        console.say(verification.format_agreement(difference))
+    return True
+
+
+def main(arguments: list[str]) -> int:
+    """Calls the function of the mode with the values of the flags; returns the exit code."""
+    del arguments  # All are flags.
+    if CHECK_FILES.value is not None and MODE.value != "check":
+        raise UserError(f"--check_files is for --mode=check; found --mode={MODE.value}. Remove either.")
+    if logging.get_verbosity() == logging.INFO:  # absl's default; --verbosity=1 shows all.
+        logging.set_verbosity(logging.WARNING)
+    config, workdir = flags.FLAGS.config, WORKDIR.value
+    if MODE.value == "train":
+        train(config, workdir)
+    elif MODE.value == "eval":
+        evaluate(config, workdir)
+    elif MODE.value == "predict":
+        unreadable = predict(
+            config,
+            workdir,
+            INPUT.value,
+            output=OUTPUT.value,
+            weights=WEIGHTS.value,
+            confidence=CONFIDENCE.value,
+        )
+        return EXIT_CODE_OF_FAILURE if unreadable else 0
+    elif not check(config, workdir, CHECK_FILES.value):
+        return EXIT_CODE_OF_FAILURE
+    return 0
 
 
 def run() -> None:
-    """Runs `main`; Ctrl-C ends it with a sentence instead of a traceback."""
+    """Runs `main`. A mistake of the user and Ctrl-C end it with a message; any other error shows its traceback."""
     try:
         app.run(main, flags_parser=_command_line.parse)
+    except UserError as error:
+        sys.exit(console.print_user_error(error))
     except KeyboardInterrupt:
         hint = ""
         if flags.FLAGS.is_parsed() and MODE.value == "train" and WORKDIR.value:
-            there = run_files.has_checkpoint(Path(WORKDIR.value))
-            hint = f" The same command {'goes on from the last checkpoint' if there else 'begins the training anew'}."
-        print(f"Interrupted.{hint}", file=sys.stderr)
+            resumes = run_files.has_checkpoint(Path(WORKDIR.value))
+            hint = f" The same command {'goes on from the last checkpoint' if resumes else 'begins the training anew'}."
+        console.print_error(f"Interrupted.{hint}")
         sys.exit(EXIT_CODE_OF_INTERRUPT)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of label maps for people to look at, and prediction files for programs to read.
+"""Pictures of label maps for people, and prediction files for programs.
 
 Legend: N images, H W pixels, Y X label pixels, C classes.
 """
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _IGNORED = 255
 _SMALLEST_PANEL = 256  # Pixels; smaller images are enlarged until the longer side has as many.
-_LARGEST_PANEL = 640  # Larger ones are thinned out until it has no more.
+_LARGEST_PANEL = 640  # Larger images are subsampled until the longer side has at most as many.
 _GAP = 2  # Between panels.
 _TEXT_SIZE = 14
 _LINE = 20  # Height of a line of text.
@@ -36,9 +36,9 @@ def colourise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def save_prediction(path: str | os.PathLike, labels: np.ndarray, palette: np.ndarray) -> None:
-    """Writes a PNG whose pixel values are the labels and which viewers show in the colours of the palette.
+    """Writes a PNG with the labels as pixel values, which viewers show in the colours of the palette.
 
-    The file appears under its name only when it is complete.
+    The file gets its name only when it is complete.
 
     Args:
       path: ends in `.png`; its folder exists.
@@ -55,7 +55,7 @@ def save_prediction(path: str | os.PathLike, labels: np.ndarray, palette: np.nda
 
 
 def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
-    """Writes a uint8 picture, `[H, W, 3]` or grey `[H, W]`, as a PNG, which appears only when it is complete."""
+    """Writes a uint8 picture, `[H, W, 3]` or grey `[H, W]`, as a PNG, which gets its name only when it is complete."""
     _write(path, Image.fromarray(picture))
 
 
@@ -66,17 +66,17 @@ def prediction_strip(
     palette: np.ndarray,
     names: Sequence[str] = (),
 ) -> np.ndarray:
-    """Lays out input, prediction and truth side by side, an image a row, with headings and a legend.
+    """Lays out input, prediction and truth side by side, a row an image, with headings and a legend.
 
-    Small images are enlarged and large ones thinned out, both by a whole number and without smoothing, so
-    that every pixel shows one class.
+    Small images are enlarged and large ones subsampled, both by a whole number and without smoothing, so that every
+    pixel shows one class.
 
     Args:
       images: uint8 RGB `[N, H, W, 3]`.
       predictions: integers `[N, Y, X]` in `0..C-1`.
       labels: integers `[N, Y, X]` in `0..C-1` or 255.
       palette: uint8 `[C, 3]`.
-      names: of the `C` classes, for the legend; none: no legend.
+      names: of the `C` classes, for the legend; without names, there is no legend.
 
     Returns:
       uint8 RGB `[height, width, 3]`.
@@ -93,12 +93,12 @@ def prediction_strip(
 
 
 def table(columns: dict[str, np.ndarray], palette: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
-    """Lays out pictures of the same things in columns, with headings and a legend; sizes as in `prediction_strip`.
+    """Lays out pictures in columns with headings and a legend; sizes as in `prediction_strip`.
 
     Args:
       columns: by heading, uint8 RGB `[N, H, W, 3]`.
       palette: uint8 `[C, 3]`.
-      names: of the `C` classes, for the legend; none: no legend.
+      names: of the `C` classes, for the legend; without names, there is no legend.
 
     Returns:
       uint8 RGB `[height, width, 3]`.
@@ -114,7 +114,7 @@ def table(columns: dict[str, np.ndarray], palette: np.ndarray, names: Sequence[s
 
 
 def _colour_table(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Returns the colours of all 256 values, uint8 `[256, 3]`, once every label is known to have one."""
+    """Returns the colours of all 256 values, uint8 `[256, 3]`; raises ValueError if a label has no colour."""
     wrong = labels[((labels < 0) | (labels >= len(palette))) & (labels != _IGNORED)]
     if wrong.size:
         raise ValueError(f"Expected labels 0 to {len(palette) - 1} or {_IGNORED}, found {np.unique(wrong)}.")
@@ -124,7 +124,7 @@ def _colour_table(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def _fit(pictures: np.ndarray) -> np.ndarray:
-    """Brings pictures `[N, H, W, 3]` to a size that a person can look at."""
+    """Enlarges or subsamples pictures `[N, H, W, 3]` to a size for the screen."""
     side = max(pictures.shape[1:3])
     factor = -(-_SMALLEST_PANEL // side)
     step = -(-side // _LARGEST_PANEL)
@@ -147,7 +147,7 @@ def _headings(words: Sequence[str], width: int) -> np.ndarray:
 
 
 def _legend(names: Sequence[str], palette: np.ndarray, width: int) -> np.ndarray:
-    """Returns lines of coloured squares with their names, `[lines * _LINE, width, 3]`."""
+    """Returns the coloured squares and names of the classes, in lines: `[lines * _LINE, width, 3]`."""
     font = ImageFont.load_default(_TEXT_SIZE)
     entries = [*zip(names, map(tuple, palette.tolist()), strict=True), ("ignored", (0, 0, 0))]
     cell = max(int(font.getlength(name)) for name, _ in entries) + 2 * _LINE

@@ -115,11 +115,17 @@ def read_checksums(directory: str | os.PathLike, step: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turns the errors that libraries raise for bytes that they cannot read into DamagedError."""
+    """Turns the errors that libraries raise for bytes that they cannot read into DamagedError.
+
+    Raises:
+      UserError: a file must not be read.
+    """
     try:
         yield
-    except (DamagedError, MemoryError, PermissionError):  # The latter two say nothing about the bytes.
+    except (DamagedError, MemoryError):  # Lack of memory says nothing about the bytes, nor does lack of permission.
         raise
+    except PermissionError as error:
+        raise UserError(f"A checkpoint cannot be read ({error}). Allow reading it.") from error
     except Exception as error:
         if distributed.sign_of_loss(error):
             raise

@@ -124,7 +124,7 @@ class Checkpoints:
         self._intact.add(step)
 
     def reached_preemption(self, step: int) -> bool:
-        """Returns whether the processes, which must all call it, agree to stop after this step; False for one process."""
+        """Returns whether the processes, which must all call it, agree to stop after this step; False for one."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def latest_step(self) -> int | None:

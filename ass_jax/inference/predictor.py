@@ -96,8 +96,8 @@ class ProgramPredictor:
           WeightFileError: the file is not such a program.
         """
         self.names, self.palette = class_table.names, class_table.palette
-        content = bytearray(Path(path).read_bytes())
         try:
+            content = bytearray(Path(path).read_bytes())
             self._call = jax.jit(jax.export.deserialize(content).call)  # Compiled once for each size of images.
         except Exception as error:  # Of many kinds, because nothing validates the bytes.
             reason = str(error).partition("\n")[0] or type(error).__name__

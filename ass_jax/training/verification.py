@@ -165,8 +165,8 @@ def _message(least: dict[str, tuple[float, float]], batch: dict) -> str:
             "A fast operation, or this version of JAX, is wrong at these sizes. Relative differences:",
             *(f"  {beyond[name][0]:.1e} (at most {beyond[name][1]:.1e} by rounding): {name}" for name in worst),
             *([f"  ... {len(beyond) - _MOST_NAMES} more"] if len(beyond) > _MOST_NAMES else []),
-            f"Nothing was trained. {ops.VARIABLE}=reference in the environment trains with plain operations, more slowly.",
-            "Other image sizes may work. Please report these lines. --config.verify=never trains without the comparison.",
+            f"Nothing was trained. {ops.VARIABLE}=reference in the environment trains with plain operations, slower.",
+            "Other image sizes may work. Please report these lines. --config.verify=never skips the comparison.",
         ]
     )
 

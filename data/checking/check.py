@@ -25,7 +25,6 @@ from data.preparation.location import Locations, MissingDataError
 from data.raw.faults import printable
 from data.sampling import labelled_subset
 
-REPORT = "check.txt"
 # Pairs of each split that are read before a preparation: faults that all files share show in a few of them.
 BEFORE_TRAINING = 16
 _SHOWN = 20
@@ -37,13 +36,13 @@ class UnusableDataError(UserError):
     exit_code = 1
 
 
-def check_data(config: ConfigDict, limit: int | None = None, workdir: Path | None = None) -> bool:
+def check_data(config: ConfigDict, limit: int | None = None, report_file: Path | None = None) -> bool:
     """Checks the data of a run and prints a report.
 
     Args:
       config: the whole configuration.
       limit: number of evenly spread pairs of each split to read; None: all.
-      workdir: folder for the whole report, which names every file.
+      report_file: for the whole report, which names every file; its folder exists. None: no such file.
 
     Returns:
       Whether training would work with this data.
@@ -55,7 +54,7 @@ def check_data(config: ConfigDict, limit: int | None = None, workdir: Path | Non
     table = class_table(config.data.classes, config.data.custom)
     locations, problems = _locate(config)
     if problems:
-        _print_report([*problems, "", "Training would not work, see above."], workdir)
+        _print_report([*problems, "", "Training would not work, see above."], report_file)
         return False
     parts = {part: _examine(config, part, locations, table, limit) for part in streams.parts(config)}
     of_list, problems = _check_labelled(config, parts)
@@ -65,7 +64,7 @@ def check_data(config: ConfigDict, limit: int | None = None, workdir: Path | Non
         [*_part_lines(config, parts, all_of_them=each), *of_list, *of_disk, "", *_verdict(parts, problems, limit)]
         for each in (False, True)
     )
-    _print_report(short, workdir, whole)
+    _print_report(short, report_file, whole)
     return not problems
 
 
@@ -217,11 +216,9 @@ def _enumerate(problems: Sequence[str]) -> list[str]:
     return [f"{number}. {problem}" for number, problem in enumerate(problems, start=1)]
 
 
-def _print_report(lines: Sequence[str], workdir: Path | None, whole: Sequence[str] | None = None) -> None:
-    """Prints lines, and writes the whole report to a file if there is a folder for it."""
+def _print_report(lines: Sequence[str], report_file: Path | None, whole: Sequence[str] | None = None) -> None:
+    """Prints lines, and writes the whole report to a file if there is one."""
     print("\n".join(lines).strip("\n"), flush=True)
-    if workdir is not None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = workdir / REPORT
-        file.write_text("\n".join(whole or lines).strip("\n") + "\n", encoding="utf-8")
-        print(f"Every file by name: {file}", file=sys.stderr)
+    if report_file is not None:
+        report_file.write_text("\n".join(whole or lines).strip("\n") + "\n", encoding="utf-8")
+        print(f"Every file by name: {report_file}", file=sys.stderr)

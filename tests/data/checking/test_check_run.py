@@ -116,9 +116,9 @@ def test_report_in_a_file_names_all(config, clean, capsys, tmp_path):
     for number in range(100, 130):
         (clean[0].root / "images" / f"{number:05}.png").write_bytes(b"")
     config.data.rejected_limit = 100
-    _, text = run_check(config, capsys, workdir=tmp_path / "run")
+    _, text = run_check(config, capsys, report_file=tmp_path / "check.txt")
     assert "... 10 more" in text
-    report = (tmp_path / "run" / check.REPORT).read_text()
+    report = (tmp_path / "check.txt").read_text()
     assert all(f"{number:05}.png: missing label" in report for number in range(100, 130))
 
 
