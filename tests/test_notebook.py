@@ -1,4 +1,4 @@
-"""The notebook's cells run as they stand, at a small size; it is kept without outputs."""
+"""The notebook's cells run unchanged but for the size; the notebook has no outputs."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "ass_colab.ipynb"
-# What is made small, or moved out of the project, for the test.
+# Replaced for the test: a small run, outside the project.
 CHANGES = {
     'config = toy.get_config("ass")': 'config = toy.get_config("ass,smoke")',
     "config.steps = config.optimizer.decay_steps = 200": "config.steps = config.optimizer.decay_steps = 2",
@@ -36,8 +36,9 @@ def test_cells_run(tmp_path):
         "TFDS_DATA_DIR": str(tmp_path / "data"),
         "MPLBACKEND": "agg",
         "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),  # As if the project were installed.
     }
-    # As Jupyter starts it, in the notebook's folder.
+    # Jupyter starts in the notebook's folder.
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=NOTEBOOK.parent, env=environment, capture_output=True, text=True
     )
@@ -45,6 +46,6 @@ def test_cells_run(tmp_path):
     assert "Installing" not in result.stdout
     assert "mIoU" in result.stdout
     assert "Mean probability of the labels: " in result.stdout
-    assert {"classes.json", "config.json", "model.safetensors", "predictions.png"} <= {
+    assert {"classes.json", "config.json", "eval.json", "model.safetensors", "predictions.png"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }

@@ -17,7 +17,7 @@ def as_json(value):
 
 
 def test_same_settings_do_not_differ_though_json_has_no_tuples():
-    assert config_diff.differences(as_json(kept(toy.get_config())), kept(toy.get_config())) == []
+    assert config_diff.training_differences(as_json(kept(toy.get_config())), kept(toy.get_config())) == []
 
 
 def test_harmless_keys_are_keys():
@@ -45,11 +45,11 @@ def test_keys_that_matter_to_scores_are_keys_and_found():
     changed.evaluation.update(every=1, flip=True, batch=3)
     changed.data.target_size = (32, 64)
     found = config_diff.scoring_differences(as_json(kept(toy.get_config(), {"list": "one"})), changed.to_dict())
-    assert config_diff.in_lines(found).splitlines() == [
+    assert config_diff.format_differences(found).splitlines() == [
         "",
-        "  data.target_size: [64, 128] there, [32, 64] here",
-        "  evaluation.flip: false there, true here",
-        '  variant: "ass" there, "joint" here',
+        "  data.target_size: checkpoint [64, 128], now [32, 64]",
+        "  evaluation.flip: checkpoint false, now true",
+        '  variant: checkpoint "ass", now "joint"',
     ]
 
 
@@ -63,7 +63,7 @@ def test_harmless_keys_do_not_count():
     config.checkpoint.update(every=7, keep=1)
     config.data.update(directory="elsewhere", readers=2, prefetch=1, decoded_memory=0)
     config.data.update(source_root="moved", target_root="moved")
-    assert config_diff.differences(there, kept(config, {"list": "other words", "sha256": "0a"})) == []
+    assert config_diff.training_differences(there, kept(config, {"list": "other words", "sha256": "0a"})) == []
 
 
 def test_differences_are_listed_and_refused_unless_allowed(capsys):
@@ -73,17 +73,17 @@ def test_differences_are_listed_and_refused_unless_allowed(capsys):
     there["gone"] = 1
     config.optimizer.learning_rate = 0.5
     config.data.source_size = (32, 64)
-    expected = """The settings are not those of checkpoint 7 in here:
-  data.source_size: [64, 128] there, [32, 64] here
-  gone: 1 there, absent here
-  labelled.sha256: "0a" there, "0b" here
-  optimizer.learning_rate: 0.06 there, 0.5 here
-  seed: absent there, 0 here
+    expected = """The settings differ from those of checkpoint 7 in here:
+  data.source_size: checkpoint [64, 128], now [32, 64]
+  gone: checkpoint 1, now absent
+  labelled.sha256: checkpoint "0a", now "0b"
+  optimizer.learning_rate: checkpoint 0.06, now 0.5
+  seed: checkpoint absent, now 0
 """
     here = kept(config, {"list": "one", "sha256": "0b"})
     with pytest.raises(config_diff.ChangedError) as error:
-        config_diff.check("here", 7, there, here, allowed=False)
+        config_diff.expect_same_configuration("here", 7, there, here, allow_changes=False)
     assert str(error.value).startswith(expected)
     assert "--config.resume_with_changes" in str(error.value)
-    config_diff.check("here", 7, there, here, allowed=True)
+    config_diff.expect_same_configuration("here", 7, there, here, allow_changes=True)
     assert capsys.readouterr().out.startswith(expected)

@@ -1,4 +1,4 @@
-"""Damaged checkpoints are noticed, named and moved aside; the newest sound one is used."""
+"""Damaged checkpoints are noticed, named and moved aside; the newest intact one is used."""
 
 import random
 import shutil
@@ -9,6 +9,7 @@ import pytest
 
 from ass_jax.checkpoints.integrity import DamagedError
 from ass_jax.checkpoints.manager import Checkpoints
+from configs.user_error import UserError
 
 STATE = {
     "params": {"segmenter": {"kernel": jnp.linspace(0, 1, 3000)}, "other": {"bias": jnp.ones(7, jnp.bfloat16)}},
@@ -64,23 +65,23 @@ DAMAGES = {
 def test_damaged_checkpoint_is_named_moved_aside_and_replaced_by_the_one_before(saved, kind, caplog):
     DAMAGES[kind](saved / "3")
     with Checkpoints(saved, read_only=True) as reader:
-        assert reader.latest_sound_step() == 2
+        assert reader.latest_intact_step() == 2
         assert int(reader.restore(STATE)["step"]) == 2
-        with pytest.raises((DamagedError, FileNotFoundError), match="3"):
+        with pytest.raises(UserError, match="3"):
             reader.restore(STATE, 3)
     assert (saved / "3").exists()
     assert "Checkpoint 3" in caplog.text
     with Checkpoints(saved) as checkpoints:
-        assert checkpoints.latest_sound_step() == 2
+        assert checkpoints.latest_intact_step() == 2
         assert int(checkpoints.restore(STATE)["step"]) == 2
         assert not (saved / "3").exists()
         assert (saved / "damaged" / "3").exists()
         assert "moved to damaged/3" in caplog.text
         checkpoints.save(3, STATE, {"mIoU": 0.5}, {})
-        assert checkpoints.latest_sound_step() == 3
+        assert checkpoints.latest_intact_step() == 3
     empty(saved / "3")
     with Checkpoints(saved) as checkpoints:
-        assert checkpoints.latest_sound_step() == 2
+        assert checkpoints.latest_intact_step() == 2
     assert sorted(path.name for path in (saved / "damaged").iterdir()) == ["3", "3_2"]
 
 
@@ -96,7 +97,7 @@ def test_one_flipped_bit_is_never_silently_wrong(saved, caplog):
         flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
         path.write_bytes(flipped)
         with Checkpoints(saved, read_only=True) as reader:
-            step = reader.latest_sound_step()
+            step = reader.latest_intact_step()
             found = reader.restore(STATE)
         assert int(found["step"]) == step
         np.testing.assert_array_equal(found["params"]["segmenter"]["kernel"], STATE["params"]["segmenter"]["kernel"])
@@ -125,7 +126,7 @@ def test_all_damaged_is_refused_and_nothing_moved(saved, kind, read_only):
 
     def read():
         with Checkpoints(saved, read_only=read_only) as checkpoints:
-            checkpoints.latest_sound_step()
+            checkpoints.latest_intact_step()
 
     for _ in range(2):
         with pytest.raises(

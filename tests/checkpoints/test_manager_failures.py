@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from ass_jax.checkpoints.manager import Checkpoints
+from configs.user_error import UserError
 from tests.helpers.small_states import CONFIGURATION, assert_identical, make_state, steps_on_disk
 
 
@@ -21,14 +22,14 @@ def test_missing_checkpoints_say_where_they_were_sought(tmp_path):
         assert checkpoints.latest_step() is None
         assert checkpoints.best_step() is None
         for call in (lambda: checkpoints.restore(state), checkpoints.configuration, checkpoints.metrics):
-            with pytest.raises(FileNotFoundError, match=f"No checkpoint in {missing}; steps there: none"):
+            with pytest.raises(UserError, match=f"No checkpoint in {missing}; steps there: none"):
                 call()
         with pytest.raises(ValueError, match="open for reading only"):
             checkpoints.save(1, state, None, {})
     assert not missing.exists()
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(4, state, None, CONFIGURATION)
-        with pytest.raises(FileNotFoundError, match=f"No checkpoint of step 5 in {tmp_path}; steps there: 4"):
+        with pytest.raises(UserError, match=f"No checkpoint of step 5 in {tmp_path}; steps there: 4"):
             checkpoints.restore_segmenter(state.segmenter, step=5)
 
 
@@ -140,7 +141,7 @@ def test_lost_directory_ends_the_process_at_once(tmp_path):
     program = """
 import pathlib, shutil, sys
 import jax.numpy as jnp
-from ass_jax.checkpoint import Checkpoints
+from ass_jax.checkpoints.manager import Checkpoints
 directory = pathlib.Path(sys.argv[1])
 with Checkpoints(directory) as checkpoints:
     checkpoints.save(1, {"step": jnp.int32(1)}, None, {})

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from ass_jax.evaluation.compare_runs import compare
+from ass_jax.evaluation.compare_runs import compare_runs
+from configs.user_error import UserError
 
 
 def run(folder, variant, road, mean):
@@ -20,7 +21,7 @@ def run(folder, variant, road, mean):
 def test_a_column_a_run_and_the_pictures(tmp_path):
     runs = [run(tmp_path / "one", "source_only", 0.5, 0.5), run(tmp_path / "two", "ass", 0.625, 0.6249)]
     (runs[1] / "predictions.png").touch()
-    lines = compare(runs).splitlines()
+    lines = compare_runs(runs).splitlines()
     assert lines[0].split() == ["IoU", "in", "%", "source_only", "ass"]
     assert ["road", "50.0", "62.5"] in [line.split() for line in lines]
     assert ["mIoU", "toy", "50.0", "62.5"] in [line.split() for line in lines]
@@ -30,16 +31,16 @@ def test_a_column_a_run_and_the_pictures(tmp_path):
 
 def test_runs_of_one_variant_are_told_apart_by_folder(tmp_path):
     runs = [run(tmp_path / "one", "ass", 0.5, 0.5), run(tmp_path / "two", "ass", 0.6, 0.6)]
-    heading = compare(runs).splitlines()[0]
+    heading = compare_runs(runs).splitlines()[0]
     assert all(str(folder) in heading for folder in runs)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"variant": "ass", "class', "it was cut short, or is no JSON"),
-        ("", "it was cut short, or is no JSON"),
-        ("[" * 100_000, "it was cut short, or is no JSON"),
+        ('{"variant": "ass", "class', "it is not JSON, or is cut short"),
+        ("", "it is not JSON, or is cut short"),
+        ("[" * 100_000, "it is not JSON, or is cut short"),
         ("[1]", r"expected JSON of type dict, found \[1\]"),
         ('{"variant": "ass", "class_iou": {}}', "expected mean_iou of type dict, found nothing"),
         ('{"variant": "ass", "class_iou": 3, "mean_iou": {}}', "expected class_iou of type dict, found 3"),
@@ -49,10 +50,10 @@ def test_runs_of_one_variant_are_told_apart_by_folder(tmp_path):
 def test_scores_that_are_none_are_named(tmp_path, text, message):
     runs = [run(tmp_path / "one", "ass", 0.5, 0.5), run(tmp_path / "two", "ass", 0.6, 0.6)]
     (runs[1] / "eval.json").write_text(text, errors="surrogateescape")
-    with pytest.raises(ValueError, match=rf"two/eval\.json: {message}"):
-        compare(runs)
+    with pytest.raises(UserError, match=rf"two/eval\.json: {message}"):
+        compare_runs(runs)
 
 
 def test_run_without_scores_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"one has no eval\.json"):
-        compare([tmp_path / "one"])
+    with pytest.raises(UserError, match=r"one has no eval\.json"):
+        compare_runs([tmp_path / "one"])

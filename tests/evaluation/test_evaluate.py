@@ -17,7 +17,7 @@ from ass_jax.evaluation import evaluate as evaluation
 from ass_jax.evaluation import metrics
 from ass_jax.method.state import create_state
 from ass_jax.models import Networks
-from ass_jax.training import loop
+from ass_jax.training import validation
 from configs import base
 from data import classes as labels
 
@@ -121,7 +121,7 @@ def test_images_without_labels_are_only_predicted(tmp_path, trained, capsys):
             assert file.read_bytes() == (tmp_path / folder.format("") / file.name).read_bytes()
 
 
-def test_settings_that_are_not_those_of_the_checkpoint_are_told(tmp_path, trained, capsys):
+def test_settings_that_differ_from_the_checkpoint_are_printed(tmp_path, trained, capsys):
     config, table = trained("cityscapes19", kept=True)
     for flip in (False, True):
         config.evaluation.flip = flip
@@ -134,12 +134,15 @@ def test_settings_that_are_not_those_of_the_checkpoint_are_told(tmp_path, traine
         assert report[evaluation.CHANGED] == changed * flip
         assert report["variant"] == "joint"
         text = capsys.readouterr().out
-        told = (
-            "checkpoint 7 with settings that are not those of its training:\n  evaluation.flip: false there, true here"
+        printed = (
+            "checkpoint 7 with settings that differ from those of its training:\n"
+            "  evaluation.flip: checkpoint false, now true"
         )
-        assert (told in text) == flip
-        assert ("Checkpoints, as scored while training, with the settings of then, not those above:" in text) == flip
-        assert ("Checkpoints, as scored while training:" in text) != flip
+        assert (printed in text) == flip
+        assert (
+            "Checkpoints, as scored during training, with the settings of that time, not those above:" in text
+        ) == flip
+        assert ("Checkpoints, as scored during training:" in text) != flip
 
 
 def test_devices_work_on_the_next_batch_while_one_is_looked_at():
@@ -155,14 +158,14 @@ def test_devices_work_on_the_next_batch_while_one_is_looked_at():
         order.append("step")
         return np.zeros((1, 1), np.int32), batch["label"]
 
-    def see(name, *maps):
+    def visit(name, *maps):
         assert name == ""
         if order[-1] != "seen":
             order.append("seen")
 
     table = labels.ClassTable(("road",), np.zeros((1, 3), np.uint8), {"1": (0,)})
     mesh = evaluation.make_mesh([])
-    report = evaluation.score({}, given(), step=step, mesh=mesh, class_table=table, unlabelled_size=(2, 3), see=see)
+    report = evaluation.score({}, given(), step=step, mesh=mesh, class_table=table, unlabelled_size=(2, 3), visit=visit)
     assert order == ["batch 0", "step", "batch 1", "step", "seen", "batch 2", "step", "seen"]
     assert report["mean_iou"] == {"1": None}
 
@@ -181,7 +184,7 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     with Checkpoints(tmp_path, best_metrics=selection.RANKINGS) as checkpoints:
         checkpoints.save(7, {"step": np.array(7)}, selection.checkpoint_metrics(report), {})
         assert checkpoints.metrics()["mIoU"] == found["mean_iou"][subsets[0]]
-        report |= selection.described(7, "last") | {"checkpoints": selection.reports(checkpoints)}
+        report |= selection.describe(7, "last") | {"checkpoints": selection.saved_reports(checkpoints)}
     for entry in report["checkpoints"].values():
         assert list(entry["mean_iou"]) == list(entry["held_out"]["mean_iou"]) == subsets
 
@@ -195,11 +198,11 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
 
     written = {}
 
-    class Monitor:
-        def write(self, step, scores):
+    class Writer:
+        def write_scalars(self, step, scores):
             written.update(scores)
 
-    loop._log_scores(7, report, evaluation.Strip(0, table), Monitor(), None)
+    validation.write_scores(7, report, Writer())
     tags = {tag for tag in written if "mIoU" in tag}
     assert tags == {
         f"{group}/mIoU_{subset}" for group in ("validation", "validation_average", "held_out") for subset in subsets

@@ -132,14 +132,14 @@ def test_table_puts_models_side_by_side():
     fewer = report(np.array([[1, 1], [0, 2]]), ("road", "car"), {"pair": (0, 1)})
     table = format_table({"source only": fewer, "ASS": report(CONFUSION, NAMES, SUBSETS)})
     assert table.splitlines() == [
-        "IoU in %   source only   ASS",
-        "----------------------------",
-        "road              50.0  57.1",
-        "car               66.7  42.9",
-        "train                –   0.0",
-        "bus                  –     –",
-        "----------------------------",
-        "mIoU pair         58.3  42.9",
-        "mIoU all             –  33.3",
-        "mIoU none            –     –",
+        "IoU in %      source only    ASS",
+        "----------  -------------  -----",
+        "road                 50.0   57.1",
+        "car                  66.7   42.9",
+        "train                   –    0.0",
+        "bus                     –      –",
+        "----------  -------------  -----",
+        "mIoU pair            58.3   42.9",
+        "mIoU all                –   33.3",
+        "mIoU none               –      –",
     ]

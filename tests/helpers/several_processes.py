@@ -1,7 +1,7 @@
 """Starts the processes of one run on this machine; as a program, it is one of them.
 
-The loop, its checkpoints and `main.py`'s way of ending are the real ones. The step is one line, with one exchange
-between the processes, and TensorFlow is left out: these would take most of the time.
+The loop, its checkpoints and the exit of `main.py` are the real ones. The step is one line with one exchange between
+the processes, and there is no TensorFlow: both would take most of the time.
 """
 
 import json
@@ -95,10 +95,9 @@ def _work(index, workdirs, pause, settings):
     import jax.numpy as jnp
     import numpy as np
 
-    import main
     from ass_jax.method.state import TrainState
     from ass_jax.runtime import distributed
-    from ass_jax.training import loop
+    from ass_jax.training import loop, validation
     from tests.helpers import small_runs as parts
 
     noise = np.random.default_rng(0).random(SIZE, np.float32)  # Does not compress.
@@ -113,8 +112,7 @@ def _work(index, workdirs, pause, settings):
         return state.replace(step=state.step + 1, params=params), {"loss/mean": mean, "skipped": 0.0 * mean}
 
     loop.create_state, loop.train_step = small_state, small_step
-    loop.score_all = lambda *_, **__: parts.scores_of(0.5)
-    loop.Strip.save = lambda *_: None
+    validation.score_all = lambda *_, **__: parts.scores_of(0.5)
     config = parts.configuration("joint", **settings)
     config.distributed.index = index
     distributed.PARTING = 3  # So that an error which one of the two has alone takes less of the time of a test.
@@ -126,16 +124,8 @@ def _work(index, workdirs, pause, settings):
             yield batch
 
     for workdir in workdirs:
-        with distributed.ended_together(), main.told_plainly(*loop.ENDS):
-            loop.train(
-                config,
-                class_table=parts.CLASSES,
-                training_batches=training_batches,
-                evaluation_batches=parts.evaluation_batches,
-                writer=parts.Writer(),
-                workdir=Path(workdir),
-                labelled=parts.CHOICE,
-            )
+        with distributed.end_together():
+            parts.run(config, Path(workdir), training_batches)
 
 
 if __name__ == "__main__":

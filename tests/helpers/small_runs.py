@@ -1,4 +1,4 @@
-"""Runs of a small network on made-up batches, for tests of the loop."""
+"""Runs of a small network on random batches, for tests of the loop."""
 
 import functools
 import json
@@ -86,18 +86,19 @@ class Writer:
         pass
 
 
-def run(config, workdir, **others):
+def run(config, workdir, training=None, evaluation=evaluation_batches, **others):
+    """Trains; returns the report, the writer and the steps whose batches were read.
+
+    `training` returns the batches from a step on, and `others` are further attributes of `TrainingData`.
+    """
     writer, read = Writer(), []
-    report = loop.train(
-        config,
-        class_table=CLASSES,
-        training_batches=lambda start: training_batches(config, start, read),
-        evaluation_batches=evaluation_batches,
-        writer=writer,
-        workdir=workdir,
+    data = loop.TrainingData(
+        training_batches=training or (lambda start: training_batches(config, start, read)),
+        evaluation_batches=evaluation,
         labelled=CHOICE,
         **others,
     )
+    report = loop.train(config, data, class_table=CLASSES, writer=writer, workdir=workdir)
     return report, writer, read
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ass_jax import visualization
 from ass_jax.inference.prediction_files import PredictionFiles, file_name
+from configs.user_error import UserError
 from data import classes as labels
 
 TOWN = SimpleNamespace(palette=np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8), raw_ids=None)
@@ -73,7 +74,7 @@ def test_images_of_the_same_file_name_are_refused(tmp_path):
     prediction = np.zeros((2, 2), np.uint8)
     with PredictionFiles(tmp_path / "predictions", TOWN) as files:
         files.add("a/b", prediction)
-        with pytest.raises(ValueError, match=r"images 'a/b' and 'a_b' would both be the file a_b\.png"):
+        with pytest.raises(UserError, match=r"images 'a/b' and 'a_b' would both be the file a_b\.png"):
             files.add("a_b", prediction)
 
 
@@ -82,5 +83,8 @@ def test_failed_write_surfaces(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(visualization, "save_picture", fail)
-    with pytest.raises(OSError, match="disk full"), PredictionFiles(tmp_path / "predictions", TOWN) as files:
+    with (
+        pytest.raises(UserError, match=r"cannot be written \(disk full\)"),
+        PredictionFiles(tmp_path / "predictions", TOWN) as files,
+    ):
         files.add("a", np.zeros((2, 2), np.uint8))

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from ass_jax.runtime import compilation
-from ass_jax.runtime.workdir import CHECKPOINTS
+from ass_jax.runtime.workdir import CHECKPOINTS, COMPILATION_CACHE
 
 ROOT = Path(__file__).parents[2]
 # Trains a small network to step 4 and tells which programs were found and which were not.
@@ -20,9 +20,9 @@ PROGRAM = """
 import functools, json, logging, sys
 from pathlib import Path
 
-from ass_jax import compilation
 from ass_jax.models import deeplab
-from tests import small_runs
+from ass_jax.runtime import compilation
+from tests.helpers import small_runs
 
 class Listener(logging.Handler):
     def emit(self, record):
@@ -34,7 +34,7 @@ logging.getLogger("jax._src.compiler").setLevel(logging.DEBUG)
 logging.getLogger("jax._src.compiler").addHandler(Listener())
 deeplab.BACKBONES["resnet_tiny"] = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), width=2, stem_width=4)
 workdir = Path(sys.argv[1])
-compilation.keep_programs(workdir)
+compilation.use_compilation_cache(workdir)
 config = small_runs.configuration(**{"steps": 4, "checkpoint.every": 4, "evaluation.every": 4, "teacher.decay": 0.0})
 small_runs.run(config, workdir)
 print(json.dumps(told))
@@ -66,7 +66,7 @@ def test_second_start_compiles_no_step_and_resumes_bit_exactly(tmp_path):
     straight = checksums(tmp_path, 4)
     # As if the run had been killed after step 2, while a program was being written.
     shutil.rmtree(tmp_path / CHECKPOINTS / "4")
-    torn = tmp_path / compilation.CACHE / "jit_other-0123-cache"
+    torn = tmp_path / COMPILATION_CACHE / "jit_other-0123-cache"
     torn.write_bytes(zlib.compress(b"program" * 100)[:9])
     output, told, errors = train(tmp_path)
     assert "Goes on from step 2" in output
@@ -90,31 +90,31 @@ def chosen():
 
 def test_folder_lies_in_the_working_directory(tmp_path, chosen, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    compilation.keep_programs(Path())
-    assert chosen() == str(tmp_path / compilation.CACHE)
+    compilation.use_compilation_cache(Path())
+    assert chosen() == str(tmp_path / COMPILATION_CACHE)
 
 
 def test_folder_that_the_user_chose_stays(tmp_path, chosen):
     jax.config.update("jax_compilation_cache_dir", "mine")
-    compilation.keep_programs(tmp_path)
+    compilation.use_compilation_cache(tmp_path)
     assert chosen() == "mine"
-    assert not (tmp_path / compilation.CACHE).exists()
+    assert not (tmp_path / COMPILATION_CACHE).exists()
 
 
 def test_folder_that_cannot_be_made_is_done_without(tmp_path, chosen):
-    (tmp_path / compilation.CACHE).write_text("a file")
-    compilation.keep_programs(tmp_path)
+    (tmp_path / COMPILATION_CACHE).write_text("a file")
+    compilation.use_compilation_cache(tmp_path)
     assert chosen() is None
 
 
 def test_only_torn_programs_are_removed(tmp_path, chosen):
-    folder = tmp_path / compilation.CACHE
+    folder = tmp_path / COMPILATION_CACHE
     folder.mkdir()
     whole = zlib.compress(bytes(range(256)))
     contents = {"whole": whole, "torn": whole[:-5], "empty": b"", "of_zstandard": b"\x28\xb5\x2f\xfd rest"}
     for name, data in contents.items():
         (folder / f"{name}-cache").write_bytes(data)
-    compilation.keep_programs(tmp_path)
+    compilation.use_compilation_cache(tmp_path)
     assert sorted(file.name for file in folder.iterdir()) == ["of_zstandard-cache", "whole-cache"]
 
 
@@ -123,9 +123,9 @@ def test_full_disk_ends_nothing(tmp_path):
 import resource, sys
 from pathlib import Path
 import jax
-from ass_jax import compilation
-compilation._WORTH_KEEPING = 0.0
-compilation.keep_programs(Path(sys.argv[1]))
+from ass_jax.runtime import compilation
+compilation._LEAST_COMPILE_SECONDS = 0.0
+compilation.use_compilation_cache(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))
 print(jax.jit(lambda x: x + 1)(2))
 """

@@ -69,12 +69,12 @@ def test_one_process_needs_no_settings():
 
 
 def saving_failed_by(cause):
-    with integrity.told_of_saving("runs"):
+    with integrity.saving("runs"):
         raise cause
 
 
 def reading_failed_by(cause):
-    with integrity.told_of_reading():
+    with integrity.reading():
         raise cause
 
 
@@ -92,12 +92,12 @@ def test_a_lost_process_is_no_full_disk_and_no_damage(monkeypatch, fail, cause):
     first = re.escape(str(cause).partition("\n")[0])
     with (
         pytest.raises(distributed.LostError, match=rf"Process 0 of 2: .*has ended \({first}\)\. Start all") as error,
-        distributed.losses_named(),
+        distributed.lost_processes(),
     ):
         fail(cause)
     assert error.value.exit_code == 75
     monkeypatch.undo()
-    with pytest.raises((integrity.SaveError, integrity.DamagedError)), distributed.losses_named():
+    with pytest.raises((integrity.SaveError, integrity.DamagedError)), distributed.lost_processes():
         fail(cause)
 
 
@@ -111,7 +111,7 @@ def test_a_lost_process_is_no_full_disk_and_no_damage(monkeypatch, fail, cause):
 )
 def test_a_fault_of_this_process_is_told_as_such(monkeypatch, fail, cause, expected):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(expected), distributed.losses_named():
+    with pytest.raises(expected), distributed.lost_processes():
         fail(cause)
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from ass_jax.runtime import lock
+from ass_jax.runtime.workdir import LOCK
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import pathlib, sys, time
-from ass_jax import lock
+from ass_jax.runtime import lock
 try:
-    with lock.held(pathlib.Path(sys.argv[1])):
+    with lock.training_lock(pathlib.Path(sys.argv[1])):
         print("mine", flush=True)
         time.sleep(float(sys.argv[2]))
 except lock.LockedError as error:
@@ -35,8 +36,8 @@ def test_second_process_leaves_naming_the_owner_and_the_first_goes_on(tmp_path):
     first = hold(tmp_path / "new", 60)
     assert first.stdout.readline() == "mine\n"
     with pytest.raises(lock.LockedError, match=rf"in use.*process {first.pid} on .*, since .*remove .*training\.lock"):
-        lock.held(tmp_path / "new").__enter__()
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [lock.FILE]
+        lock.training_lock(tmp_path / "new").__enter__()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [LOCK]
     first.kill()
     first.wait()
 
@@ -50,58 +51,58 @@ def test_lock_of_a_killed_process_is_taken_over_and_given_back(tmp_path, caplog)
             first.wait()
         else:
             time.sleep(0.5)
-        text = (tmp_path / lock.FILE).read_text()
-        with lock.held(tmp_path):
+        text = (tmp_path / LOCK).read_text()
+        with lock.training_lock(tmp_path):
             assert f"gone: process {first.pid} on" in caplog.text
-            assert json.loads((tmp_path / lock.FILE).read_text())["process"] == os.getpid()
+            assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
             with pytest.raises(lock.LockedError):
-                lock.held(tmp_path).__enter__()
+                lock.training_lock(tmp_path).__enter__()
         assert list(tmp_path.iterdir()) == []
-        (tmp_path / lock.FILE).write_text(text)
+        (tmp_path / LOCK).write_text(text)
 
 
 @pytest.mark.parametrize(("age", "taken"), [(10, False), (1000, True)])
 def test_lock_of_another_host_is_taken_over_when_it_was_silent_for_long(tmp_path, age, taken):
-    file = tmp_path / lock.FILE
+    file = tmp_path / LOCK
     file.write_text(json.dumps({"host": "elsewhere", "process": 1, "started": "1", "since": "then"}))
     os.utime(file, (time.time() - age,) * 2)
     if taken:
-        with lock.held(tmp_path):
+        with lock.training_lock(tmp_path):
             pass
     else:
         with pytest.raises(lock.LockedError, match="process 1 on elsewhere, since then"):
-            lock.held(tmp_path).__enter__()
+            lock.training_lock(tmp_path).__enter__()
     assert file.exists() != taken
 
 
 def test_number_of_a_process_that_was_given_away_does_not_count(tmp_path):
-    with lock.held(tmp_path):
-        found = json.loads((tmp_path / lock.FILE).read_text())
-    (tmp_path / lock.FILE).write_text(json.dumps(found | {"started": "1"}))
-    with lock.held(tmp_path):
+    with lock.training_lock(tmp_path):
+        found = json.loads((tmp_path / LOCK).read_text())
+    (tmp_path / LOCK).write_text(json.dumps(found | {"started": "1"}))
+    with lock.training_lock(tmp_path):
         pass
 
 
 def test_unreadable_lock_is_respected(tmp_path):
-    (tmp_path / lock.FILE).write_text("{")
+    (tmp_path / LOCK).write_text("{")
     with pytest.raises(lock.LockedError, match="names no owner"):
-        lock.held(tmp_path).__enter__()
+        lock.training_lock(tmp_path).__enter__()
 
 
 def test_owner_touches_its_lock_and_leaves_the_one_of_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_TOUCHED_EVERY", 0.01)
-    with lock.held(tmp_path):
-        os.utime(tmp_path / lock.FILE, (0, 0))
+    monkeypatch.setattr(lock, "_TOUCH_SECONDS", 0.01)
+    with lock.training_lock(tmp_path):
+        os.utime(tmp_path / LOCK, (0, 0))
         deadline = time.monotonic() + 10
-        while not (touched := (tmp_path / lock.FILE).stat().st_mtime > 0) and time.monotonic() < deadline:
+        while not (touched := (tmp_path / LOCK).stat().st_mtime > 0) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert touched
-        (tmp_path / lock.FILE).write_text('{"host": "elsewhere"}')
-    assert (tmp_path / lock.FILE).exists()
+        (tmp_path / LOCK).write_text('{"host": "elsewhere"}')
+    assert (tmp_path / LOCK).exists()
 
 
 def test_of_many_that_find_a_stale_lock_one_wins(tmp_path):
-    (tmp_path / lock.FILE).write_text(
+    (tmp_path / LOCK).write_text(
         json.dumps({"host": socket.gethostname(), "process": 2**22 + 1, "started": "1", "since": "then"})
     )
     processes = [hold(tmp_path, 8) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Signals are noted, and the second one ends the process at once."""
+"""The first signal is noted, and the second one ends the process at once."""
 
 import os
 import signal
@@ -18,17 +18,17 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_is_noted_and_the_handlers_come_back(number, code, capfd):
     before = signal.getsignal(number)
-    with preemption.noted() as requests:
-        items = requests.cut_short(lambda: iter(range(5)))()
+    with preemption.catch_signals() as request:
+        items = request.cut_short(lambda: iter(range(5)))()
         assert next(items) == 0
-        assert requests.received is None
+        assert request.signal is None
         os.kill(os.getpid(), number)
-        assert requests.received == number
+        assert request.signal == number
         with pytest.raises(preemption.CutShortError):
             next(items)
     assert signal.getsignal(number) == before
     assert "Once more to leave at once" in capfd.readouterr().err
-    error = preemption.StoppedError(7, requests.received)
+    error = preemption.StoppedError(7, request.signal)
     assert error.exit_code == code
     assert "after step 7, which is saved" in str(error)
 
@@ -42,13 +42,13 @@ def test_other_threads_and_runs_of_several_processes_leave_signals_alone():
     found = []
 
     def enter():
-        with preemption.noted():
+        with preemption.catch_signals():
             found.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    with preemption.noted(install=False):
+    with preemption.catch_signals(install=False):
         found.append(signal.getsignal(signal.SIGTERM))
     assert found == [before, before]
 
@@ -56,8 +56,8 @@ def test_other_threads_and_runs_of_several_processes_leave_signals_alone():
 def test_second_signal_ends_the_process_at_once():
     program = """
 import time
-from ass_jax import signals
-with signals.noted():
+from ass_jax.runtime import preemption
+with preemption.catch_signals():
     print("ready", flush=True)
     while True:
         time.sleep(1)

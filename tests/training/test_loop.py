@@ -1,4 +1,4 @@
-"""The loop on made-up batches: resuming, reports, refusals. The real data's turn is in tests/data/test_real_data.py."""
+"""The loop on random batches: resuming, reports, wrong batches. tests/data/test_real_data.py has real files."""
 
 import json
 
@@ -12,8 +12,9 @@ from ass_jax.evaluation.evaluate import LABELLED, evaluate
 from ass_jax.method.state import abstract_segmenter
 from ass_jax.models import build_networks
 from ass_jax.runtime.sharding import make_mesh, on_mesh
-from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTIONS, STRIP
+from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTION_PICTURE, PREDICTIONS
 from ass_jax.training import loop
+from ass_jax.training.monitor import DivergedError
 from ass_jax.weights import export
 from ass_jax.weights.trained_model import Trained
 from tests.helpers import small_runs
@@ -78,7 +79,7 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
     with Checkpoints(tmp_path / "straight" / CHECKPOINTS, read_only=True) as checkpoints:
         assert checkpoints.configuration(2)[LABELLED] == CHOICE
     assert set(straight["average"]["mean_iou"]) == {"all", "two"}
-    assert (tmp_path / "straight" / STRIP).is_file()
+    assert (tmp_path / "straight" / PREDICTION_PICTURE).is_file()
     assert json.loads((tmp_path / "straight" / "config.json").read_text())["steps"] == 4
     assert writer.images[4]["validation"].ndim == 4
     expected = {
@@ -120,7 +121,7 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
 def test_steps_that_are_not_finite_end_the_run_with_the_last_good_state(tmp_path, monkeypatch):
     settings = {"optimizer.learning_rate": 1e30, "steps": 9, "checkpoint.every": 100, "skipped_limit": 2}
     config = configuration("joint", **settings)
-    with pytest.raises(FloatingPointError, match=r"not finite.*2 updates in a row"):
+    with pytest.raises(DivergedError, match=r"not finite.*2 updates in a row"):
         run(config, tmp_path)
     state = final_state(config, tmp_path)
     assert 3 <= state.step < 9
@@ -137,10 +138,10 @@ def test_steps_that_are_not_finite_end_the_run_with_the_last_good_state(tmp_path
 )
 def test_wrong_first_batch_is_refused(change, message):
     batch = next(training_batches(configuration(), 0, []))
-    loop._check_batch(batch, 3)
+    loop._expect_batch(batch, 3)
     change(batch)
     with pytest.raises(ValueError, match=message):
-        loop._check_batch(batch, 3)
+        loop._expect_batch(batch, 3)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.evaluation.evaluate import evaluate
 from ass_jax.runtime.workdir import CHECKPOINTS
 from ass_jax.training import loop
+from configs.user_error import UserError
 from tests.helpers import small_runs
 from tests.helpers.small_runs import CLASSES, configuration, evaluation_batches, run, scores_of
 
@@ -16,13 +17,13 @@ small_backbone = small_runs.small_backbone
 
 
 def test_evaluation_without_a_checkpoint_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match="Train first"):
+    with pytest.raises(UserError, match="Train first"):
         evaluate(configuration("joint"), class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
 
 
 def test_unknown_checkpoint_choice_lists_the_valid_ones(tmp_path):
     config = configuration("joint", **{"evaluation.checkpoint": "newest"})
-    with pytest.raises(ValueError, match=r"'newest'.*last, selected, best"):
+    with pytest.raises(UserError, match=r"'newest'.*last, selected, best"):
         evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
 
 
@@ -40,9 +41,8 @@ def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, c
         )
 
     monkeypatch.setattr(loop, "train_step", idle)
-    monkeypatch.setattr(loop, "score_all", lambda *_, **__: scores_of(next(validation)))
-    monkeypatch.setattr(loop, "score", score)
-    monkeypatch.setattr(loop.Strip, "save", lambda *_: None)
+    monkeypatch.setattr(validation, "score_all", lambda *_, **__: scores_of(next(validation)))
+    monkeypatch.setattr(validation, "score", score)
     config = configuration("joint", **{"steps": 4, "evaluation.every": 1, "checkpoint.keep": 1, "teacher.decay": 0.0})
     report, writer, _ = run(config, tmp_path, held_out_batches=lambda: evaluation_batches(1))
     assert seen == [["class_table", "mesh", "step"]] * 4
@@ -78,5 +78,5 @@ def test_run_without_held_out_images_has_nothing_selected(tmp_path):
     with Checkpoints(tmp_path / CHECKPOINTS) as checkpoints:
         checkpoints.save(1, {"step": np.array(1)}, {"mIoU": 0.5}, {})
     config = configuration("joint", **{"evaluation.checkpoint": "selected"})
-    with pytest.raises(FileNotFoundError, match=r"held no images out.*--config\.data\.held_out=COUNT"):
+    with pytest.raises(UserError, match=r"held no images out.*--config\.data\.held_out=COUNT"):
         evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)

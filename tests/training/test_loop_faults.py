@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ass_jax.checkpoints import config_diff
-from ass_jax.checkpoints.integrity import DamagedError
+from ass_jax.checkpoints.integrity import DamagedError, SaveError
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.runtime import lock, preemption
-from ass_jax.runtime.workdir import CHECKPOINTS
-from ass_jax.training import loop
+from ass_jax.runtime.workdir import CHECKPOINTS, LOCK
+from ass_jax.training import loop, validation
 from tests.helpers import small_runs as parts
 
 small_backbone = parts.small_backbone
@@ -28,11 +28,10 @@ def idle_step(monkeypatch):
         )
 
     monkeypatch.setattr(loop, "train_step", idle)
-    monkeypatch.setattr(loop, "score_all", judge)
-    monkeypatch.setattr(loop.Strip, "save", lambda *_: None)
+    monkeypatch.setattr(validation, "score_all", score)
 
 
-def judge(variables, batches, **others):
+def score(variables, batches, **others):
     for _ in batches():
         pass
     return parts.scores_of(0.5)
@@ -40,7 +39,7 @@ def judge(variables, batches, **others):
 
 def run(config, workdir, at_read=None, at_evaluation=None, **others):
     """Trains; calls `at_read` with each step whose batch is read, and `at_evaluation` before an evaluation."""
-    writer, read = parts.Writer(), []
+    read = []
 
     def training_batches(start):
         for batch in parts.training_batches(config, start, read):
@@ -53,16 +52,7 @@ def run(config, workdir, at_read=None, at_evaluation=None, **others):
             at_evaluation()
         yield from parts.evaluation_batches()
 
-    report = loop.train(
-        config,
-        class_table=parts.CLASSES,
-        training_batches=training_batches,
-        evaluation_batches=evaluation_batches,
-        writer=writer,
-        workdir=workdir,
-        labelled=parts.CHOICE,
-        **others,
-    )
+    report, *_ = parts.run(config, workdir, training_batches, evaluation_batches, **others)
     return report, read
 
 
@@ -90,7 +80,7 @@ def test_signal_saves_after_the_step_at_hand_and_the_run_goes_on_there(tmp_path,
     assert signal.getsignal(number) == before
     assert steps_of(tmp_path) == [3]
     assert [line["step"] for line in parts.lines(tmp_path)] == [3]
-    assert not (tmp_path / lock.FILE).exists()
+    assert not (tmp_path / LOCK).exists()
     report, read = run(config, tmp_path)
     assert read == [3, 4, 5]
     assert report["step"] == 6
@@ -109,20 +99,20 @@ def test_signal_in_an_evaluation_gives_it_up_and_loses_no_step(tmp_path, every):
 
 
 def test_second_training_is_refused_and_the_lock_given_back(tmp_path):
-    with lock.held(tmp_path), pytest.raises(lock.LockedError, match=f"process {os.getpid()}"):
+    with lock.training_lock(tmp_path), pytest.raises(lock.LockedError, match=f"process {os.getpid()}"):
         run(configuration(), tmp_path)
     run(configuration(), tmp_path)
-    assert not (tmp_path / lock.FILE).exists()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_other_settings_are_refused_unless_allowed(tmp_path, monkeypatch):
     run(configuration(steps=4), tmp_path)
     changed = {"optimizer.learning_rate": 0.5, "log_every": 1}
-    with pytest.raises(config_diff.ChangedError, match=r"learning_rate: 0.00025 there, 0.5 here\nGive the same"):
+    with pytest.raises(config_diff.ChangedError, match=r"learning_rate: checkpoint 0.00025, now 0.5\nUse the same"):
         run(configuration(**changed), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["optimizer"]["learning_rate"] == 0.00025
     monkeypatch.setitem(parts.CHOICE, "sha256", "ffff")
-    with pytest.raises(config_diff.ChangedError, match=r'labelled\.sha256: "0a1b" there, "ffff" here'):
+    with pytest.raises(config_diff.ChangedError, match=r'labelled\.sha256: checkpoint "0a1b", now "ffff"'):
         run(configuration(), tmp_path)
     monkeypatch.setitem(parts.CHOICE, "sha256", "0a1b")
     assert run(configuration(**changed, resume_with_changes=True), tmp_path)[1] == [4, 5]
@@ -198,7 +188,7 @@ def test_failed_save_ends_the_run_within_an_interval(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(manager, "wait_until_finished", fail)
-    with pytest.raises(loop.SaveError, match=r"Look for room.*No space left"):
+    with pytest.raises(SaveError, match=r"Make room.*No space left"):
         run(config, tmp_path)
     monkeypatch.undo()
     assert steps_of(tmp_path)[-1] == 3

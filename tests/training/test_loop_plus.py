@@ -1,4 +1,4 @@
-"""A run of ASS+ with the loop's made-up batches: resumed with its teacher, and what leaves it."""
+"""A run of ASS+ on random batches: resuming with its teacher, pictures, export."""
 
 import functools
 import hashlib
@@ -13,8 +13,9 @@ from ass_jax.inference.predictor import Predictor
 from ass_jax.method.train_step import add_mixed
 from ass_jax.models import build_networks, deeplab
 from ass_jax.runtime.sharding import make_mesh
-from ass_jax.runtime.workdir import CHECKPOINTS
+from ass_jax.runtime.workdir import CHECKPOINTS, MIXED_PICTURE
 from ass_jax.training import mixed_picture
+from ass_jax.training.metric_writer import MetricWriter
 from ass_jax.visualization import colourise
 from ass_jax.weights import export
 from ass_jax.weights.pretrained import open_weights
@@ -90,7 +91,7 @@ def test_mixed_images_are_shown(straight):
     mix = functools.partial(add_mixed, networks=build_networks(config, 3), config=config)
     streams = jax.device_get(jax.jit(mix)(state, batch)[0])
     mixed = streams["mixed"]
-    with Image.open(workdir / mixed_picture.FILE) as picture:
+    with Image.open(workdir / MIXED_PICTURE) as picture:
         shown = np.asarray(picture)
     np.testing.assert_array_equal(shown, writer.images[4]["mixed"][0])
     heading, gap, factor = 20, 2, 4
@@ -127,9 +128,10 @@ def test_picture_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch, capl
         image, label = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4), int)
         return {"image": image, "pseudo_label": label}, {"image": image, "label": label, "weight": label}
 
-    monkeypatch.setattr(mixed_picture.pictures, "save_picture", fail)
+    monkeypatch.setattr(mixed_picture.visualization, "save_picture", fail)
     monkeypatch.setattr(mixed_picture.jax, "jit", lambda *_, **others: make)
-    shown = {"class_table": plain.CLASSES, "writer": plain.Writer(), "workdir": tmp_path}
+    writer = MetricWriter(plain.Writer(), tmp_path, 0)
+    shown = {"class_table": plain.CLASSES, "writer": writer, "workdir": tmp_path}
     mixed_picture.make_show(None, configuration(), make_mesh([2]), **shown)(4, None, {})
     assert "mixed.png could not be written: [Errno 28] No space left" in caplog.text
 

@@ -1,4 +1,4 @@
-"""The memory of a step: linear in the images, told in the batch's proportions, refused by nobody but told in time."""
+"""The memory of a step: linear in the images; the largest batches keep the proportions; too much gives a warning."""
 
 import functools
 
@@ -50,7 +50,7 @@ def need(monkeypatch):
 
 def test_lines(need, monkeypatch):
     monkeypatch.setattr(memory_estimate, "device_bytes", lambda: 12e9)
-    found = memory_estimate.lines(None, 3, SIZES)
+    found = memory_estimate.report_lines(None, 3, SIZES)
     assert found == [
         "A training step of 2 source + 1 labelled + 1 unlabelled images needs about 11.0 GB.",
         "Largest batch at these sizes (source + labelled + unlabelled): 16 GB: 2 + 1 + 1; 24 GB: 4 + 2 + 2; "
@@ -68,7 +68,7 @@ def test_batch_that_fits_only_in_part_is_told_in_its_proportions(need):
 
 def test_too_much_says_what_to_do(need, monkeypatch):
     monkeypatch.setattr(memory_estimate, "device_bytes", lambda: 8e9)
-    *_, last = memory_estimate.lines(None, 3, SIZES)
+    *_, last = memory_estimate.report_lines(None, 3, SIZES)
     for part in ("needs about 11.0 GB", "has 8.0 GB", "data.batch", "augment.crop", "model.remat", "bfloat16"):
         assert part in last
     monkeypatch.setattr(memory_estimate, "device_bytes", lambda: None)

@@ -1,4 +1,4 @@
-"""The picture of mixed images: its pixels, that it shows what the step mixes, and that it leaves the state alone."""
+"""The picture of mixed images: its pixels are those of the step, and the state stays unchanged."""
 
 import functools
 from types import SimpleNamespace
@@ -10,7 +10,9 @@ from PIL import Image
 
 from ass_jax.method import train_step
 from ass_jax.runtime.sharding import global_batch, make_mesh, replicated
-from ass_jax.training.mixed_picture import FILE, draw, make_show
+from ass_jax.runtime.workdir import MIXED_PICTURE
+from ass_jax.training.metric_writer import MetricWriter
+from ass_jax.training.mixed_picture import draw, make_show
 from ass_jax.visualization import colourise
 from tests.helpers.small_runs import Writer
 from tests.helpers.small_steps import COUNTS, SIZES, assert_trees_equal, jit, make_batch, make_networks
@@ -34,6 +36,7 @@ def panels(picture, count):
 
 
 def show(config, mesh, writer, workdir):
+    writer = MetricWriter(writer, workdir, 0)
     return make_show(make_networks(config), config, mesh, class_table=TABLE, writer=writer, workdir=workdir)
 
 
@@ -51,10 +54,10 @@ def test_pixels_of_all_columns():
     picture = draw(unlabelled, mixed, TABLE)
     assert picture.dtype == np.uint8
     assert len(picture) == HEADING + 2 * (4 * 48 + GAP) + HEADING  # The last line is the legend.
-    image, sure, mixture, label, weight = panels(picture, 2).swapaxes(0, 1)
+    image, confident, mixture, label, weight = panels(picture, 2).swapaxes(0, 1)
     np.testing.assert_array_equal(image, unlabelled["image"])
     np.testing.assert_array_equal(mixture, np.rint(mixed["image"]))
-    for found, labels in ((sure, unlabelled["pseudo_label"]), (label, mixed["label"])):
+    for found, labels in ((confident, unlabelled["pseudo_label"]), (label, mixed["label"])):
         np.testing.assert_array_equal(found[labels == 255], np.broadcast_to(BLACK, ((labels == 255).sum(), 3)))
         for number, colour in enumerate(TABLE.palette):
             assert (found[labels == number] == colour).all()
@@ -81,20 +84,20 @@ def test_shows_what_the_step_mixes_though_divided_among_devices(variant, picture
     assert_trees_equal(state, first_state(variant))
     assert_trees_equal(batch, make_batch())
 
-    with Image.open(tmp_path / FILE) as file:
+    with Image.open(tmp_path / MIXED_PICTURE) as file:
         picture = np.asarray(file)
     np.testing.assert_array_equal(writer.images[3]["mixed"][0], picture)
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [MIXED_PICTURE]
     count = min(pictures, COUNTS["unlabelled"])
     streams, _ = streams_of_the_step(variant)
-    image, sure, mixture, label, weight = panels(picture, count).swapaxes(0, 1)
+    image, confident, mixture, label, weight = panels(picture, count).swapaxes(0, 1)
     assert picture.shape[0] == HEADING + count * (4 * SIZES["unlabelled"][0] + GAP) + HEADING
     np.testing.assert_array_equal(image, make_batch()["unlabelled"]["image"][:count])
     mixed = {name: array[:count] for name, array in streams["mixed"].items()}
     pseudo_labels = streams["unlabelled"]["pseudo_label"][:count]
     assert {255} < set(np.unique(pseudo_labels).tolist())
     # Up to rounding, which differs between programs and between numbers of devices.
-    assert (sure == colourise(pseudo_labels, TABLE.palette)).mean() > 0.999
+    assert (confident == colourise(pseudo_labels, TABLE.palette)).mean() > 0.999
     assert np.abs(mixture - mixed["image"]).max() < 0.6
     assert (label == colourise(mixed["label"], TABLE.palette)).mean() > 0.999
     assert np.abs(weight - 255 * mixed["weight"][..., None]).max() < 0.6

@@ -1,13 +1,15 @@
-"""What a run tells: lines of the log, and warnings about the adversaries."""
+"""Reports of the metrics, and warnings of discriminators and teacher."""
 
 import json
 import math
 
+import numpy as np
 import pytest
 
 from ass_jax.runtime.console import format_seconds
 from ass_jax.runtime.workdir import METRICS
-from ass_jax.training.monitor import Monitor
+from ass_jax.training.metric_writer import MetricWriter
+from ass_jax.training.monitor import DivergedError, Monitor
 from configs import base
 
 
@@ -19,7 +21,9 @@ class Silent:
 def monitor(tmp_path, start=0, **settings):
     config = base.get_config("ass")
     config.update_from_flattened_dict(settings)
-    return Monitor(config, writer=Silent(), workdir=tmp_path, start=start, images_per_step=3)
+    return Monitor(
+        config, MetricWriter(Silent(), tmp_path, start), start, {"source": {"image": np.zeros((3, 1, 1, 3))}}
+    )
 
 
 def metrics(loss=0.4, accuracy=0.8, name="global"):
@@ -51,7 +55,7 @@ def feed(watch, steps, **values):
         ),
     ],
 )
-def test_a_lost_game_is_told_once_after_ten_reports(tmp_path, caplog, values, settings, word):
+def test_one_warning_of_a_useless_discriminator_after_ten_reports(tmp_path, caplog, values, settings, word):
     watch = monitor(tmp_path, **settings)
     feed(watch, 9, **values)
     assert word not in caplog.text
@@ -59,12 +63,12 @@ def test_a_lost_game_is_told_once_after_ten_reports(tmp_path, caplog, values, se
     assert caplog.text.count(word) == 1
 
 
-def test_a_healthy_game_is_not_commented(tmp_path, caplog):
+def test_no_warning_of_balanced_discriminators(tmp_path, caplog):
     feed(monitor(tmp_path), 30, loss=0.4, accuracy=0.8)
     assert caplog.text == ""
 
 
-def test_a_teacher_that_is_sure_of_nothing_is_told_once_after_ten_reports(tmp_path, caplog):
+def test_one_warning_of_a_teacher_without_confident_pixels_after_ten_reports(tmp_path, caplog):
     watch, word = monitor(tmp_path, **{"teacher.threshold": 0.97}), "Lower teacher.threshold, now 0.97."
     shares = [0.0] * 9 + [0.01] + [0.009] * 9
     for step, share in enumerate(shares, start=1):
@@ -75,7 +79,7 @@ def test_a_teacher_that_is_sure_of_nothing_is_told_once_after_ten_reports(tmp_pa
         watch.add(metrics() | {"teacher/confident": 0.009})
         watch.report(step)
     assert caplog.text.count(word) == 1
-    assert "sure of less than 1% of the pixels" in caplog.text
+    assert "Less than 1% of the teacher's pixels are confident" in caplog.text
 
 
 def test_report_is_the_mean_of_its_steps(tmp_path, capsys):
@@ -117,7 +121,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
             watch.add(metrics(loss=loss))
         watch.report(step)
     watch.add(metrics(loss=math.nan))
-    with pytest.raises(FloatingPointError, match=r"loss/global_discriminator not finite.*3 updates in a row"):
+    with pytest.raises(DivergedError, match=r"loss/global_discriminator not finite.*3 updates in a row"):
         watch.report(6)
 
 

@@ -1,4 +1,4 @@
-"""Two processes of one run under faults: neither hangs, both say why they end, and together they go on exactly."""
+"""Two processes of one run under faults: neither hangs, both print why they end, and a restart continues exactly."""
 
 import json
 import re
@@ -94,8 +94,8 @@ def test_a_run_that_fault_after_fault_ends_comes_to_the_state_of_a_clean_one(cle
         else:
             assert codes[indices[0]] == {kill: -signal.SIGKILL, fill_disk: 2}[fault], case
             assert_lost(codes[1 - indices[0]], texts[1 - indices[0]])
-            assert ("Look for room on the disk" in texts[0]) == (fault is fill_disk), case
-            assert "Look for room on the disk" not in texts[1], case
+            assert ("Make room on the disk" in texts[0]) == (fault is fill_disk), case
+            assert "Make room on the disk" not in texts[1], case
             assert before < kept <= logged <= kept + INTERVAL, case
         before = kept
     with Pair([tmp_path / "run"], STEPS) as pair:
