@@ -1,19 +1,22 @@
-"""What `main.py` calls in each mode, in which order, and how it ends: with stand-ins for what is heavy."""
+"""What `main.py` calls in each mode, in which order, and how it ends, with stand-ins for heavy modules."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ass_jax.runtime import lock
+from ass_jax.runtime.lock import training_lock
+from ass_jax.runtime.workdir import LOCK
 
 ROOT = Path(__file__).parent.parent
-# Runs main.py with stand-ins for what is heavy; they write down how they are called.
+# Runs main.py with stand-ins for heavy modules, which print their arguments.
 WIRING = """
 import contextlib, sys, types
+from configs.user_error import UserError
 
 def stand_in(name, **content):
     sys.modules[name] = types.ModuleType(name)
@@ -26,47 +29,38 @@ class Writer:
 def call(name):
     return lambda *arguments, **keywords: print(name, *arguments[1:], *sorted(keywords.items()))
 
-class StoppedError(Exception):
+class StoppedError(UserError):
     exit_code = 143
 
-def train(
-    config,
-    *,
-    class_table,
-    training_batches,
-    evaluation_batches,
-    labelled,
-    writer,
-    workdir,
-    names_of_step,
-    held_out_batches=None,
-):
-    print("train", config.variant, config.seed, config.is_locked, class_table.names[0], workdir.name, labelled)
+def train(config, data, *, class_table, writer, workdir):
+    print("train", config.variant, config.seed, config.is_locked, class_table.names[0], workdir.name, data.labelled)
     assert isinstance(writer, Writer)
-    training_batches(7)
-    evaluation_batches()
-    if held_out_batches:
-        held_out_batches()
-    names_of_step(6)
+    data.training_batches(7)
+    data.evaluation_batches()
+    if data.held_out_batches:
+        data.held_out_batches()
+    data.names_of_step(6)
     if config.steps == 1:
         raise KeyboardInterrupt
     if config.steps == 2:
         raise StoppedError("Stopped")
+    if config.steps == 3:
+        raise ValueError("A bug")
     return {"variant": config.variant, "step": 9, "mean_iou": {"toy": 0.5}}
 
 def prepare(config, locations):
     print("prepare")
     if config.data.labelled_count == 9:
-        raise ValueError("Missing data")
+        raise UserError("Missing data")
 
 def labelled_list(config):
     if config.data.labelled_count == 7:
-        raise ValueError("Missing image")
+        raise UserError("Missing image")
     return None if config.seed == 6 else types.SimpleNamespace(summary=lambda: {"list": "toy"})
 
 def evaluate(config, *, class_table, evaluation_batches, workdir):
     if config.steps == 1:
-        raise FileNotFoundError("No checkpoint")
+        raise UserError("No checkpoint")
     print("evaluate", config.variant, class_table.names[0], workdir.name)
     if config.evaluation.split == "test":
         return {"step": 8, "images": 3}
@@ -77,16 +71,19 @@ stand_in("clu")
 sys.modules["clu"].metric_writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: Writer())
 stand_in("ass_jax", __path__=["ass_jax"])  # Its light modules are the real ones.
 stand_in("ass_jax.evaluation", __path__=["ass_jax/evaluation"])
-stand_in("ass_jax.runtime.compilation", keep_programs=lambda workdir: print("programs kept in", workdir.name))
-stand_in("ass_jax.training.loop", train=train, ENDS=(StoppedError,))
-stand_in("ass_jax.runtime.distributed", join=lambda settings: None, ended_together=contextlib.nullcontext)
+stand_in("ass_jax.runtime.compilation", use_compilation_cache=lambda workdir: print("cache in", workdir.name))
+stand_in("ass_jax.training", __path__=["ass_jax/training"])
+stand_in("ass_jax.training.loop", train=train, TrainingData=types.SimpleNamespace)
+stand_in("ass_jax.runtime.distributed", join=lambda settings: None, end_together=contextlib.nullcontext)
 stand_in("ass_jax.evaluation.evaluate", evaluate=evaluate)
-stand_in("ass_jax.checkpoints.integrity", DamagedError=type("DamagedError", (ValueError,), {}))
-stand_in("data.reading.bad_records", UndecodableError=type("UndecodableError", (ValueError,), {}))
+stand_in("ass_jax.inference", __path__=["ass_jax/inference"])
+stand_in("ass_jax.inference.image_files", find_images=lambda pattern: [pattern, "other"])
 stand_in(
     "ass_jax.inference.predictor",
-    find_images=lambda pattern: [pattern, "other"],
     open_predictor=lambda weights, config, class_table: f"{weights.name} {class_table.names[0]}",
+)
+stand_in(
+    "ass_jax.inference.prediction_files",
     predict_files=lambda *arguments: print(*arguments) or (["other: unreadable \x1b[31m"] if arguments[-1] else []),
 )
 names = ("training_batches", "evaluation_batches", "held_out_batches", "names_of_step")
@@ -106,7 +103,7 @@ def wire(tmp_path, *arguments):
 def test_training_is_wired(tmp_path):
     result = wire(tmp_path, "--config.seed=5")
     assert result.stdout.splitlines() == [
-        "programs kept in run",
+        "cache in run",
         "prepare",
         "train joint 5 True road run {'list': 'toy'}",
         "training_batches 7 ('host', 0) ('hosts', 2)",
@@ -125,7 +122,7 @@ def test_run_without_labelled_target_images_is_wired(tmp_path):
 
 def test_evaluation_is_wired(tmp_path):
     result = wire(tmp_path, "--mode=eval")
-    assert result.stdout.splitlines() == ["programs kept in run", "prepare", "evaluate joint road run"]
+    assert result.stdout.splitlines() == ["cache in run", "prepare", "evaluate joint road run"]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
     assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}}
@@ -140,7 +137,7 @@ def test_prediction_is_wired(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_unreadable_images_are_named_and_told_by_the_exit_code(tmp_path):
+def test_unreadable_images_are_named_and_change_the_exit_code(tmp_path):
     arguments = ("--input=a.png", f"--output={tmp_path}/out", "--confidence", "--weights=w.safetensors")
     result = wire(tmp_path, "--mode=predict", *arguments)
     assert f"w.safetensors road ['a.png', 'other'] {tmp_path}/out True\n" in result.stdout
@@ -148,24 +145,31 @@ def test_unreadable_images_are_named_and_told_by_the_exit_code(tmp_path):
     assert result.returncode == 1
 
 
-def test_a_workdir_that_cannot_be_is_told_plainly(tmp_path):
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "new").write_text("a file")
     result = wire(tmp_path)
     assert result.returncode == 2
-    assert "new" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert re.fullmatch(rf"{tmp_path}/new/run cannot be written \(Not a directory\)\. .*\n", result.stderr)
+
+
+def test_a_bug_shows_its_traceback(tmp_path):
+    result = wire(tmp_path, "--config.steps=3")
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1] == "writer closed"
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("ValueError: A bug\n")
 
 
 def test_second_training_is_refused_before_it_leaves_files(tmp_path):
-    with lock.held(tmp_path / "new/run"):
+    with training_lock(tmp_path / "new/run"):
         result = wire(tmp_path)
         assert (result.returncode, result.stdout) == (2, "")
         assert f"in use by another training: process {os.getpid()}" in result.stderr
-        assert [file.name for file in (tmp_path / "new/run").iterdir()] == [lock.FILE]
+        assert [file.name for file in (tmp_path / "new/run").iterdir()] == [LOCK]
         # Of several processes only the first one takes the lock.
         others = ("--config.distributed.coordinator=localhost:1", "--config.distributed.processes=2")
         assert wire(tmp_path, *others, "--config.distributed.index=1").returncode == 0
-    assert not (tmp_path / "new/run" / lock.FILE).exists()
+    assert not (tmp_path / "new/run" / LOCK).exists()
 
 
 def test_held_out_images_are_wired(tmp_path):
@@ -183,7 +187,7 @@ def test_test_images_leave_the_scores_alone(tmp_path):
     assert "expected --mode=eval" in result.stderr
 
 
-def test_interrupt_is_answered_plainly(tmp_path):
+def test_interrupt_shows_no_traceback(tmp_path):
     result = wire(tmp_path, "--config.steps=1")
     assert result.returncode == 130
     assert result.stdout.splitlines()[-1] == "writer closed"
@@ -210,7 +214,7 @@ def test_stopped_run_ends_with_the_code_of_its_signal(tmp_path):
         (["--mode=eval", "--config.steps=1"], "No checkpoint\n"),
     ],
 )
-def test_what_is_missing_is_told_plainly(tmp_path, arguments, message):
+def test_a_mistake_shows_only_its_message(tmp_path, arguments, message):
     result = wire(tmp_path, *arguments)
     assert (result.returncode, result.stderr) == (2, message)
 

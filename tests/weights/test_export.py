@@ -251,7 +251,7 @@ def test_unknown_endings(tmp_path, model):
 def test_files_that_cannot_be(tmp_path, model, ending):
     (tmp_path / "file").touch()
     (tmp_path / f"folder{ending}").mkdir()
-    with pytest.raises(WeightFileError, match=r"file/model.*: .*/file cannot be made a folder \(.+\)\."):
+    with pytest.raises(WeightFileError, match=r"file/model.*: .*/file cannot be made \(.+\)\."):
         write(model, tmp_path / "file" / f"model{ending}")
     with pytest.raises(WeightFileError, match="expected a file to write, found a folder"):
         write(model, tmp_path / f"folder{ending}")

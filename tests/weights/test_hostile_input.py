@@ -51,7 +51,7 @@ def test_pickles_in_the_place_of_any_file_of_a_checkpoint_are_not_run(saved, tmp
         sound = file.read_bytes()
         file.write_bytes(pickle.dumps(Marker(marker)))
         with Checkpoints(saved, read_only=True) as checkpoints:
-            step = checkpoints.latest_sound_step()
+            step = checkpoints.latest_intact_step()
             assert step in (1, 2)
             with contextlib.suppress(DamagedError):
                 checkpoints.restore(STATE, 2)
@@ -69,7 +69,7 @@ def test_names_that_are_no_steps_are_left_alone(saved, tmp_path, kind):
     for name in names:
         (saved / name).symlink_to(elsewhere / "9") if kind == "link" else (saved / name).mkdir()
     with Checkpoints(saved, keep_latest=1) as checkpoints:
-        assert checkpoints.latest_sound_step() == 2
+        assert checkpoints.latest_intact_step() == 2
         checkpoints.save(3, STATE, {"mIoU": 0.9}, {})
     assert {path.name for path in saved.iterdir()} == {"3", *names}
 
@@ -82,11 +82,11 @@ def test_links_in_the_place_of_steps_never_cost_what_they_point_to(saved, tmp_pa
     before = {path: path.read_bytes() for path in files_of(tmp_path / "elsewhere")}
     (saved / "3").symlink_to(tmp_path / target)
     with Checkpoints(saved, keep_latest=1) as checkpoints:
-        assert checkpoints.latest_sound_step() == (3 if target == "elsewhere/9" else 2)
+        assert checkpoints.latest_intact_step() == (3 if target == "elsewhere/9" else 2)
         for step in (4, 5):
             checkpoints.save(step, STATE, {"mIoU": 0.9}, {})
             checkpoints.wait()
-        assert checkpoints.latest_sound_step() == 5
+        assert checkpoints.latest_intact_step() == 5
     assert {path: path.read_bytes() for path in files_of(tmp_path / "elsewhere")} == before
 
 
@@ -105,7 +105,7 @@ def test_settings_of_a_run_are_data(run, backbone):  # noqa: F811
         with pytest.raises(ValueError, match=r"config\.json: model\.backbone is .*; expected one of resnet50"):
             open_run(run[0])
         file.write_text(json.dumps(hostile | {"__class__": {"__reduce__": ["os.system", "true"]}}))
-        with pytest.raises(ValueError, match=r"config\.json: it holds keys that no configuration has"):
+        with pytest.raises(ValueError, match=r"config\.json: it has keys that no configuration has"):
             open_run(run[0])
     finally:
         file.write_text(sound)

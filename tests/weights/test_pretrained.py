@@ -12,6 +12,7 @@ from ass_jax.weights import pretrained as module
 from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
 from ass_jax.weights.names import CAFFE_PIXELS, TORCHVISION_PIXELS
 from ass_jax.weights.pretrained import describe, flatten, open_weights, place, settings_metadata
+from configs.user_error import UserError
 from tests.helpers import foreign_weights
 from tests.helpers.foreign_weights import (
     NARROW,
@@ -143,11 +144,11 @@ def test_initial_weights_of_adaptsegnet(tmp_path, narrow):
         pretrained.source.name,
     )
     assert len(placement.random) == len(placement.skipped) == 8
-    assert set(placement.skipped.values()) == {"a classifier for 21 classes where 19 are wanted"}
+    assert set(placement.skipped.values()) == {"a classifier for 21 classes instead of 19"}
     text = describe(pretrained, placement)
     assert "AdaptSegNet's DeepLab (ResNet); 520 arrays loaded" in text
-    assert "Random as before: params/classifier/dilation12/bias" in text
-    assert "Skipped, a classifier for 21 classes where 19 are wanted: layer5.conv2d_list.0.bias" in text
+    assert "Not in the file, random: params/classifier/dilation12/bias" in text
+    assert "Skipped, a classifier for 21 classes instead of 19: layer5.conv2d_list.0.bias" in text
     assert "model.pixel_order=bgr" in text
     everything = place(pretrained, segmenter("resnet101", classes=21))[1]
     assert everything.random == ()
@@ -177,10 +178,10 @@ def test_own_file(tmp_path):
         assert leaf.tobytes() == arrays[path].tobytes()
     placement = place(pretrained, segmenter("resnet_tiny", classes=5))[1]
     assert len(placement.random) == 8
-    assert set(placement.skipped.values()) == {"a classifier for 3 classes where 5 are wanted"}
+    assert set(placement.skipped.values()) == {"a classifier for 3 classes instead of 5"}
 
     write_arrays(tmp_path / "own.safetensors", arrays, {"model": '{"pixel_order": "rg'})
-    with pytest.raises(WeightFileError, match=r"settings in .*own\.safetensors: it was cut short, or is no JSON"):
+    with pytest.raises(UserError, match=r"settings in .*own\.safetensors: it is not JSON, or is cut short"):
         open_weights(tmp_path / "own.safetensors")
 
 

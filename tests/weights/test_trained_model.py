@@ -21,6 +21,7 @@ from ass_jax.weights.pretrained import open_weights, settings_metadata
 from ass_jax.weights.trained_model import description, open_description, open_foreign, open_run, write_description
 from benchmarks.parity import inputs
 from configs import base
+from configs.user_error import UserError
 
 CLASSES = SimpleNamespace(names=("road", "sky", "car"), palette=np.arange(9, dtype=np.uint8).reshape(3, 3))
 
@@ -70,15 +71,15 @@ def test_run(run):
 
 
 def test_folders_that_are_no_run(tmp_path, run):
-    with pytest.raises(FileNotFoundError, match=r"absent has no config\.json: it is not the working directory"):
+    with pytest.raises(UserError, match=r"absent has no config\.json: it is not the working directory"):
         open_run(tmp_path / "absent")
     write_description(tmp_path, configuration(), CLASSES)
-    with pytest.raises(FileNotFoundError, match="has no checkpoints"):
+    with pytest.raises(UserError, match="has no checkpoints"):
         open_run(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(FileNotFoundError, match="No checkpoint in"):
+    with pytest.raises(UserError, match="No checkpoint in"):
         open_run(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"No checkpoint of step 7 in .*; steps there: 1, 2"):
+    with pytest.raises(UserError, match=r"No checkpoint of step 7 in .*; steps there: 1, 2"):
         open_run(run[0], step=7)
 
 
@@ -92,15 +93,15 @@ def test_run_without_an_average_says_so(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(4, state, None, {})
     open_run(tmp_path)
-    with pytest.raises(ValueError, match=r"^Checkpoint 4 in \S+ has no moving average: teacher.decay is 0 there\.$"):
+    with pytest.raises(UserError, match=r"^Checkpoint 4 in \S+ has no moving average: teacher.decay is 0 there\.$"):
         open_run(tmp_path, average=True)
 
 
 def broken(text):
     """Returns texts that are not what `text`, a dictionary in JSON, was, with what is said of them."""
     return {
-        text[: len(text) // 2]: "cut short, or is no JSON",
-        "": "cut short, or is no JSON",
+        text[: len(text) // 2]: "it is not JSON, or is cut short",
+        "": "it is not JSON, or is cut short",
         "7": "found 7",
         "{}": "",
     }
@@ -113,10 +114,10 @@ def test_broken_descriptions_are_named(tmp_path, run, name):
     text = file.read_text()
     for content, message in broken(text).items():
         file.write_text(content)
-        with pytest.raises(ValueError, match=f"run/{name}: .*{message}"):
+        with pytest.raises(UserError, match=f"run/{name}: .*{message}"):
             open_run(tmp_path / "run")
     file.write_bytes(b"\xff")
-    with pytest.raises(ValueError, match=f"run/{name}: it cannot be read"):
+    with pytest.raises(UserError, match=f"run/{name}: it cannot be read"):
         open_run(tmp_path / "run")
 
 
@@ -131,7 +132,7 @@ def test_settings_that_a_configuration_lacks_are_named_if_they_are_needed(tmp_pa
         del lacking[group][key]
         file.write_text(json.dumps(lacking))
         if f"{group}.{key}" in trained_module._SETTINGS:
-            with pytest.raises(ValueError, match=rf"config\.json: expected {group}\.{key} of type \w+, found nothing"):
+            with pytest.raises(UserError, match=rf"config\.json: expected {group}\.{key} of type \w+, found nothing"):
                 open_run(tmp_path / "run")
     for group, key in keys:
         if f"{group}.{key}" not in trained_module._SETTINGS:
@@ -154,7 +155,7 @@ def test_settings_that_a_configuration_lacks_are_named_if_they_are_needed(tmp_pa
 def test_class_tables_that_cannot_be(tmp_path, run, classes):
     shutil.copytree(run[0], tmp_path / "run")
     (tmp_path / "run" / "classes.json").write_text(json.dumps(classes))
-    with pytest.raises(ValueError, match=r"classes\.json: expected names of classes, and for each a colour of three"):
+    with pytest.raises(UserError, match=r"classes\.json: expected names of classes, each with a colour of three"):
         open_run(tmp_path / "run")
 
 
@@ -204,7 +205,7 @@ def test_description(tmp_path, run):
         open_description(open_weights(tmp_path / "partial.safetensors"))
     for content, message in broken(metadata["configuration"]).items():
         write_arrays(tmp_path / "broken.safetensors", whole, metadata | {"configuration": content})
-        with pytest.raises(ValueError, match=rf"^configuration in .*/broken\.safetensors: .*{message}"):
+        with pytest.raises(UserError, match=rf"^configuration in .*/broken\.safetensors: .*{message}"):
             open_description(open_weights(tmp_path / "broken.safetensors"))
     write_arrays(tmp_path / "plain.safetensors", whole, {})
     assert open_description(open_weights(tmp_path / "plain.safetensors")) is None
