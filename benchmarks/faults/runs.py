@@ -210,7 +210,7 @@ def change_settings(setting: Setting) -> Result:
     rate = "--config.optimizer.learning_rate=0.5"
     refused = place.start(name, longer, rate)
     outcomes = {
-        "refused": refused.wait() == 2 and "optimizer.learning_rate: 0.06 there, 0.5 here" in refused.text,
+        "refused": refused.wait() == 2 and "optimizer.learning_rate: checkpoint 0.06, now 0.5" in refused.text,
         "evaluated": place.start(name, rate, "--mode=eval").wait() == 0,
         "allowed": place.start(name, longer, rate, "--config.resume_with_changes").wait() == 0,
         "harmless ones": place.start(name, "--config.steps=63", rate, "--config.data.readers=1").wait() == 0,

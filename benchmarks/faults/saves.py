@@ -49,7 +49,7 @@ class Watch:
 
     def install(self) -> None:
         """Wraps what the training loop calls."""
-        for name in ("save", "check", "wait", "close"):
+        for name in ("save", "raise_failed_save", "wait", "close"):
             setattr(Checkpoints, name, self._timed(getattr(Checkpoints, name)))
         integrity.checksums = self._timed_checksums(integrity.checksums)
         Monitor.add = self._after_step(Monitor.add)

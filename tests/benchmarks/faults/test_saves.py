@@ -13,7 +13,7 @@ from benchmarks.faults.saves import Watch, verdict
 
 
 def test_steps_and_calls_are_timed_apart(tmp_path, monkeypatch):
-    for name in ("save", "check", "wait", "close"):
+    for name in ("save", "raise_failed_save", "wait", "close"):
         monkeypatch.setattr(Checkpoints, name, getattr(Checkpoints, name))
     monkeypatch.setattr(integrity, "checksums", integrity.checksums)
     monkeypatch.setattr(Monitor, "add", lambda monitor, metrics: monitor.seen.append(metrics))
