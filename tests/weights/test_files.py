@@ -125,7 +125,10 @@ def test_state_dicts_inside_checkpoints(tmp_path, torch, wrapper):
         (lambda torch: {"epoch": 3}, "expected a state dict of tensors, found dict"),
         (lambda torch: {"weight": torch.ones(2), "epoch": 3}, "expected only tensors, found int 'epoch'"),
         (lambda torch: {"weight": torch.eye(2).to_sparse()}, "'weight' of type torch.float32 cannot be used"),
-        (lambda torch: {"weight": torch.ones(2).to(torch.float8_e4m3fn)}, "'weight' of type torch.float8_e4m3fn cannot be used"),
+        (
+            lambda torch: {"weight": torch.ones(2).to(torch.float8_e4m3fn)},
+            "'weight' of type torch.float8_e4m3fn cannot be used",
+        ),
     ],
 )
 def test_other_things_than_tensors(tmp_path, torch, content, expected):

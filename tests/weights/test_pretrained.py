@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ass_jax.weights import pretrained as module
-from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
+from ass_jax.weights.files import read_arrays, write_arrays
 from ass_jax.weights.names import CAFFE_PIXELS, TORCHVISION_PIXELS
 from ass_jax.weights.pretrained import describe, flatten, open_weights, place, settings_metadata
 from configs.user_error import UserError
