@@ -225,7 +225,7 @@ def _report_memory(config: ConfigDict, class_table: classes.ClassTable) -> None:
     console.print_error("", "Compiling a training step to calculate its memory ...")
     try:
         lines = memory_estimate.report_lines(config, len(class_table.names), streams.shapes(config))
-    except RuntimeError as error:  # Of JAX's compiler as well.
+    except (RuntimeError, UserError) as error:  # RuntimeError: also of JAX's compiler.
         lines = [f"The memory of a training step could not be calculated: {error}"]
     console.say("", *lines)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ass_jax.models.convolution import Conv
+from configs.user_error import UserError
 
 SLOPE = 0.2  # Of leaky ReLU below zero.
 SMALLEST_SIZE = 32  # Pixels: the global discriminator halves five times.
@@ -36,11 +37,11 @@ class GlobalDiscriminator(nn.Module):
           Logits [B, H // 32, W // 32, 1] float32, positive for the target domain.
 
         Raises:
-          ValueError: height or width is below `SMALLEST_SIZE`.
+          UserError: height or width is below `SMALLEST_SIZE`.
         """
         height, width = probabilities.shape[1:3]
         if min(height, width) < SMALLEST_SIZE:
-            raise ValueError(
+            raise UserError(
                 f"The global discriminator needs maps of at least {SMALLEST_SIZE}x{SMALLEST_SIZE} pixels, "
                 f"found {height}x{width}."
             )

@@ -8,7 +8,7 @@ import pytest
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.evaluation.evaluate import evaluate
 from ass_jax.runtime.workdir import CHECKPOINTS
-from ass_jax.training import loop
+from ass_jax.training import loop, validation
 from configs.user_error import UserError
 from tests.helpers import small_runs
 from tests.helpers.small_runs import CLASSES, configuration, evaluation_batches, run, scores_of
@@ -28,12 +28,12 @@ def test_unknown_checkpoint_choice_lists_the_valid_ones(tmp_path):
 
 
 def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, capsys):
-    validation, held_out = iter([0.2, 0.9, 0.4, 0.3]), iter([0.1, 0.2, 0.8, 0.3])
+    on_validation, on_held_out = iter([0.2, 0.9, 0.4, 0.3]), iter([0.1, 0.2, 0.8, 0.3])
     seen = []
 
     def score(variables, batches, **others):
         seen.append(sorted(others))
-        return scores_of(next(held_out))
+        return scores_of(next(on_held_out))
 
     def idle(state, batch, **others):
         return state.replace(step=state.step + 1), dict.fromkeys(
@@ -41,7 +41,7 @@ def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, c
         )
 
     monkeypatch.setattr(loop, "train_step", idle)
-    monkeypatch.setattr(validation, "score_all", lambda *_, **__: scores_of(next(validation)))
+    monkeypatch.setattr(validation, "score_all", lambda *_, **__: scores_of(next(on_validation)))
     monkeypatch.setattr(validation, "score", score)
     config = configuration("joint", **{"steps": 4, "evaluation.every": 1, "checkpoint.keep": 1, "teacher.decay": 0.0})
     report, writer, _ = run(config, tmp_path, held_out_batches=lambda: evaluation_batches(1))
