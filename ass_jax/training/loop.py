@@ -302,8 +302,8 @@ def _compile_step(
     """Compiles the training step and prints its size, the time that compiling took, and its memory."""
     begun = time.monotonic()
     step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
-    step = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch)
-    step = step.compile(compiler_options=compilation.options_of_steps())
+    lowered = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch)
+    compiled = lowered.compile(compiler_options=compilation.options_of_steps())
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))
     sizes = ", ".join(
         f"{len(examples['image'])} {stream} {examples['image'].shape[1]}x{examples['image'].shape[2]}"
@@ -313,9 +313,9 @@ def _compile_step(
         f"{config.variant}: {config.model.backbone}, {weights / 1e6:.2f} million weights; a step takes {sizes}; "
         f"{mesh.size} {jax.devices()[0].platform} device(s); compiled in {format_seconds(time.monotonic() - begun)}."
     )
-    needed = memory_estimate.program_bytes(step, batch)
+    needed = memory_estimate.program_bytes(compiled, batch)
     if needed is not None:
         say(f"A step needs about {memory_estimate.gigabytes(needed)} of memory on each device.")
         if warning := memory_estimate.warning(needed):
             logging.warning("%s", warning)
-    return step
+    return compiled
