@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array, lax
+from jax import Array
 from jax.lax import stop_gradient
 from ml_collections import ConfigDict
 
@@ -28,7 +28,7 @@ from ass_jax.method.state import TrainState
 from ass_jax.method.teacher import follow, mixed_examples, pseudo_labels
 from ass_jax.models import Networks
 from ass_jax.models.preprocess import normalise
-from ass_jax.ops import resize_bilinear
+from ass_jax.ops import resize_bilinear, sum_by_stream
 
 Metrics = dict[str, Array]
 
@@ -87,17 +87,14 @@ def train_step(
             metrics |= found
         return total, (batch_stats, metrics)
 
-    batch_stats, sums = state.batch_stats, None
-    for name in STREAMS:
-        if name not in batch:
-            continue
-        examples = batch[name]
-        if sums is not None:
-            # No term joins two streams, so the activations of one can be gone before those of the next are made.
-            examples, batch_stats, sums = lax.optimization_barrier((examples, batch_stats, sums))
+    def terms(batch_stats: dict, streams: dict) -> tuple[dict, dict]:
         value_and_gradients = jax.value_and_grad(objective, has_aux=True)
-        (loss, (batch_stats, found)), gradients = value_and_gradients(state.params, batch_stats, {name: examples})
-        sums = _added(sums, {"total": loss, "metrics": found, "gradients": gradients})
+        (total, (batch_stats, metrics)), gradients = value_and_gradients(state.params, batch_stats, streams)
+        return batch_stats, {"total": total, "metrics": metrics, "gradients": gradients}
+
+    # No term joins two streams.
+    streams = {name: batch[name] for name in STREAMS if name in batch}
+    batch_stats, sums = sum_by_stream(terms, state.batch_stats, streams)
     total, metrics, gradients = sums["total"], sums["metrics"] | taught, sums["gradients"]
     norms = {f"gradient_norm/{network}": optax.tree.norm(gradient) for network, gradient in gradients.items()}
     finite = jnp.isfinite(jnp.stack([total, *norms.values()])).all()
@@ -236,17 +233,6 @@ def _adversary_metrics(name: str, fool: Array, learn: Array, accuracy: Array) ->
         f"loss/{name}_discriminator": learn,
         f"accuracy/{name}_discriminator": accuracy,
     }
-
-
-def _added(sums: dict | None, found: dict) -> dict:
-    """Adds dictionaries of arrays, nested, entry by entry; what only one has stays as it is."""
-    if sums is None:
-        return found
-    both = sums | found
-    for name, value in found.items():  # In an order that is the same in every process: it is the program's.
-        if name in sums:
-            both[name] = _added(sums[name], value) if isinstance(value, dict) else sums[name] + value
-    return both
 
 
 def _ramp(step: Array, warmup_steps: int) -> Array | float:

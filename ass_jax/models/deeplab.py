@@ -8,6 +8,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from ass_jax import ops
+from ass_jax.models.layers import Conv
 from ass_jax.models.resnet import ResNet
 from ass_jax.models.vgg import Vgg
 
@@ -20,7 +21,7 @@ class DeepLab(nn.Module):
     Attributes:
       backbone: module that maps (images, train) to features.
       num_classes: C.
-      branches: how many of `DILATIONS` act.
+      branches: how many of `DILATIONS` are used.
       dtype: compute type of the classifier; parameters are float32.
     """
 
@@ -35,7 +36,7 @@ class DeepLab(nn.Module):
 
         Args:
           images: [B, H, W, 3].
-          train: whether batch norm uses, and updates its running values by, statistics of the batch.
+          train: whether batch norm uses statistics of the batch, and moves its running ones towards them.
 
         Returns:
           Features [B, h, w, D] in the compute type and logits [B, h, w, C] float32.
@@ -50,7 +51,7 @@ class Classifier(nn.Module):
 
     Attributes:
       num_classes: C.
-      branches: how many of `DILATIONS` act.
+      branches: how many of `DILATIONS` are used.
       dtype: compute type; parameters and the sum are float32.
     """
 
@@ -62,26 +63,10 @@ class Classifier(nn.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         """Maps features [B, h, w, D] to logits [B, h, w, C] float32."""
         dilations = DILATIONS[: self.branches]
-        shape = (3, 3, features.shape[-1], self.num_classes)
-        kernels, biases = zip(*(_Branch(shape, name=f"dilation{dilation}")() for dilation in dilations), strict=True)
-        features, kernels = features.astype(self.dtype), [kernel.astype(self.dtype) for kernel in kernels]
-        return ops.atrous_sum(features, kernels, dilations) + sum(biases)
-
-
-class _Branch(nn.Module):
-    """The parameters of one dilated convolution.
-
-    Attributes:
-      shape: of the kernel.
-    """
-
-    shape: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        """Returns the kernel and the bias, float32."""
-        kernel = self.param("kernel", nn.initializers.normal(0.01), self.shape, jnp.float32)
-        return kernel, self.param("bias", nn.initializers.zeros, self.shape[-1:], jnp.float32)
+        branch = functools.partial(Conv, self.num_classes, 3, use_bias=True, kernel_init=nn.initializers.normal(0.01))
+        branches = (branch(name=f"dilation{dilation}").parameters(features.shape[-1]) for dilation in dilations)
+        kernels, biases = zip(*branches, strict=True)
+        return ops.atrous_sum(features.astype(self.dtype), kernels, dilations) + sum(biases)
 
 
 def _resnet(model: ConfigDict, **architecture) -> ResNet:
@@ -99,13 +84,13 @@ def _vgg(model: ConfigDict) -> Vgg:
 
 
 def _remat(model: ConfigDict) -> bool:
-    return model.get("remat", False)  # Of no weight's meaning, so that a file of weights need not say it.
+    return model.get("remat", False)  # Weights do not depend on it, so that a file of weights may leave it out.
 
 
 BACKBONES = {
     "resnet50": functools.partial(_resnet, stage_sizes=(3, 4, 6, 3)),
     "resnet101": functools.partial(_resnet, stage_sizes=(3, 4, 23, 3)),
-    # Learns from random weights within minutes on a CPU; 128 features.
+    # Learns from random weights within minutes on a CPU; has 128 features.
     "resnet_tiny": functools.partial(
         _resnet, stage_sizes=(1, 1, 1, 1), block="basic", width=16, stem_width=16, stem_kernel=3
     ),

@@ -1,4 +1,4 @@
-"""The two adversaries: one sees maps of class probabilities, the other class-wise mean vectors."""
+"""The two domain classifiers: one reads maps of class probabilities, the other class-wise mean vectors."""
 
 import functools
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ass_jax.models.convolution import Conv
+from ass_jax.models.layers import Conv
 from configs.user_error import UserError
 
-SLOPE = 0.2  # Of leaky ReLU below zero.
-SMALLEST_SIZE = 32  # Pixels: the global discriminator halves five times.
+SLOPE = 0.2  # Leaky ReLU, below zero.
+SMALLEST_SIZE = 32  # Pixels; the global discriminator halves five times.
 
 
 class GlobalDiscriminator(nn.Module):

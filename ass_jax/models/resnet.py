@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ass_jax import ops
-from ass_jax.models.convolution import Conv, Matrix
-from ass_jax.models.normalisation import BatchNorm
+from ass_jax.models.layers import conv_bn
 
 EXPANSION = 4  # Output channels of a bottleneck block over those of its 3x3 convolution.
 STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation of each stage.
@@ -17,8 +16,6 @@ STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation of each stage.
 
 class ResNet(nn.Module):
     """Residual network without the classifier.
-
-    Kernels start He-normal over their outputs, batch norm at scale 1 and offset 0.
 
     Attributes:
       stage_sizes: blocks of each of the four stages.
@@ -29,7 +26,7 @@ class ResNet(nn.Module):
       stride_in: convolution of a bottleneck block that strides, "1x1" or "3x3".
       batch_norm: "batch" normalises by statistics of the batch in training, "frozen" by running ones.
       dtype: compute type; parameters and statistics are float32.
-      remat: whether the backward pass computes the insides of each block again instead of keeping them.
+      remat: whether the backward pass computes the inside of each block again instead of storing it.
     """
 
     stage_sizes: tuple[int, int, int, int]
@@ -48,32 +45,18 @@ class ResNet(nn.Module):
 
         D is 32 * width with bottleneck blocks and 8 * width with basic ones.
         """
-        kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        conv = functools.partial(Conv, kernel_init=kernel_init, dtype=self.dtype)
-        matrix = functools.partial(Matrix, kernel_init=kernel_init)
-        norm = functools.partial(
-            BatchNorm,
-            use_running_average=not train or self.batch_norm == "frozen",
-            dtype=self.dtype,
-        )
-        kept = nn.remat if self.remat else lambda block: block
-        bottleneck = functools.partial(kept(Bottleneck), matrix=matrix, stride_in=self.stride_in)
-        blocks = {"bottleneck": bottleneck, "basic": kept(Basic)}
-        x = conv(self.stem_width, self.stem_kernel, stride=2, name="stem")(images)
-        x = norm(name="stem_norm", relu=True)(x)
+        layer = functools.partial(conv_bn, train=train and self.batch_norm == "batch", dtype=self.dtype)
+        remat = nn.remat if self.remat else lambda block: block
+        bottleneck = functools.partial(remat(Bottleneck), stride_in=self.stride_in)
+        block = {"bottleneck": bottleneck, "basic": remat(Basic)}[self.block]
+        x = layer(images, self.stem_width, self.stem_kernel, 2, relu=True, name="stem")
         # Rounds the size up as the reference does; an odd one does not reach the second row and column after the map.
         x = ops.max_pool(x, side=3, padding=(1, 2))
         for stage, (count, (stride, dilation)) in enumerate(zip(self.stage_sizes, STAGES, strict=True)):
             for index in range(count):
-                x = blocks[self.block](
-                    width=self.width * 2**stage,
-                    stride=stride if index == 0 else 1,
-                    dilation=dilation,
-                    project=index == 0,
-                    conv=conv,
-                    norm=norm,
-                    name=f"stage{stage + 1}_block{index + 1}",
-                )(x)
+                first = index == 0
+                name = f"stage{stage + 1}_block{index + 1}"
+                x = block(self.width * 2**stage, stride if first else 1, dilation, first, layer, name=name)(x)
         return x
 
 
@@ -85,9 +68,7 @@ class Bottleneck(nn.Module):
       stride: of the block.
       dilation: of the 3x3 convolution.
       project: whether the shortcut is a strided 1x1 convolution instead of the identity.
-      conv: constructor of convolutions.
-      matrix: constructor of the kernels of 1x1 convolutions that are left to a normalisation.
-      norm: constructor of normalisations.
+      conv_bn: `ass_jax.models.layers.conv_bn` with its compute type and whether it trains.
       stride_in: convolution that strides, "1x1" (the first) or "3x3".
     """
 
@@ -95,23 +76,18 @@ class Bottleneck(nn.Module):
     stride: int
     dilation: int
     project: bool
-    conv: Callable[..., nn.Module]
-    matrix: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
+    conv_bn: Callable[..., jax.Array]
     stride_in: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, channels] to [B, H', W', EXPANSION * width]."""
-        reduce_stride, spatial_stride = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
-        y = self.conv(self.width, 1, stride=reduce_stride, name="reduce")(x)
-        y = self.norm(name="reduce_norm", relu=True)(y)
-        y = self.conv(self.width, 3, stride=spatial_stride, dilation=self.dilation, name="spatial")(y)
-        y = self.norm(name="spatial_norm", relu=True)(y)
-        y = self.norm(name="expand_norm")(y, self.matrix(EXPANSION * self.width, name="expand")(y.shape[-1]))
+        first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+        y = self.conv_bn(x, self.width, 1, first, relu=True, name="reduce")
+        y = self.conv_bn(y, self.width, 3, second, self.dilation, relu=True, name="spatial")
+        y = self.conv_bn(y, EXPANSION * self.width, name="expand")
         if self.project:
-            x = self.conv(EXPANSION * self.width, 1, stride=self.stride, name="shortcut")(x)
-            x = self.norm(name="shortcut_norm")(x)
+            x = self.conv_bn(x, EXPANSION * self.width, 1, self.stride, name="shortcut")
         return ops.add_relu(x, y)
 
 
@@ -123,25 +99,20 @@ class Basic(nn.Module):
       stride: of the first convolution.
       dilation: of both convolutions.
       project: whether the shortcut is a strided 1x1 convolution instead of the identity.
-      conv: constructor of convolutions.
-      norm: constructor of normalisations.
+      conv_bn: see `Bottleneck`.
     """
 
     width: int
     stride: int
     dilation: int
     project: bool
-    conv: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
+    conv_bn: Callable[..., jax.Array]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, channels] to [B, H', W', width]."""
-        y = self.conv(self.width, 3, stride=self.stride, dilation=self.dilation, name="first")(x)
-        y = self.norm(name="first_norm", relu=True)(y)
-        y = self.conv(self.width, 3, dilation=self.dilation, name="second")(y)
-        y = self.norm(name="second_norm")(y)
+        y = self.conv_bn(x, self.width, 3, self.stride, self.dilation, relu=True, name="first")
+        y = self.conv_bn(y, self.width, 3, 1, self.dilation, name="second")
         if self.project:
-            x = self.conv(self.width, 1, stride=self.stride, name="shortcut")(x)
-            x = self.norm(name="shortcut_norm")(x)
+            x = self.conv_bn(x, self.width, 1, self.stride, name="shortcut")
         return ops.add_relu(x, y)

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ass_jax import ops
-from ass_jax.models.convolution import Conv
+from ass_jax.models.layers import Conv
 
 # Convolutions, channels and dilation of each block. The first three end in a pool: stride 8.
 BLOCKS = ((2, 64, 1), (2, 128, 1), (3, 256, 1), (3, 512, 1), (3, 512, 2))
 POOLED = 3
-HEAD = (1024, 1024)  # Channels of the two convolutions that stand for the fully connected layers.
+HEAD = (1024, 1024)  # Channels of the two convolutions that replace the fully connected layers.
 HEAD_DILATION = 4
 
 
@@ -19,7 +19,7 @@ class Vgg(nn.Module):
 
     Attributes:
       dtype: compute type; parameters are float32.
-      remat: whether the backward pass computes the insides of each block again instead of keeping them.
+      remat: whether the backward pass computes the inside of each block again instead of storing it.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -28,11 +28,11 @@ class Vgg(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Maps normalised images [B, H, W, 3] to features [B, H // 8, W // 8, 1024]."""
-        del train  # The network acts alike in training and evaluation.
+        del train  # There is no batch norm.
         x = images
-        through = nn.remat(Vgg._block, static_argnums=2) if self.remat else Vgg._block
+        block = nn.remat(Vgg._block, static_argnums=2) if self.remat else Vgg._block
         for number in range(len(BLOCKS)):
-            x = through(self, x, number)
+            x = block(self, x, number)
         for index, channels in enumerate(HEAD):
             x = nn.relu(self._conv(channels, HEAD_DILATION, f"head_conv{index + 1}")(x))
         return x

@@ -1,4 +1,8 @@
-"""Max pooling that keeps which entry of each window it chose: XLA's own gradient searches for it, slowly on CPUs."""
+"""Max pooling that stores which entry of each window is the maximum.
+
+XLA of jaxlib 0.10.2 needs this: its own gradient searches for that entry, slowly on CPUs. Measured in
+docs/performance/cpu.md, "Max pooling".
+"""
 
 import functools
 import itertools
@@ -7,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.taps import interleaved
 
 _STRIDE = 2
@@ -29,28 +34,34 @@ def max_pool(x: jax.Array, side: int, padding: tuple[int, int] = (0, 0)) -> jax.
     return _pool(x, side, padding)
 
 
+def choose(platform: str) -> str:
+    """Returns "by_taps" where the forward pass stores the entry, "by_search" where the backward pass searches it."""
+    return "by_taps" if platform == "cpu" else "by_search"
+
+
 def _pool(x: jax.Array, side: int, padding: tuple[int, int]) -> jax.Array:
     around = ((0, 0), padding, padding, (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, side, side, 1), (1, _STRIDE, _STRIDE, 1), around)
 
 
 def _forward(x, side, padding):
-    by_taps = functools.partial(_pool_by_taps, side=side, padding=padding)
-    y, chosen = lax.platform_dependent(x, cpu=by_taps, default=lambda x: _without_choice(_pool(x, side, padding)))
+    ways = {"by_taps": _pool_by_taps, "by_search": _pool_for_search}
+    y, chosen = by_platform(choose, lambda way: functools.partial(ways[way], side=side, padding=padding), x)
     return y, (x, chosen)
 
 
 def _backward(side, padding, residuals, gradient):
     x, chosen = residuals
-    by_taps = functools.partial(_gradient_by_taps, side=side, padding=padding)
-    by_search = functools.partial(_gradient_by_search, side=side, padding=padding)
-    return (lax.platform_dependent(x, chosen, gradient, cpu=by_taps, default=by_search),)
+    ways = {"by_taps": _gradient_by_taps, "by_search": _gradient_by_search}
+    settings = {"side": side, "padding": padding}
+    return (by_platform(choose, lambda way: functools.partial(ways[way], **settings), x, chosen, gradient),)
 
 
 max_pool.defvjp(_forward, _backward)
 
 
-def _without_choice(y):
+def _pool_for_search(x, side, padding):
+    y = _pool(x, side, padding)
     return y, jnp.zeros(y.shape, jnp.int8)
 
 
@@ -62,8 +73,8 @@ def _gradient_by_search(x, chosen, gradient, side, padding):
 def _pool_by_taps(x: jax.Array, side: int, padding: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     """Finds the maximum of each window, and the first tap that holds it.
 
-    The tap is decided here and kept as an integer. The backward pass must not find it by comparing x with the maximum:
-    XLA may work out either again, fused with other operations and so rounded otherwise, and then no tap holds it.
+    The tap is found here and stored as an integer. The backward pass must not find it by comparing x with the maximum:
+    XLA may compute either again, fused with other operations and so rounded differently, and then no tap holds it.
 
     Args:
       x: [B, H, W, channels].
@@ -73,7 +84,7 @@ def _pool_by_taps(x: jax.Array, side: int, padding: tuple[int, int]) -> tuple[ja
     Returns:
       The maxima [B, H', W', channels], and int8 of that shape: row * side + column within the window.
     """
-    # The barriers have each computed once: the input for all taps, and the tap for all that the gradient reads.
+    # Without the barriers, XLA computes the input once per tap, and the chosen taps once per reader.
     padded = jnp.pad(lax.optimization_barrier(x), ((0, 0), padding, padding, (0, 0)), constant_values=-jnp.inf)
     rows, columns = ((length - side) // _STRIDE + 1 for length in padded.shape[1:3])
     maxima, chosen = None, None
@@ -92,10 +103,10 @@ def _pool_by_taps(x: jax.Array, side: int, padding: tuple[int, int]) -> tuple[ja
 def _gradient_by_taps(
     x: jax.Array, chosen: jax.Array, gradient: jax.Array, side: int, padding: tuple[int, int]
 ) -> jax.Array:
-    """Adds up what each row and column gets from the windows that have chosen it.
+    """Adds up, for each cell, the gradients of the windows whose maximum it is.
 
     Args:
-      x: [B, H, W, channels], the input, of which the size is taken.
+      x: [B, H, W, channels], the input; its size alone is used.
       chosen: int8 [B, H', W', channels], the tap of each window that takes its gradient.
       gradient: [B, H', W', channels], of the output.
       side: of a window.
@@ -115,7 +126,5 @@ def _gradient_by_taps(
             part += jnp.pad(arrived, ((0, 0), (up, furthest - up), (left, furthest - left), (0, 0)))
         parts.append(part)
     found, before = interleaved(parts, _STRIDE), padding[0]
-    ends = [
-        (-before, before + wanted - length, 0) for wanted, length in zip(x.shape[1:3], found.shape[1:3], strict=True)
-    ]
+    ends = [(-before, before + size - length, 0) for size, length in zip(x.shape[1:3], found.shape[1:3], strict=True)]
     return lax.pad(found, jnp.zeros((), found.dtype), [(0, 0, 0), *ends, (0, 0, 0)])

@@ -1,46 +1,23 @@
-"""Matrix products of maps, whose gradients for the matrix are summed over cells as each platform does it fast."""
+"""The product of two maps, summed over cells: gradients of 1x1 kernels, and covariances.
+
+XLA of jaxlib 0.10.2 needs this: left to itself, it transposes the wrong matrix on CPUs and recomputes what led to it,
+and on GPUs it pads long sums. Measured in docs/performance/cpu.md, "Sums of products over cells".
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.taps import cells
 
-# Entries of a result, on a CPU, from which XLA's own product of a transposed matrix is the faster one.
+# CPU: from this many entries of the result on, XLA's own product of a transposed matrix is faster.
 _ENTRIES_FOR_PLAIN = 2**18
-# Entries of a result, on a GPU, below which the sum is parted: there is too little to do at a time.
-_ENTRIES = 2**21
+# GPU: below this many entries of the result, there is too little to do in parallel, so the sum is split.
+_ENTRIES_FOR_ONE_SUM = 2**21
 _MOST_PARTS = 64
-
-
-@jax.custom_vjp
-def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Multiplies the channels of each cell by a matrix.
-
-    Left to itself, XLA:CPU transposes the output's gradient for the matrix's, and does all that led to that gradient
-    once more on the way.
-
-    Args:
-      x: [B, H, W, channels].
-      matrix: [channels, features], of the same type.
-
-    Returns:
-      [B, H, W, features] of the type of `x`.
-    """
-    return x @ matrix
-
-
-def _multiply_forward(x, matrix):
-    return x @ matrix, (x, matrix)
-
-
-def _multiply_backward(residuals, gradient):
-    x, matrix = residuals
-    gradient = lax.optimization_barrier(gradient)
-    return gradient @ matrix.T, transposed_product(x, gradient).astype(x.dtype)
-
-
-multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
 def transposed_product(left: jax.Array, right: jax.Array) -> jax.Array:
@@ -53,21 +30,29 @@ def transposed_product(left: jax.Array, right: jax.Array) -> jax.Array:
     Returns:
       [channels, features] float32.
     """
-    return lax.platform_dependent(left, right, cpu=_narrower_first, cuda=_in_parts, default=_plain)
+    return by_platform(lambda platform: choose(left.shape, right.shape, platform), _WAYS.get, left, right)
+
+
+def choose(left_shape: tuple[int, ...], right_shape: tuple[int, ...], platform: str) -> str:
+    """Returns the way that is fastest, one of `_WAYS`."""
+    if platform == "cuda":
+        return "in_parts"
+    if platform != "cpu":
+        return "plain"
+    return "behind_barrier" if left_shape[-1] * right_shape[-1] >= _ENTRIES_FOR_PLAIN else "narrower_first"
 
 
 def _plain(left, right):
     return jnp.matmul(cells(left).T, cells(right), preferred_element_type=jnp.float32)
 
 
-def _narrower_first(left, right):
-    """Transposes the narrower matrix before a product of few entries; with many, XLA:CPU's own way is faster.
+def _behind_barrier(left, right):
+    return _plain(*lax.optimization_barrier((cells(left), cells(right))))
 
-    The barriers keep it from doing what led to a matrix once more, transposed, and from transposing what it likes.
-    """
+
+def _narrower_first(left, right):
+    """Transposes the narrower matrix first; the barriers keep XLA from choosing another order."""
     left, right = lax.optimization_barrier((cells(left), cells(right)))
-    if left.shape[1] * right.shape[1] >= _ENTRIES_FOR_PLAIN:
-        return _plain(left, right)
     if left.shape[1] <= right.shape[1]:
         return jnp.matmul(lax.optimization_barrier(left.T), right, preferred_element_type=jnp.float32)
     product = jnp.matmul(lax.optimization_barrier(right.T), left, preferred_element_type=jnp.float32)
@@ -75,13 +60,21 @@ def _narrower_first(left, right):
 
 
 def _in_parts(left, right):
-    """Adds up products of equally many cells, which a GPU computes side by side.
+    """Sums parts of equally many cells in parallel, then the parts.
 
-    XLA:GPU parts long sums by itself, but by powers of two, and copies both matrices where these do not divide. No part
-    reaches over two images, which may lie on different devices.
+    XLA splits by powers of two, and copies both matrices where these do not divide the cells. No part reaches over two
+    images, which may lie on different devices.
     """
-    batch, count = len(left), left.shape[1] * left.shape[2]
-    wanted = max(1, min(_MOST_PARTS, _ENTRIES // (left.shape[-1] * right.shape[-1])) // batch)
-    parts = next((parts for parts in range(wanted, 8 * wanted) if count % parts == 0), 1)
+    batch, count = len(left), math.prod(left.shape[1:3])
+    fewest = max(1, min(_MOST_PARTS, _ENTRIES_FOR_ONE_SUM // (left.shape[-1] * right.shape[-1])) // batch)
+    parts = next((parts for parts in range(fewest, 8 * fewest) if count % parts == 0), 1)
     left, right = (maps.reshape(batch * parts, count // parts, maps.shape[-1]) for maps in (left, right))
     return jnp.einsum("pnc,pnf->pcf", left, right, preferred_element_type=jnp.float32).sum(axis=0)
+
+
+_WAYS = {
+    "plain": _plain,
+    "behind_barrier": _behind_barrier,
+    "narrower_first": _narrower_first,
+    "in_parts": _in_parts,
+}

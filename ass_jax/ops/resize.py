@@ -19,8 +19,8 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """
     x = x.astype(jnp.float32)
     height, width = size
-    # Columns first: the map stays low while it has to be transposed. The rows' matrix is repeated for each image, so
-    # that their product already lies as the result has to.
+    # Columns first: the map is still low when it is transposed. The rows' matrix is repeated for each image, so that
+    # the product has the layout of the result. Measured in docs/performance/cpu.md, "Resizing".
     if width != x.shape[2]:
         x = jnp.einsum("Ww,bhwk->bhWk", interpolation_matrix(x.shape[2], width), x, precision="highest")
     if height != x.shape[1]:
@@ -48,12 +48,12 @@ def nearest_indices(small: int, large: int) -> np.ndarray:
 
 
 def interpolation_matrix(cells: int, size: int) -> np.ndarray | jax.Array:
-    """Returns the matrix that brings `cells` cells to `size` cells with aligned corners.
+    """Returns the matrix that resizes an axis of `cells` cells to `size` cells with aligned corners.
 
     Returns:
       float32 [size, cells], whose rows hold the two weights of each output cell.
     """
-    # A constant where the sizes are known; in an exported program they may be symbols.
+    # A constant where the sizes are known; exported programs may have symbolic sizes.
     known = isinstance(cells, int) and isinstance(size, int)
     numbers = np if known else jnp
     positions = numbers.arange(size) * (cells - 1) / numbers.maximum(size - 1, 1)

@@ -1,4 +1,4 @@
-"""A strided convolution as one without stride: of the input's rows and columns modulo the stride, as if channels."""
+"""Strided convolutions as convolutions without stride, of an input whose cells modulo the stride become channels."""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,13 @@ from ass_jax.ops.taps import cells, output_size, padding
 
 
 def taps_without_stride(kernel_shape: tuple[int, ...], stride: int, dilation: int) -> int:
-    """Returns the side of the kernel that `without_stride` would make, 0 where it knows no such convolution."""
+    """Returns the side of the kernel of `without_stride`, 0 where there is no such kernel."""
     rows, columns = kernel_shape[:2]
     return -(-rows // stride) if rows == columns and dilation == 1 < stride else 0
 
 
 def without_stride(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the arguments of a convolution without stride and padding that has the same result.
+    """Returns the arguments of a convolution without stride and padding that gives the same result.
 
     Args:
       x: [B, H, W, channels].
@@ -31,8 +31,8 @@ def without_stride(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Ar
 def kernel_gradient(x: jax.Array, gradient: jax.Array, kernel_shape: tuple[int, ...], stride: int) -> jax.Array:
     """Computes the gradient of a kernel by one product for each row of taps without stride.
 
-    Pays where there are few channels beside the features: XLA:CPU's own takes twice as long there for a 7×7 kernel, and
-    its errors are tenfold.
+    It pays where channels are few and features many: there XLA:CPU's own takes twice as long for a 7x7 kernel, and its
+    errors are ten times as large.
 
     Args:
       x: [B, H, W, channels], the input of the convolution.

@@ -1,10 +1,9 @@
-"""What the taps of a kernel see: maps, zero-padded, shifted and cut."""
+"""Maps as the taps of a kernel read them: padded with zeros, shifted, split and put together again."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 
 def padding(kernel_shape: tuple[int, ...], dilation: int) -> tuple[int, int]:
@@ -15,7 +14,7 @@ def padding(kernel_shape: tuple[int, ...], dilation: int) -> tuple[int, int]:
 def output_size(
     size: Sequence[int], kernel_shape: tuple[int, ...], stride: int = 1, dilation: int = 1
 ) -> tuple[int, ...]:
-    """Returns height and width of what a convolution, padded as `padding` tells, makes of a map of this size."""
+    """Returns the height and width of a convolution's output, for an input of that size with `padding` around it."""
     pads = padding(kernel_shape, dilation)
     return tuple(
         (length + 2 * pad - dilation * (side - 1) - 1) // stride + 1
@@ -23,26 +22,8 @@ def output_size(
     )
 
 
-def without_idle_taps(kernel: jax.Array, size: tuple[int, ...], dilation: int) -> jax.Array:
-    """Drops the taps of an odd kernel that lie in the padding wherever the kernel stands.
-
-    Args:
-      kernel: [rows, columns, channels, features].
-      size: height and width of the map.
-      dilation: of the kernel.
-
-    Returns:
-      [rows, columns, channels, features], of fewer rows or columns where some are idle.
-    """
-    for axis, length in enumerate(size):
-        centre, reach = kernel.shape[axis] // 2, (length - 1) // dilation
-        if kernel.shape[axis] % 2 and reach < centre:
-            kernel = lax.slice_in_dim(kernel, centre - reach, centre + reach + 1, axis=axis)
-    return kernel
-
-
 def shifts(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> list[jax.Array]:
-    """Returns the input, zero-padded, as each tap of a kernel of stride 1 sees it.
+    """Returns the padded input as each tap of a kernel of stride 1 reads it.
 
     Args:
       x: [B, H, W, channels].
@@ -63,9 +44,9 @@ def shifts(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> list[j
 
 
 def phases(x: jax.Array, dilation: int) -> jax.Array:
-    """Parts a map by its rows and columns modulo `dilation`.
+    """Splits a map by its rows and columns modulo `dilation`.
 
-    A dilated kernel reads one part's cells as an undilated one does.
+    On each part, a kernel without dilation reads the cells that the dilated one reads on the map.
 
     Args:
       x: [B, H, W, channels].
@@ -82,7 +63,7 @@ def phases(x: jax.Array, dilation: int) -> jax.Array:
 
 
 def interleaved(parts: Sequence[jax.Array], stride: int) -> jax.Array:
-    """Puts a map together from its parts, by rows and columns modulo `stride`.
+    """Puts a map together from the parts that hold its rows and columns modulo `stride`.
 
     Args:
       parts: stride * stride times [B, rows, columns, channels], row by row.

@@ -1,12 +1,12 @@
-"""Convolutions by minimal filtering (arXiv 1509.09308), of kernels of 3×3 and 2×2 in tiles of 3×3.
+"""Convolutions by minimal filtering (arXiv 1509.09308): kernels of 3x3 and 2x2, tiles of 3x3.
 
-Each tile of 3×3 outputs of a 3×3 kernel reads 5×5 inputs. Transformed, `V = B' d B`, these meet a transformed kernel,
-`U = G g G'`, and the tile is `A' (U * V) A`; over all tiles and channels, the 25 entry-wise products are 25 matrix
-products: 25 multiplications where there were 81. With a 2×2 kernel a tile reads 4×4 inputs: 16 where there were 36.
-A kernel dilated by n sees n × n images of every n-th row and column, each of which is tiled by itself.
+A tile of 3x3 outputs of a 3x3 kernel reads 5x5 inputs d. These are transformed, `V = B' d B`, and so is the kernel g,
+`U = G g G'`; the tile is `A' (U * V) A`. Over all tiles and channels, the entry-wise products are 25 matrix products:
+25 multiplications instead of 81. With a 2x2 kernel, a tile reads 4x4 inputs: 16 multiplications instead of 36. A
+kernel dilated by n reads n * n images of every n-th row and column, and each image has tiles of its own.
 
-What is transformed has an array for each of its rows, with its columns side by side in it: what is read several times
-is then small enough to stay in a core's cache.
+Each row of the transformed tiles is one array, in which the columns lie side by side: what is read several times then
+stays in a core's cache. Measured in docs/performance/cpu.md, "Minimal filtering".
 
 Legend: B batch, H W cells, T U tiles of an image of every n-th row and column, C channels, F features, n dilation.
 """
@@ -22,11 +22,11 @@ from jax import lax
 
 from ass_jax.ops.taps import output_size, padding
 
-Weights = Sequence[Sequence[float]]  # Of sums: one for each row.
+Weights = Sequence[Sequence[float]]  # One weighted sum for each row.
 
 
 class _Transformations(NamedTuple):
-    """What is done to inputs, kernels and outputs along one axis: B', G and A' of the paper's section 4.1."""
+    """Transforms inputs, kernels and outputs along one axis: B', G and A' of the paper's section 4.1."""
 
     inputs: Weights
     kernels: Weights
@@ -34,8 +34,8 @@ class _Transformations(NamedTuple):
 
 
 _TILE = 3  # Rows and columns of a tile's outputs.
-# By the kernel's side. Points are 0, 1, -1 and infinity, and 2 where there are five. Tiles of 2×2 take half as many
-# multiplications again. Those of 4×4 hardly save any where the images of every n-th row and column are small.
+# By the kernel's side. Points are 0, 1, -1 and infinity, and 2 where there are five. Tiles of 2x2 need 44 % more
+# multiplications. Tiles of 4x4 save few where the images of every n-th row and column are small.
 _TRANSFORMATIONS = {
     2: _Transformations(
         inputs=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1)),
@@ -51,7 +51,7 @@ _TRANSFORMATIONS = {
 
 
 def multiplications(height: int, width: int, side: int, dilation: int) -> float:
-    """Returns how many multiplications it takes for each of the plain convolution.
+    """Returns the multiplications over those of the plain convolution.
 
     Args:
       height: of the output.
@@ -71,7 +71,7 @@ def count_tiles(height: int, width: int, dilation: int) -> int:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """Convolves with a stride of 1 and the zero padding that `ass_jax.ops.taps.padding` tells.
+    """Convolves with a stride of 1 and the zero padding of `ass_jax.ops.taps.padding`.
 
     Args:
       x: [B, H, W, C].
@@ -87,10 +87,10 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 
 
 def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: int) -> tuple[jax.Array, jax.Array]:
-    """Computes the gradients of both arguments of `convolve`, each as the transpose of what that did with it.
+    """Computes the gradients of both arguments of `convolve`, by transposing its steps.
 
-    The input's is `B (U * A g A') B'`, added up where tiles overlap; the kernel's `G' (V * A g A') G`, summed over all
-    tiles. They share the transformed gradient, and the input's needs the transformed kernel that `convolve` has made.
+    With the output's gradient y, the input's is `B (U * A y A') B'`, added up where tiles overlap, and the kernel's
+    `G' (V * A y A') G`, summed over all tiles. Both share the transformed gradient; U is that of `convolve`.
 
     Args:
       x: [B, H, W, C], the input.
@@ -115,7 +115,7 @@ def _tiles(cells: int, dilation: int) -> int:
 
 
 def _tiled(x: jax.Array, axis: int, tiles: int, dilation: int) -> jax.Array:
-    """Parts the cells of an axis into [tiles, rows of a tile, images of every `dilation`-th cell]."""
+    """Splits the cells of an axis into [tiles, rows of a tile, images of every `dilation`-th cell]."""
     return x.reshape(*x.shape[:axis], tiles, _TILE, dilation, *x.shape[axis + 1 :])
 
 
@@ -126,7 +126,7 @@ def _transformed(
 
     Args:
       maps: [B, H, W, channels].
-      weights: [entries of a transformed tile, entries that it reads]; of those, any after the third are the first of
+      weights: [entries of a transformed tile, entries that it reads]; entries after the third are the first ones of
         the next tile.
       tiles: T and U.
       dilation: of the kernel.
@@ -169,7 +169,7 @@ def _transformed_kernel(kernel: jax.Array) -> list[jax.Array]:
 
 
 def _outputs(products: Sequence[jax.Array], size: tuple[int, int, int], side: int, dilation: int) -> jax.Array:
-    """Returns [B, H', W', F]: the tiles that products make, put together.
+    """Transforms products to tiles of outputs, and puts these together to [B, H', W', F].
 
     Args:
       products: one for each row of the transformed tiles, each [columns, B * T * n * U * n, F].
@@ -190,12 +190,12 @@ def _outputs(products: Sequence[jax.Array], size: tuple[int, int, int], side: in
 
 
 def _inputs(products: Sequence[jax.Array], x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """Returns [B, H, W, C]: the tiles of the input's gradient that products make, added up where they overlap.
+    """Transforms products to tiles of the input's gradient, and adds these up to [B, H, W, C] where they overlap.
 
     Args:
       products: one for each row of the transformed tiles, each [columns, B * T * n * U * n, C].
-      x: [B, H, W, C], the input, of which the size is taken.
-      kernel: [side, side, C, F], of which the side is taken.
+      x: [B, H, W, C], the input; its size alone is used.
+      kernel: [side, side, C, F]; its side alone is used.
       dilation: of the kernel.
     """
     batch, height, width, _ = x.shape
@@ -213,7 +213,7 @@ def _inputs(products: Sequence[jax.Array], x: jax.Array, kernel: jax.Array, dila
 
 
 def _overlapping(entries: Sequence[jax.Array], axis: int) -> jax.Array:
-    """Adds the entries of each tile after its own three to the first of the next, and stacks the three after `axis`."""
+    """Adds a tile's entries after the third to the first ones of the next tile, and stacks the three after `axis`."""
 
     def beside(entry: jax.Array, before: int, after: int) -> jax.Array:
         return jnp.pad(entry, [(before, after) if along == axis else (0, 0) for along in range(entry.ndim)])
@@ -225,17 +225,16 @@ def _overlapping(entries: Sequence[jax.Array], axis: int) -> jax.Array:
 
 
 def _kernel(products: Sequence[jax.Array], side: int) -> jax.Array:
-    """Returns [side, side, C, F], the kernel's gradient, of products [columns, C, F], one for each row of the tiles."""
+    """Transforms products, [columns, C, F] for each row of the tiles, to the kernel's gradient, [side, side, C, F]."""
     weights = _transposed(_TRANSFORMATIONS[side].kernels)
     rows = [lax.optimization_barrier(jnp.stack(_combined(weights, row))) for row in products]
     return jnp.stack(_combined(weights, rows))
 
 
 def _combined_apart(weights: Weights, arrays: Iterable[jax.Array]) -> list[jax.Array]:
-    """Combines arrays, and has the results written.
+    """Acts as `_combined`, and stores the results.
 
-    Without the barriers, each entry of what is combined from them would be worked out from all arrays: a tile's, from
-    up to 16 inputs.
+    Without the barriers, each entry of a tile would be computed from up to 16 inputs.
     """
     return [lax.optimization_barrier(found) for found in _combined(weights, arrays)]
 

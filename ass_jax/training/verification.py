@@ -41,7 +41,7 @@ def is_enabled(config: ConfigDict, state: TrainState) -> bool:
       config: the whole configuration.
       state: arrays or their shapes.
     """
-    if ops.form_at_hand() == "reference" or config.verify == "never":
+    if ops.current_form() == "reference" or config.verify == "never":
         return False
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))
     return config.verify == "always" or weights <= _MOST_WEIGHTS

@@ -13,9 +13,8 @@ import numpy as np
 
 OPERATIONS = (
     "conv2d",
-    "matmul",
+    "conv2d_batch_norm",
     "batch_norm",
-    "matmul_batch_norm",
     "normalise",
     "max_pool",
     "atrous_sum",
@@ -125,12 +124,12 @@ def shape_after(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """Returns the shape of a layer's result; None if it would be empty."""
     batch, height, width, channels = shape
     match layer.name:
-        case "conv2d":
+        case "conv2d" | "conv2d_batch_norm":
             size, stride, dilation = layer["kernel"], layer["stride"], layer["dilation"]
             pad = dilation * (size - 1) // 2
             sides = [(length + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for length in (height, width)]
             return (batch, *sides, layer["features"]) if min(sides) >= 1 else None
-        case "matmul" | "matmul_batch_norm" | "atrous_sum":
+        case "atrous_sum":
             return (batch, height, width, layer["features"])
         case "max_pool":
             if layer["side"] == 3:
@@ -210,8 +209,12 @@ def _layer(name: str, generator: np.random.Generator) -> Layer:
             stride = int(generator.choice((1, 1, 2)))
             dilation = int(generator.choice((1, 1, 2, 4, 6))) if size == 3 else 1
             settings = {"features": _channels(generator), "kernel": size, "stride": stride, "dilation": dilation}
-        case "matmul" | "matmul_batch_norm":
-            settings = {"features": _channels(generator)}
+        case "conv2d_batch_norm":
+            # Half of them from moments, where features are many.
+            if generator.random() < 0.5:
+                features = 4 * _channels(generator)
+                return Layer(name, (("features", features), ("kernel", 1), ("stride", 1), ("dilation", 1)))
+            return dataclasses.replace(_layer("conv2d", generator), name=name)
         case "batch_norm":
             settings = {"relu": bool(generator.random() < 0.7)}
         case "max_pool":
@@ -226,7 +229,7 @@ def _layer(name: str, generator: np.random.Generator) -> Layer:
     return Layer(name, tuple(settings.items()))
 
 
-_AROUND = ("conv2d", "matmul", "batch_norm", "max_pool", "add_relu", "relu", "leaky_relu", "softmax")
+_AROUND = ("conv2d", "batch_norm", "max_pool", "add_relu", "relu", "leaky_relu", "softmax")
 
 
 def _chain(kind: str, generator: np.random.Generator) -> tuple[tuple[int, ...], tuple[Layer, ...]]:

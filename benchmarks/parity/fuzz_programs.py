@@ -15,16 +15,14 @@ from flax import traverse_util
 
 from ass_jax import ops
 from ass_jax.models import vgg
-from ass_jax.models.convolution import Conv, Matrix
 from ass_jax.models.deeplab import Classifier, DeepLab
 from ass_jax.models.discriminators import SLOPE, GlobalDiscriminator, SemanticDiscriminator
-from ass_jax.models.normalisation import BatchNorm
+from ass_jax.models.layers import conv_bn
 from ass_jax.models.resnet import Basic, Bottleneck, ResNet
 from ass_jax.ops import interpolation_matrix, resize_bilinear
 from ass_jax.runtime.compilation import options_of_steps
 from benchmarks.parity.fuzz_cases import Case, Layer
 
-EPSILON = 1e-5
 _HASTY = {"xla_backend_optimization_level": 1}
 TOLERANCE = 1e-4  # In float32, relative to the largest value.
 # In bfloat16, the root mean square counts: this share, plus so many times the error of the reference in bfloat16.
@@ -183,23 +181,21 @@ def apply_layers(layers: tuple[Layer, ...], params: dict, x: jax.Array, *, dtype
 def _apply(layer: Layer, params: dict, x: jax.Array, *, dtype: Any) -> Any:
     match layer.name:
         case "conv2d":
-            return ops.conv2d(x, params["kernel"].astype(dtype), layer["stride"], layer["dilation"])
-        case "matmul":
-            return ops.matmul(x, params["kernel"][0, 0].astype(dtype))
+            return ops.conv2d(x, params["kernel"], stride=layer["stride"], dilation=layer["dilation"])
+        case "conv2d_batch_norm":
+            settings = {"stride": layer["stride"], "dilation": layer["dilation"]}
+            return ops.conv2d_batch_norm(x, params["kernel"], params["scale"], params["bias"], **settings)[0]
         case "batch_norm":
-            return ops.batch_norm(x, params["scale"], params["bias"], EPSILON, layer["relu"])[0]
-        case "matmul_batch_norm":
-            return ops.matmul_batch_norm(x, params["kernel"][0, 0], params["scale"], params["bias"], EPSILON)[0]
+            return ops.batch_norm(x, params["scale"], params["bias"], relu=layer["relu"])[0]
         case "normalise":
-            factor = params["scale"] * jax.lax.rsqrt(params["var"] + EPSILON)
-            return ops.normalise(x, params["mean"], factor, params["bias"])
+            return ops.normalise(x, params["mean"], params["var"], params["scale"], params["bias"])
         case "max_pool":
             return ops.max_pool(x, layer["side"], (1, 2) if layer["side"] == 3 else (0, 0))
         case "atrous_sum":
-            kernels = [leaves["kernel"].astype(dtype) for leaves in params.values()]
+            kernels = [leaves["kernel"] for leaves in params.values()]
             return ops.atrous_sum(x, kernels, layer["dilations"])
         case "add_relu":
-            return ops.add_relu(x, ops.matmul(x, params["kernel"][0, 0].astype(dtype)))
+            return ops.add_relu(x, ops.conv2d(x, params["kernel"]))
         case "relu":
             return nn.relu(x)
         case "leaky_relu":
@@ -207,7 +203,7 @@ def _apply(layer: Layer, params: dict, x: jax.Array, *, dtype: Any) -> Any:
         case "softmax":
             return nn.softmax(x)
         case "resize_bilinear":
-            return (_resize_plain if ops.form_at_hand() == "reference" else resize_bilinear)(x, layer["size"])
+            return (_resize_plain if ops.current_form() == "reference" else resize_bilinear)(x, layer["size"])
     with _narrow(layer):
         return _module(layer, dtype).apply(params, x, **_keywords(layer))
 
@@ -222,16 +218,14 @@ def _resize_plain(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 def _module(layer: Layer, dtype: Any) -> nn.Module:
     """Returns the module of a block or a network."""
-    norm = functools.partial(BatchNorm, use_running_average=False, dtype=dtype)
-    conv = functools.partial(Conv, dtype=dtype)
+    layer_of_block = functools.partial(conv_bn, train=True, dtype=dtype)
     match layer.name:
         case "bottleneck":
-            matrix = functools.partial(Matrix, kernel_init=nn.initializers.he_normal())
             shared = {key: layer[key] for key in ("width", "stride", "dilation", "project", "stride_in")}
-            return Bottleneck(conv=conv, matrix=matrix, norm=norm, **shared)
+            return Bottleneck(conv_bn=layer_of_block, **shared)
         case "basic":
             shared = {key: layer[key] for key in ("width", "stride", "dilation", "project")}
-            return Basic(conv=conv, norm=norm, **shared)
+            return Basic(conv_bn=layer_of_block, **shared)
         case "classifier":
             return Classifier(layer["classes"], layer["branches"], dtype)
         case "global_discriminator":
@@ -278,11 +272,9 @@ def _parameters(layer: Layer, shape: tuple[int, ...]) -> dict:
     match layer.name:
         case "conv2d":
             return {"kernel": _array((layer["kernel"], layer["kernel"], channels, layer["features"]))}
-        case "matmul":
-            return {"kernel": _array((1, 1, channels, layer["features"]))}
-        case "matmul_batch_norm":
+        case "conv2d_batch_norm":
             vectors = dict.fromkeys(("scale", "bias"), _array((layer["features"],)))
-            return {"kernel": _array((1, 1, channels, layer["features"]))} | vectors
+            return {"kernel": _array((layer["kernel"], layer["kernel"], channels, layer["features"]))} | vectors
         case "batch_norm":
             return dict.fromkeys(("scale", "bias"), vector)
         case "normalise":

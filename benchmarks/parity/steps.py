@@ -115,7 +115,7 @@ def compare_stems() -> None:
 
 
 def _stem(kernel, x, scale, offset, weights):
-    y, *_ = ops.batch_norm(ops.conv2d(x, kernel, 2), scale, offset, make_golden.EPSILON, True)
+    y, *_ = ops.conv2d_batch_norm(x, kernel, scale, offset, stride=2, relu=True, epsilon=make_golden.EPSILON)
     return jnp.sum(weights * ops.max_pool(y, 3, (1, 2)))
 
 

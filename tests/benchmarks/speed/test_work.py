@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from ass_jax.models import build_networks
-from ass_jax.ops.convolution import convolve
+from ass_jax import ops
 from benchmarks.speed import work
 from configs import gta5
 
@@ -50,7 +50,7 @@ def test_step_at_the_paper_sizes(paper):
 )
 def test_convolutions_by_hand(kernel, stride, expected):
     x, kernel = jax.ShapeDtypeStruct((2, 6, 8, 4), jnp.float32), jax.ShapeDtypeStruct(kernel, jnp.float32)
-    assert work.forward_macs(lambda x, kernel: convolve(x, kernel, stride), x, kernel) == expected
+    assert work.forward_macs(lambda x, kernel: ops.conv2d(x, kernel, stride=stride), x, kernel) == expected
 
 
 def test_products_by_hand():

@@ -1,0 +1,125 @@
+"""Convolution and batch normalisation of its result, which need less together than one after the other.
+
+XLA of jaxlib 0.10.2 needs this: it does not see that the statistics of a product follow from those of its input.
+Measured in docs/performance/cpu.md, "Batch norm from moments".
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ass_jax.ops.convolution import conv2d
+from ass_jax.ops.normalisation import EPSILON, Normalised, batch_norm, channel_sums
+from ass_jax.ops.platforms import by_platform
+from ass_jax.ops.products import transposed_product
+
+# Features over channels from which a 1x1 convolution is normalised by the moments of its input.
+_WIDENING = 4
+
+
+def conv2d_batch_norm(
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    relu: bool = False,
+    epsilon: float = EPSILON,
+) -> Normalised:
+    """Convolves, and normalises the result by its own mean and biased variance over all but the channels.
+
+    Args:
+      x: [B, H, W, channels] of any float type.
+      kernel: [size, size, channels, features] float32.
+      scale: [features].
+      bias: [features].
+      stride: of the convolution, in both directions.
+      dilation: of the kernel, in both directions.
+      relu: whether to rectify the normalised values.
+      epsilon: added to the variance.
+
+    Returns:
+      The normalised values [B, H', W', features] float32, mean and variance [features].
+    """
+    if choose(kernel.shape, stride, x.dtype, "default") != "direct":
+        y, mean, variance = _product_batch_norm(x, kernel[0, 0], scale, bias, epsilon)
+        return (jax.nn.relu(y) if relu else y), mean, variance
+    return batch_norm(conv2d(x, kernel, stride=stride, dilation=dilation), scale, bias, relu=relu, epsilon=epsilon)
+
+
+def choose(kernel_shape: tuple[int, ...], stride: int, dtype: jnp.dtype, platform: str) -> str:
+    """Returns "direct", or what the covariances are computed from: "values" or "distances" from the mean.
+
+    Accelerators round float32 before they multiply, and the mean of the rounded values is not the one to subtract.
+    """
+    rows, columns, channels, features = kernel_shape
+    if not (rows == columns == stride == 1 and features >= _WIDENING * channels):
+        return "direct"
+    return "distances" if dtype == jnp.float32 and platform != "cpu" else "values"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _product_batch_norm(x, matrix, scale, bias, epsilon):
+    """Normalises `x @ matrix` by statistics that follow from mean and covariance of x.
+
+    The gradient needs one product with x. So the wide product is written once, normalised, and neither it nor its own
+    gradient is read again.
+    """
+    return _product_forward(x, matrix, scale, bias, epsilon)[0]
+
+
+def _product_forward(x, matrix, scale, bias, epsilon):
+    mean_of_x, covariance = _moments(x, matrix)
+    with_covariance = jnp.matmul(covariance, matrix, precision="high")
+    mean, variance = channel_sums(mean_of_x[:, None] * matrix, matrix * with_covariance)
+    variance = jnp.maximum(variance, 0.0)
+    inverse = lax.rsqrt(variance + epsilon)
+    factor = inverse * scale
+    scaled = (matrix * factor).astype(x.dtype)
+    scaled_mean = mean * factor
+    if x.dtype != jnp.float32:  # The mean of the rounded matrix's product, or channels of a large mean would shift.
+        scaled_mean = jnp.matmul(mean_of_x, scaled.astype(jnp.float32), precision="highest")
+    y = x @ scaled + (bias - scaled_mean)
+    return (y, mean, variance), (x, matrix, scaled, mean_of_x, with_covariance, mean, inverse, factor)
+
+
+def _product_backward(epsilon, residuals, gradients):
+    del epsilon
+    x, matrix, scaled, mean_of_x, with_covariance, mean, inverse, factor = residuals
+    gradient, *_ = gradients
+    count = x.size // x.shape[-1]
+    # Both sums are of the rounded gradient: where a channel hardly varies, they have to cancel out.
+    gradient = lax.optimization_barrier(gradient.astype(x.dtype))
+    bias_gradient = jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32)
+    product = transposed_product(x, gradient)
+    scale_gradient = inverse * (jnp.sum(matrix * product, axis=0) - mean * bias_gradient)
+    from_covariance = inverse * scale_gradient
+    matrix_gradient = factor * (product - mean_of_x[:, None] * bias_gradient - with_covariance * from_covariance)
+    on_x = jnp.matmul((matrix * (-factor * from_covariance / count)).astype(x.dtype), matrix.T.astype(x.dtype))
+    constant = jnp.matmul(matrix, factor * (from_covariance * mean - bias_gradient) / count, precision="highest")
+    x_gradient = gradient @ scaled.T + x @ on_x + constant
+    return x_gradient.astype(x.dtype), matrix_gradient, scale_gradient, bias_gradient
+
+
+_product_batch_norm.defvjp(_product_forward, _product_backward)
+
+
+def _moments(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean of each channel, [channels], and the biased covariances, [channels, channels], float32."""
+    mean = jnp.sum(x.astype(jnp.float32), axis=(0, 1, 2)) / (x.size // x.shape[-1])
+    kernel_shape = (1, 1, *matrix.shape)
+    ways = {"values": _covariance_of_values, "distances": _covariance_of_distances}
+    return mean, by_platform(lambda platform: choose(kernel_shape, 1, x.dtype, platform), ways.get, x, mean)
+
+
+def _covariance_of_values(x, mean):
+    return transposed_product(x, x) / (x.size // x.shape[-1]) - jnp.outer(mean, mean)
+
+
+def _covariance_of_distances(x, mean):
+    distances = x - mean
+    return transposed_product(distances, distances) / (x.size // x.shape[-1])
