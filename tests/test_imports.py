@@ -163,6 +163,11 @@ def test_the_rule_itself(name, source, expected):
     assert wrong_imports(name, imports_of(name, source, modules)) == expected
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if not within(name, "ass_jax.ops")])
+def test_operations_have_one_door(name):
+    assert {imported for imported in IMPORTS[name] if imported.startswith("ass_jax.ops.")} == set()
+
+
 def test_no_import_cycles():
     done = set()
 

@@ -36,7 +36,7 @@ VARIANTS = {
     ),
 }
 RESNET_LAYERS = {"stem"} | {
-    f"stage{stage}_block1/{name}" for stage in range(1, 5) for name in ("reduce", "spatial", "expand_norm", "shortcut")
+    f"stage{stage}_block1/{name}" for stage in range(1, 5) for name in ("reduce", "spatial", "expand", "shortcut")
 }
 LAYERS = {
     "DeepLab": {f"backbone/{layer}" for layer in RESNET_LAYERS} | {"classifier"},
@@ -52,7 +52,7 @@ def equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
     which different platforms do the same, it takes one, in the scope of the choice.
     """
     for equation in jaxpr.eqns:
-        inner = str(equation.source_info.name_stack) or scope
+        inner = str(equation.source_info.name_stack).removesuffix("/transpose()") or scope
         yield inner, equation
         if equation.primitive.name == "cond":
             yield from ((inner, chosen) for _, chosen in equations(equation.params["branches"][0].jaxpr))
@@ -104,12 +104,12 @@ def passes(trained: int, teacher: bool) -> dict[str, int]:
     """Returns how often each layer of the segmenter multiplies.
 
     For images that are trained on once forward, and backward once for its input and once for its kernel; for the
-    teacher, which has no gradient, forward alone. Products that are normalised take two more forward, for covariance
-    and variance, and three backward, for what goes back through them.
+    teacher, which has no gradient, forward alone. The batch norm of widening convolutions takes two more products
+    forward, for covariance and variance, and three backward.
     """
     expected = {}
     for layer in LAYERS["DeepLab"]:
-        normalised = layer.endswith("expand_norm")
+        normalised = layer.endswith("expand")
         expected[f"jvp(DeepLab)/{layer}"] = trained * (3 if normalised else 1)
         # Nobody asks for the gradient of the images.
         backward = 1 if layer == "backbone/stem" else 5 if normalised else 2

@@ -6,7 +6,7 @@ from flax import linen as nn
 from jax import lax
 
 from ass_jax.models import vgg
-from ass_jax.models.convolution import Conv
+from ass_jax.models.layers import Conv
 from ass_jax.models.vgg import Vgg
 from ass_jax.runtime import compilation
 
@@ -40,7 +40,7 @@ def test_channels_and_dilations():
 
     def record(call, arguments, keywords, context):
         conv = context.module
-        if isinstance(conv, Conv):
+        if isinstance(conv, Conv) and context.method_name == "__call__":
             found.append((conv.name, arguments[0].shape[1:3], conv.features, conv.dilation, conv.stride))
         return call(*arguments, **keywords)
 

@@ -1,7 +1,8 @@
-"""The one door to the operations: which form is taken, and by whom."""
+"""The one door to the operations: which form is used, and by whom."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ass_jax import ops
@@ -50,3 +51,11 @@ def test_unknown_forms_list_the_valid_ones(program, monkeypatch):
     monkeypatch.setenv(ops.VARIABLE, "plain")
     with pytest.raises(ValueError, match=r"Unknown ASS_JAX_OPS 'plain'\. Valid: fast, reference"):
         program()
+
+
+def test_relu_of_a_sum_has_the_value_and_gradient_of_relu_at_its_kink():
+    x, gradient = np.array([-1.5, -0.0, 0.0, 1e-30, 2.0], np.float32), np.arange(1, 6, dtype=np.float32)
+    expected, transpose = jax.vjp(jax.nn.relu, x)
+    found, back = jax.vjp(lambda x: ops.add_relu(jnp.zeros(()), x), x)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(back(gradient)[0], transpose(gradient)[0])

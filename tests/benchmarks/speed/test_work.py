@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ass_jax.models import build_networks
 from ass_jax import ops
+from ass_jax.models import build_networks
 from benchmarks.speed import work
 from configs import gta5
 
