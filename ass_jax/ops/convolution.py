@@ -2,7 +2,7 @@
 
 XLA of jaxlib 0.10.2 needs this: its own filter gradients are slow on CPUs, those of dilated kernels on GPUs, and it has
 no minimal filtering. Measured in docs/performance/cpu.md, "1x1 convolutions", "Minimal filtering", "Strided
-convolutions" and "Filter gradients by products".
+convolutions" and "Filter gradients by products", and gpu.md, "Filter gradients of dilated convolutions".
 """
 
 import functools

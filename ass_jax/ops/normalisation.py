@@ -1,7 +1,7 @@
 """Batch normalisation of a map.
 
 XLA of jaxlib 0.10.2 needs this: its own gradient reads the map more often and keeps more of it. Measured in
-docs/performance/cpu.md, "Batch norm in two passes".
+docs/performance/cpu.md, "Batch norm in two passes", and gpu.md, "Batch norm".
 
 Returned means and variances pass no gradient on. Sums and results are float32, whatever the type of the input.
 """

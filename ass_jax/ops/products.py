@@ -1,7 +1,8 @@
 """The product of two maps, summed over cells: gradients of 1x1 kernels, and covariances.
 
 XLA of jaxlib 0.10.2 needs this: left to itself, it transposes the wrong matrix on CPUs and recomputes what led to it,
-and on GPUs it pads long sums. Measured in docs/performance/cpu.md, "Sums of products over cells".
+and on GPUs it pads long sums. Measured in docs/performance/cpu.md, "Sums of products over cells", and gpu.md, "Long
+sums of matrix products".
 """
 
 import math

@@ -12,8 +12,8 @@ from ass_jax.method import train_step
 from ass_jax.method.optimizers import make_optimizer
 from ass_jax.method.state import TrainState, create_state
 from ass_jax.models import Networks
-from ass_jax.models.convolution import Conv
 from ass_jax.models.deeplab import DeepLab
+from ass_jax.models.layers import Conv
 from configs.base import get_config
 
 CLASSES = 4
