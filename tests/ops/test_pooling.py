@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ass_jax.ops import pooling
-from ass_jax.ops.pooling import max_pool
+from ass_jax.ops import max_pool
 
 SIZES = [(6, 9), (7, 8), (1, 2), (5, 5), (1, 1), (12, 16)]
 
@@ -47,14 +46,3 @@ def test_the_first_of_equal_entries_takes_the_gradient(size, side, padding, dtyp
     (found,) = transpose(jnp.array(gradient, dtype))
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, expected)
-    plain = pooling._gradient_by_search(jnp.array(x, dtype), None, jnp.array(gradient, dtype), side, padding)
-    np.testing.assert_array_equal(found, plain)
-
-
-@pytest.mark.parametrize(("platform", "searches"), [("cpu", 0), ("cuda", 1), ("tpu", 1)])
-def test_only_cpus_do_without_the_search(platform, searches):
-    def pooled(x):
-        return max_pool(x, 3, (1, 2)).sum()
-
-    lowered = jax.jit(jax.grad(pooled)).trace(jnp.zeros((1, 6, 8, 4))).lower(lowering_platforms=(platform,))
-    assert lowered.as_text().count("select_and_scatter") == searches
