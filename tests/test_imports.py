@@ -43,7 +43,7 @@ ALLOWED = {
     "benchmarks": ("ass_jax", "benchmarks", "configs", "data"),
     "ass_jax.method.losses": (),
     "ass_jax.evaluation.metrics": (),
-    "ass_jax.ops": ("ass_jax.ops",),
+    "ass_jax.ops": ("ass_jax.ops", "configs.user_error"),
     "ass_jax.method.class_means": ("ass_jax.ops",),
 }
 # The only places that may import a library.

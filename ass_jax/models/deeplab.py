@@ -1,6 +1,7 @@
 """DeepLab-v2 (arXiv 1606.00915): a stride-8 backbone and a classifier of parallel dilated convolutions."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,7 @@ def _remat(model: ConfigDict) -> bool:
     return model.get("remat", False)  # Weights do not depend on it, so that a file of weights may leave it out.
 
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[[ConfigDict], nn.Module]] = {
     "resnet50": functools.partial(_resnet, stage_sizes=(3, 4, 6, 3)),
     "resnet101": functools.partial(_resnet, stage_sizes=(3, 4, 23, 3)),
     # Learns from random weights within minutes on a CPU; has 128 features.

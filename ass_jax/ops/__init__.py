@@ -20,11 +20,13 @@ from ass_jax.ops import reference as _reference
 from ass_jax.ops import relu as _relu
 from ass_jax.ops.resize import interpolation_matrix, nearest_indices, resize_bilinear
 from ass_jax.ops.streams import sum_by_stream
+from configs.user_error import UserError
 
 VARIABLE = "ASS_JAX_OPS"  # The environment variable.
 FORMS = ("fast", "reference")
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _forms: list[str] = []  # Of the `with` blocks of `form`, the innermost last.
 
 
@@ -35,7 +37,7 @@ def form(name: str) -> Iterator[None]:
     It acts while a function is traced; one that is compiled already keeps its form.
 
     Raises:
-      ValueError: there is no such form.
+      UserError: there is no such form.
     """
     _forms.append(_valid(name, "form of the operations"))
     try:
@@ -48,14 +50,14 @@ def current_form() -> str:
     """Returns the one of `FORMS` that is in use.
 
     Raises:
-      ValueError: the environment names another one.
+      UserError: the environment names another one.
     """
     return _forms[-1] if _forms else _valid(os.environ.get(VARIABLE) or "fast", VARIABLE)
 
 
 def _valid(name: str, what: str) -> str:
     if name not in FORMS:
-        raise ValueError(f"Unknown {what} {name!r}. Valid: {', '.join(FORMS)}.")
+        raise UserError(f"Unknown {what} {name!r}. Valid: {', '.join(FORMS)}.")
     return name
 
 

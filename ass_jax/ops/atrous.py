@@ -36,8 +36,8 @@ def atrous_sum(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequence[i
     """
     if choose(kernels[0].shape) == "convolutions":
         maps = (conv2d(x, kernel, dilation=dilation) for kernel, dilation in zip(kernels, dilations, strict=True))
-        return sum(branch.astype(jnp.float32) for branch in maps)
-    taps = collections.defaultdict(list)
+        return functools.reduce(operator.add, (branch.astype(jnp.float32) for branch in maps))
+    taps: dict[tuple[int, int], list[jax.Array]] = collections.defaultdict(list)
     for kernel, dilation in zip(kernels, dilations, strict=True):
         for row, column in itertools.product(range(3), range(3)):
             offset = ((row - 1) * dilation, (column - 1) * dilation)

@@ -113,7 +113,7 @@ def _moments(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     mean = jnp.sum(x.astype(jnp.float32), axis=(0, 1, 2)) / (x.size // x.shape[-1])
     kernel_shape = (1, 1, *matrix.shape)
     ways = {"values": _covariance_of_values, "distances": _covariance_of_distances}
-    return mean, by_platform(lambda platform: choose(kernel_shape, 1, x.dtype, platform), ways.get, x, mean)
+    return mean, by_platform(lambda platform: choose(kernel_shape, 1, x.dtype, platform), ways.__getitem__, x, mean)
 
 
 def _covariance_of_values(x, mean):

@@ -89,17 +89,17 @@ def choose(
 
 
 def _winograd_pays(shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int, dilation: int) -> bool:
-    *sides, channels, features = kernel_shape
-    if stride == 1 and sides == [3, 3]:
+    rows, columns, channels, features = kernel_shape
+    if stride == 1 and rows == columns == 3:
         side, most = 3, _SHARE_FOR_WINOGRAD
     elif strided.taps_without_stride(kernel_shape, stride, dilation) == 2:
         side, channels = 2, channels * stride**2
-        most = _SHARE_FOR_STRIDED_WINOGRAD * (sides[0] / (stride * side)) ** 2  # The rest of the kernel is zeros.
+        most = _SHARE_FOR_STRIDED_WINOGRAD * (rows / (stride * side)) ** 2  # The rest of the kernel is zeros.
     else:
         return False
-    size = output_size(shape[1:3], kernel_shape, stride, dilation)
-    product = winograd.count_tiles(*size, dilation) * channels * features
-    return product >= _PRODUCT_FOR_WINOGRAD and winograd.multiplications(*size, side, dilation) <= most
+    height, width = output_size(shape[1:3], kernel_shape, stride, dilation)
+    product = winograd.count_tiles(height, width, dilation) * channels * features
+    return product >= _PRODUCT_FOR_WINOGRAD and winograd.multiplications(height, width, side, dilation) <= most
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -135,12 +135,12 @@ def _residual(x: jax.Array, mean: jax.Array) -> jax.Array:
         "rounded_input": lambda x, _: lax.optimization_barrier(x),
         "input": lambda x, _: x,
     }
-    return by_platform(lambda platform: choose(x.dtype, platform).residual, ways.get, x, mean)
+    return by_platform(lambda platform: choose(x.dtype, platform).residual, ways.__getitem__, x, mean)
 
 
 def _distances(residual: jax.Array, mean: jax.Array) -> jax.Array:
     ways = {"distances": lambda residual, _: residual, "rounded_input": _centred, "input": _centred}
-    return by_platform(lambda platform: choose(residual.dtype, platform).residual, ways.get, residual, mean)
+    return by_platform(lambda platform: choose(residual.dtype, platform).residual, ways.__getitem__, residual, mean)
 
 
 def _centred(x: jax.Array, mean: jax.Array) -> jax.Array:
@@ -158,7 +158,7 @@ def _affine(distances: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Arr
 def channel_sums(left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sums two float32 [..., channels] over all but the channels, in one pass over what both are made of."""
     ways = {"separate": _separate_sums, "in_pairs": _sums_in_pairs}
-    return by_platform(lambda platform: choose(left.dtype, platform).sums, ways.get, left, right)
+    return by_platform(lambda platform: choose(left.dtype, platform).sums, ways.__getitem__, left, right)
 
 
 def _separate_sums(left, right):

@@ -87,14 +87,16 @@ def _pool_by_taps(x: jax.Array, side: int, padding: tuple[int, int]) -> tuple[ja
     # Without the barriers, XLA computes the input once per tap, and the chosen taps once per reader.
     padded = jnp.pad(lax.optimization_barrier(x), ((0, 0), padding, padding, (0, 0)), constant_values=-jnp.inf)
     rows, columns = ((length - side) // _STRIDE + 1 for length in padded.shape[1:3])
-    maxima, chosen = None, None
-    for tap in range(side**2):
+
+    def read_by(tap: int) -> jax.Array:
         row, column = divmod(tap, side)
         last = row + _STRIDE * rows - 1, column + _STRIDE * columns - 1
-        seen = padded[:, row : last[0] : _STRIDE, column : last[1] : _STRIDE]
-        if maxima is None:
-            maxima, chosen = seen, jnp.zeros(seen.shape, jnp.int8)
-            continue
+        return padded[:, row : last[0] : _STRIDE, column : last[1] : _STRIDE]
+
+    maxima = read_by(0)
+    chosen = jnp.zeros(maxima.shape, jnp.int8)
+    for tap in range(1, side**2):
+        seen = read_by(tap)
         chosen = jnp.where(seen > maxima, jnp.int8(tap), chosen)
         maxima = jnp.maximum(maxima, seen)  # A NaN stays one, whatever tap is chosen.
     return maxima, lax.optimization_barrier(chosen)

@@ -31,7 +31,7 @@ def transposed_product(left: jax.Array, right: jax.Array) -> jax.Array:
     Returns:
       [channels, features] float32.
     """
-    return by_platform(lambda platform: choose(left.shape, right.shape, platform), _WAYS.get, left, right)
+    return by_platform(lambda platform: choose(left.shape, right.shape, platform), _WAYS.__getitem__, left, right)
 
 
 def choose(left_shape: tuple[int, ...], right_shape: tuple[int, ...], platform: str) -> str:

@@ -3,6 +3,7 @@
 Sums are float32, or float64 where the arrays are.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -69,7 +70,8 @@ def max_pool(x: jax.Array, side: int, padding: tuple[int, int] = (0, 0)) -> jax.
 
 def atrous_sum(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequence[int]) -> jax.Array:
     """Adds up dilated convolutions."""
-    return sum(_wide(conv2d(x, kernel, dilation=dilation)) for kernel, dilation in zip(kernels, dilations, strict=True))
+    maps = (_wide(conv2d(x, kernel, dilation=dilation)) for kernel, dilation in zip(kernels, dilations, strict=True))
+    return functools.reduce(jnp.add, maps)
 
 
 def add_relu(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -81,9 +81,9 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     Returns:
       [B, H', W', F]; with a side of 3 of the size of x, with one of 2 smaller by the dilation modulo 2.
     """
-    size = output_size(x.shape[1:3], kernel.shape, dilation=dilation)
+    height, width = output_size(x.shape[1:3], kernel.shape, dilation=dilation)
     pairs = zip(_transformed_inputs(x, kernel, dilation), _transformed_kernel(kernel), strict=True)
-    return _outputs([inputs @ taps for inputs, taps in pairs], (x.shape[0], *size), len(kernel), dilation)
+    return _outputs([inputs @ taps for inputs, taps in pairs], (x.shape[0], height, width), len(kernel), dilation)
 
 
 def gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: int) -> tuple[jax.Array, jax.Array]:

@@ -8,6 +8,7 @@ import pytest
 from ass_jax import ops
 from ass_jax.models.deeplab import build_deeplab
 from configs import base
+from configs.user_error import UserError
 
 
 @pytest.fixture
@@ -44,12 +45,12 @@ def test_a_network_is_all_fast_or_all_plain(program, monkeypatch):
 
 def test_unknown_forms_list_the_valid_ones(program, monkeypatch):
     with (
-        pytest.raises(ValueError, match=r"Unknown form .* 'slow'\. Valid: fast, reference"),
+        pytest.raises(UserError, match=r"Unknown form .* 'slow'\. Valid: fast, reference"),
         ops.form("slow"),
     ):
         pass
     monkeypatch.setenv(ops.VARIABLE, "plain")
-    with pytest.raises(ValueError, match=r"Unknown ASS_JAX_OPS 'plain'\. Valid: fast, reference"):
+    with pytest.raises(UserError, match=r"Unknown ASS_JAX_OPS 'plain'\. Valid: fast, reference"):
         program()
 
 
