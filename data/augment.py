@@ -48,7 +48,7 @@ def apply(functions: Sequence[Augmentation], example: Example, seed: tf.Tensor) 
 
 
 def resize(
-    example: Example, seed: tf.Tensor, *, size: tuple[int, int], scale: tuple[float, float] = (1.0, 1.0)
+    example: Example, seed: tf.Tensor, *, size: tuple[int, ...], scale: tuple[float, float] = (1.0, 1.0)
 ) -> Example:
     """Resizes to `size` times a random factor, in one resampling.
 
@@ -66,7 +66,7 @@ def resize(
     return {key: _resize_one(key, tensor, size) for key, tensor in example.items()}
 
 
-def _resize_one(key: str, tensor: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+def _resize_one(key: str, tensor: tf.Tensor, size: tuple[int, ...] | tf.Tensor) -> tf.Tensor:
     """Resizes [Y, X, K] to [H, W, K], keeping the type."""
 
     def resample() -> tf.Tensor:
@@ -82,7 +82,7 @@ def _resize_one(key: str, tensor: tf.Tensor, size: tuple[int, int] | tf.Tensor) 
     return tf.ensure_shape(tf.cond(fits, lambda: tensor, resample), (*size, None))
 
 
-def crop(example: Example, seed: tf.Tensor, *, size: tuple[int, int]) -> Example:
+def crop(example: Example, seed: tf.Tensor, *, size: tuple[int, ...]) -> Example:
     """Cuts out a window of `size` at a random place.
 
     Where the window is larger than the image, the image lies at a random place inside it; around it the label

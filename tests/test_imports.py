@@ -13,7 +13,7 @@ OURS = ("main", "ass_jax", "configs", "data", "tests", "benchmarks")
 # The ladder of folders, from the ground: a folder imports from steps below its own, and from itself.
 LADDERS = {
     "ass_jax": (
-        ("ops", "runtime", "visualization"),
+        ("class_table", "ops", "runtime", "visualization"),
         ("models", "checkpoints"),
         ("method",),
         ("weights",),

@@ -188,4 +188,4 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
 def _crc(leaf: Any) -> int:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         leaf = leaf.addressable_data(0)  # Replicated: each process holds the whole array.
-    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)

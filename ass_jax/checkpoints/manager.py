@@ -68,7 +68,8 @@ class Checkpoints:
         self.directory = path if "://" in path else os.path.abspath(path)
         self._best_metrics = tuple(best_metrics)
         self._read_only = read_only
-        self._intact, self._damaged, self._manager = set(), {}, None
+        self._intact, self._damaged = set(), {}
+        self._manager: Any = None
         self._set_aside(integrity.find_damaged(self.directory))  # First: Orbax reads the metrics of all checkpoints.
         meet = distributed.unless_failing(ocp.multihost.get_barrier_sync_fn())
         rankings = [functools.partial(self._score, metric) for metric in self._best_metrics]
@@ -178,7 +179,7 @@ class Checkpoints:
         """
         return self._read(step, target)
 
-    def restore_segmenter(self, target: Tree, step: int | None = None, average: bool = False) -> Tree:
+    def restore_segmenter(self, target: dict, step: int | None = None, average: bool = False) -> dict:
         """Returns the segmenter alone, without reading discriminators and optimiser state.
 
         Args:
@@ -288,8 +289,8 @@ class Checkpoints:
 
     def _find(self, step: int | None) -> int:
         self.wait()
-        if step is None and self._steps():
-            return self.latest_intact_step()
+        if step is None and self._steps() and (latest := self.latest_intact_step()) is not None:
+            return latest
         if step in self._damaged:
             raise DamagedError(f"Checkpoint {step} in {self.directory} is damaged: {self._damaged[step]}")
         if step not in self._steps():

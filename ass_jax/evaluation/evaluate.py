@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from ass_jax import visualization
 from ass_jax.checkpoints import config_diff, selection
 from ass_jax.checkpoints.manager import Checkpoints
+from ass_jax.class_table import ClassTable
 from ass_jax.evaluation import metrics
 from ass_jax.evaluation.metrics import confusion_matrix
 from ass_jax.inference.prediction_files import PredictionFiles
@@ -34,7 +35,7 @@ CHANGED = "changed_settings"  # Key of reports: settings that change the scores 
 
 
 def evaluate(
-    config: ConfigDict, *, class_table: Any, evaluation_batches: Callable[[], Iterable[Batch]], workdir: Path
+    config: ConfigDict, *, class_table: ClassTable, evaluation_batches: Callable[[], Iterable[Batch]], workdir: Path
 ) -> dict:
     """Scores a checkpoint, writes every prediction to files, and draws a picture of some of them.
 
@@ -159,7 +160,7 @@ def score(
     *,
     step: Callable,
     mesh: Mesh,
-    class_table: Any,
+    class_table: ClassTable,
     unlabelled_size: tuple[int, int] = (1, 1),
     visit: Visit | None = None,
 ) -> dict:
@@ -219,7 +220,7 @@ def print_report(variant: str, report: dict) -> None:
 class PredictionStrip:
     """Collects the first images of a pass for a picture: input, prediction, truth."""
 
-    def __init__(self, count: int, class_table: Any):
+    def __init__(self, count: int, class_table: ClassTable):
         """Prepares to collect `count` images; `class_table` has `names` and `palette`."""
         self._count, self._class_table, self._rows = count, class_table, []
 

@@ -47,8 +47,8 @@ def read_image(path: Path) -> np.ndarray:
       UnreadableImageError: the file cannot be read as an image.
     """
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I") or image.mode == "F":
                 # Pillow would clip at 255 instead of scaling.
                 return np.repeat(_to_uint8(np.asarray(image))[..., None], 3, axis=-1)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ass_jax import visualization
+from ass_jax.class_table import ClassTable
 from ass_jax.inference.image_files import SUFFIXES, UnreadableImageError, output_names, read_image
 from ass_jax.inference.predictor import ImageLabeller
 from ass_jax.runtime.console import progress
@@ -31,7 +32,7 @@ class PredictionFiles:
     palette PNGs of train ids, which viewers show in the colours of the classes.
     """
 
-    def __init__(self, path: Path, class_table: Any):
+    def __init__(self, path: Path, class_table: ClassTable):
         """Makes the folders.
 
         Args:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.export
@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from ass_jax.class_table import ClassTable
 from ass_jax.models.preprocess import normalise
 from ass_jax.ops import interpolation_matrix
 from ass_jax.weights.export import PROGRAM_SUFFIX
@@ -89,13 +90,13 @@ class Predictor:
 class ProgramPredictor:
     """Labels single images with a program that `ass_jax.weights.export` wrote; used like `Predictor`."""
 
-    def __init__(self, path: str | os.PathLike, class_table: Any):
+    def __init__(self, path: str | os.PathLike, class_table: ClassTable):
         """Reads the program; `class_table` has the `names` and `palette` of its classes.
 
         Raises:
           WeightFileError: the file is not such a program.
         """
-        self.names, self.palette = class_table.names, class_table.palette
+        self.names, self.palette = tuple(class_table.names), class_table.palette
         try:
             content = bytearray(Path(path).read_bytes())
             self._call = jax.jit(jax.export.deserialize(content).call)  # Compiled once for each size of images.
@@ -116,7 +117,7 @@ class ProgramPredictor:
         return np.asarray(labels)[0], np.asarray(confidence)[0]
 
 
-def open_predictor(weights: str | os.PathLike, config: ConfigDict, class_table: Any) -> ImageLabeller:
+def open_predictor(weights: str | os.PathLike, config: ConfigDict, class_table: ClassTable) -> ImageLabeller:
     """Opens a run, a weight file or an exported program to label images with.
 
     Args:

@@ -20,7 +20,7 @@ from ass_jax.ops import resize_bilinear
 Network = Callable[[Array], Array]  # Takes images [B, H, W, 3], returns logits [B, h, w, C].
 
 
-def predictions(network: Network, images: Array, size: tuple[int, int], settings: ConfigDict) -> Array:
+def predictions(network: Network, images: Array, size: tuple[int, ...], settings: ConfigDict) -> Array:
     """Returns the most probable class of each pixel, uint8 `[B, *size]`.
 
     Args:
@@ -43,10 +43,10 @@ def predictions(network: Network, images: Array, size: tuple[int, int], settings
 def probabilities(
     network: Network,
     images: Array,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     *,
-    window: tuple[int, int] = (0, 0),
-    stride: tuple[int, int] = (0, 0),
+    window: tuple[int, ...] = (0, 0),
+    stride: tuple[int, ...] = (0, 0),
     flip: bool = False,
     scales: tuple[float, ...] = (1.0,),
 ) -> Array:
@@ -100,9 +100,9 @@ def _one_scale(
     images: Array,
     *,
     scale: float,
-    size: tuple[int, int],
-    window: tuple[int, int],
-    stride: tuple[int, int],
+    size: tuple[int, ...],
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
     flip: bool,
 ) -> Array:
     """Returns the mean over the windows and mirrored views of the scaled images, float32 `[B, *size, C]`."""
@@ -141,7 +141,7 @@ def _mirror(maps: Array, mirrored: Array) -> Array:
     return jax.lax.cond(mirrored != 0, lambda x: x[:, :, ::-1], lambda x: x, maps)
 
 
-def _window(image_size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
+def _window(image_size: tuple[int, ...], window: tuple[int, ...]) -> tuple[int, ...]:
     """Returns height and width of the windows: at most those of the image; 0 stands for those of the image."""
     return tuple(min(length, pixels) or length for length, pixels in zip(image_size, window, strict=True))
 
@@ -155,7 +155,7 @@ def _scaled(images: Array, scale: float) -> Array:
 
 
 def prediction_step(
-    variables: Variables, images: Array, *, networks: Networks, config: ConfigDict, size: tuple[int, int]
+    variables: Variables, images: Array, *, networks: Networks, config: ConfigDict, size: tuple[int, ...]
 ) -> Array:
     """Labels images with running statistics: logits up-sampled (aligned corners) to `size`, then argmax.
 

@@ -76,5 +76,5 @@ def gaussian_blur(images: Array, sigmas: Array) -> Array:
         padding = [(BLUR_RADIUS, BLUR_RADIUS) if number == axis else (0, 0) for number in range(4)]
         padded = jnp.pad(images, padding, mode="edge")
         shifted = (jax.lax.slice_in_dim(padded, tap, tap + cells, axis=axis) for tap in range(len(offsets)))
-        images = sum(weights[:, tap, None, None, None] * part for tap, part in enumerate(shifted))
+        images = sum(weights[:, tap, None, None, None] * part for tap, part in enumerate(shifted))  # type: ignore[assignment]
     return images

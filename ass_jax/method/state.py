@@ -11,8 +11,7 @@ from ass_jax.models import Networks
 Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of the segmenter.
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything that a step reads and writes.
 
     Attributes:

@@ -28,8 +28,8 @@ def follow(average: Variables, segmenter: Variables, step: Array, decay: float) 
       step: number of steps before this one.
       decay: `config.teacher.decay`.
     """
-    decay = jnp.minimum(decay, 1.0 - 1.0 / (step + 1.0))
-    return optax.incremental_update(segmenter, average, 1.0 - decay)
+    current_decay = jnp.minimum(decay, 1.0 - 1.0 / (step + 1.0))
+    return optax.incremental_update(segmenter, average, 1.0 - current_decay)
 
 
 def pseudo_labels(logits: Array, size: tuple[int, int], threshold: float) -> tuple[Array, Array]:
@@ -80,11 +80,11 @@ def mixed_examples(
     return mixed | {"image": perturb(colours, mixed["image"], settings.jitter, settings.blur)}
 
 
-def _draw_donors(turn: Array, lot: Array, batch: dict[str, Examples], shape: tuple[int, int, int]) -> Examples:
+def _draw_donors(turn: Array, lot: Array, batch: dict[str, Examples], shape: tuple[int, ...]) -> Examples:
     """Draws one labelled image for each unlabelled one and resizes it; `shape` is their `[B, H, W]`."""
-    count, *size = shape
+    count, height, width = shape
     candidates = [
-        _resize(_draw(jax.random.fold_in(lot, number), batch[stream], count), tuple(size))
+        _resize(_draw(jax.random.fold_in(lot, number), batch[stream], count), (height, width))
         for number, stream in enumerate(("source", "labelled"))
         if stream in batch
     ]

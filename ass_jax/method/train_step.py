@@ -187,7 +187,7 @@ def _global_terms(params: dict, maps: dict, networks: Networks, config: ConfigDi
     threshold = 0.5 if kind == "least_squares" else 0.0
 
     def judge(discriminator: dict, probabilities: Array) -> Array:
-        return networks.global_discriminator.apply({"params": discriminator}, probabilities)
+        return networks.global_discriminator.apply({"params": discriminator}, probabilities)  # type: ignore[union-attr]
 
     fool = learn = accuracy = jnp.zeros(())
     for stream, domain in (("source", SOURCE), ("unlabelled", TARGET)):
@@ -212,7 +212,7 @@ def _semantic_terms(
     kind, read = config.loss.semantic_outputs, config.loss.semantic_input
 
     def judge(discriminator: dict, vectors: Array) -> Array:
-        return networks.semantic_discriminator.apply({"params": discriminator}, vectors)
+        return networks.semantic_discriminator.apply({"params": discriminator}, vectors)  # type: ignore[union-attr]
 
     fool = learn = accuracy = jnp.zeros(())
     for stream, domain in (("source", SOURCE), ("labelled", TARGET)):

@@ -9,7 +9,7 @@ from jax import lax
 PLATFORMS = ("cpu", "cuda", "default")
 
 
-def by_platform(choose: Callable[[str], Any], implementation: Callable[[Any], Callable], *arguments: Any) -> Any:
+def by_platform(choose: Callable[[str], Any], implementation: Callable[[Any], Any], *arguments: Any) -> Any:
     """Computes an operation in the way that is chosen for the platform on which the program will run.
 
     That platform is known when a program is compiled, not when it is traced, and an exported program may serve several.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_bilinear(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Resizes maps bilinearly with aligned corners.
 
     Output cell i of N reads position i * (n - 1) / (N - 1) of n input cells, and position 0 where N is 1.

@@ -168,7 +168,7 @@ def _transformed_kernel(kernel: jax.Array) -> list[jax.Array]:
     return [jnp.stack(_combined(weights, row)) for row in _combined(weights, kernel)]
 
 
-def _outputs(products: Sequence[jax.Array], size: tuple[int, int, int], side: int, dilation: int) -> jax.Array:
+def _outputs(products: Sequence[jax.Array], size: tuple[int, ...], side: int, dilation: int) -> jax.Array:
     """Transforms products to tiles of outputs, and puts these together to [B, H', W', F].
 
     Args:

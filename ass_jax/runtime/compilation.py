@@ -26,7 +26,7 @@ def use_compilation_cache(workdir: Path) -> None:
     Args:
       workdir: of the run; it exists.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     folder = workdir.absolute() / COMPILATION_CACHE
     try:

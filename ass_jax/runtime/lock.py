@@ -22,7 +22,7 @@ from configs.user_error import UserError
 try:
     import fcntl
 except ImportError:  # Windows.
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _TOUCH_SECONDS = 30.0
 _STALE_SECONDS = 600.0  # Since the last touch, for owners on other hosts.

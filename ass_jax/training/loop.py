@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from ass_jax.checkpoints import config_diff, selection
 from ass_jax.checkpoints.manager import Checkpoints
+from ass_jax.class_table import ClassTable
 from ass_jax.evaluation.evaluate import CHANGED, LABELLED, Batch, evaluate, print_report
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.optimizers import make_optimizer
@@ -62,7 +63,7 @@ class TrainingData:
     names_of_step: Callable[[int], dict[str, list[str]]] | None = None
 
 
-def train(config: ConfigDict, data: TrainingData, *, class_table: Any, writer: Any, workdir: Path) -> dict:
+def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, writer: Any, workdir: Path) -> dict:
     """Trains to `config.steps`, from the last checkpoint if there is one, and scores the result.
 
     SIGTERM or SIGINT ends the run after the current step, whose state is saved; an evaluation in progress is given up.
@@ -158,7 +159,8 @@ def _take_steps(
     run: _Run, step: Callable, state: TrainState, batch: dict, batches: Iterator[TrainingBatch], start: int
 ) -> dict:
     """Takes the steps after `start`; reports, evaluates and saves between them. Returns the scores of the last step."""
-    config, scores = run.config, None
+    config: ConfigDict = run.config
+    scores: Any = None
     # From here on there is work to lose, so signals wait for a step's end. With several processes, JAX catches them.
     with preemption.catch_signals(install=jax.process_count() == 1) as request:
         for number in range(start + 1, config.steps + 1):

@@ -74,10 +74,10 @@ def calculate(config: ConfigDict, num_classes: int, sizes: Sizes) -> Need:
     Raises:
       RuntimeError: the backend does not report the memory of its programs.
     """
-    found = [_bytes_of_step(config, num_classes, sizes, factor) for factor in (1, 2)]
-    if None in found:
+    once, twice = (_bytes_of_step(config, num_classes, sizes, factor) for factor in (1, 2))
+    if once is None or twice is None:
         raise RuntimeError(f"the backend {jax.default_backend()!r} does not report the memory of its programs")
-    return Need(fixed=2 * found[0] - found[1], per_batch=found[1] - found[0])
+    return Need(fixed=2 * once - twice, per_batch=twice - once)
 
 
 def report_lines(config: ConfigDict, num_classes: int, sizes: Sizes) -> list[str]:
@@ -138,7 +138,7 @@ def _bytes_of_step(config: ConfigDict, num_classes: int, sizes: Sizes, factor: i
 def _options() -> dict | None:
     """Returns the options of training, without optimisation on a CPU: its memory does not depend on it."""
     options = compilation.options_of_steps()
-    return options and options | compilation.options_of_one_use()
+    return options | (compilation.options_of_one_use() or {}) if options else None
 
 
 def _batch(sizes: Sizes, factor: int) -> dict:

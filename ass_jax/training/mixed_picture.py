@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ass_jax import visualization
+from ass_jax.class_table import ClassTable
 from ass_jax.method.state import TrainState
 from ass_jax.method.train_step import add_mixed
 from ass_jax.models import Networks
@@ -24,7 +24,7 @@ Show = Callable[[int, TrainState, dict], None]
 
 
 def make_show(
-    networks: Networks, config: ConfigDict, mesh: Mesh, *, class_table: Any, writer: MetricWriter, workdir: Path
+    networks: Networks, config: ConfigDict, mesh: Mesh, *, class_table: ClassTable, writer: MetricWriter, workdir: Path
 ) -> Show:
     """Returns a function that writes a picture of the mixed images of a step to `mixed.png` and to TensorBoard.
 
@@ -51,7 +51,8 @@ def make_show(
     )
 
     def show(number: int, state: TrainState, batch: dict) -> None:
-        picture = draw(*jax.device_get(make(state, batch)), class_table)
+        unlabelled, mixed = jax.device_get(make(state, batch))
+        picture = draw(unlabelled, mixed, class_table)
         writer.write_picture(number, "mixed", picture)
         if jax.process_index() > 0:
             return
@@ -63,7 +64,7 @@ def make_show(
     return show
 
 
-def draw(unlabelled: dict[str, np.ndarray], mixed: dict[str, np.ndarray], table: Any) -> np.ndarray:
+def draw(unlabelled: dict[str, np.ndarray], mixed: dict[str, np.ndarray], table: ClassTable) -> np.ndarray:
     """Lays out unlabelled images, the teacher's confident labels, and the mixed images with theirs; a row an image.
 
     Args:

@@ -6,6 +6,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ass_jax.class_table import ClassTable
 from ass_jax.evaluation.evaluate import PredictionStrip, make_evaluation_step, score, score_all
 from ass_jax.method.state import TrainState
 from ass_jax.models import Networks
@@ -27,7 +28,7 @@ class Validation:
         networks: Networks,
         mesh: Mesh,
         data: Any,
-        class_table: Any,
+        class_table: ClassTable,
         writer: MetricWriter,
         workdir: Path,
     ):
@@ -45,7 +46,11 @@ class Validation:
         self.strip = PredictionStrip(config.evaluation.pictures, class_table)
         self._pictures, self._class_table = config.evaluation.pictures, class_table
         self._data, self._writer = data, writer
-        self._scoring = {"step": make_evaluation_step(networks, config, mesh), "mesh": mesh, "class_table": class_table}
+        self._scoring: dict[str, Any] = {
+            "step": make_evaluation_step(networks, config, mesh),
+            "mesh": mesh,
+            "class_table": class_table,
+        }
         self._show_mixed = mixed_picture.make_show(
             networks, config, mesh, class_table=class_table, writer=writer, workdir=workdir
         )

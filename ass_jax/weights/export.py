@@ -67,7 +67,7 @@ def state_dict(trained: Trained) -> dict[str, np.ndarray]:
     return found
 
 
-def program(trained: Trained) -> bytes:
+def program(trained: Trained) -> bytearray:
     """Returns a program for any number of images of any size that runs on CPU, GPU and TPU without this code.
 
     It maps images uint8 [B, H, W, 3] RGB to labels uint8 [B, H, W] and their probabilities float32 [B, H, W]. Like

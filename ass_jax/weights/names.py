@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ass_jax.models.deeplab import DILATIONS
 
-CAFFE_PIXELS = {
+CAFFE_PIXELS: dict[str, object] = {
     "pixel_order": "bgr",
     "pixel_mean": (104.00698793, 116.66876762, 122.67891434),
     "pixel_deviation": (1.0, 1.0, 1.0),
 }
 # Of the dilations of AdaptSegNet's trained classifiers, only the first two ever acted.
-_RELEASED = {"branches": 2}
-TORCHVISION_PIXELS = {
+_RELEASED: dict[str, object] = {"branches": 2}
+TORCHVISION_PIXELS: dict[str, object] = {
     "pixel_order": "rgb",
     "pixel_mean": (123.675, 116.28, 103.53),
     "pixel_deviation": (58.395, 57.12, 57.375),

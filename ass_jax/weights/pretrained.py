@@ -57,7 +57,7 @@ class Pretrained:
     def num_classes(self) -> int | None:
         """Number of classes of the file's classifier; None if it has none."""
         name = self.source.name(f"{_CLASSIFIER}dilation6/bias")
-        return self.arrays[name].size if name in self.arrays else None
+        return self.arrays[name].size if name is not None and name in self.arrays else None
 
     def settings_for(self, num_classes: int) -> dict[str, object]:
         """Returns the values in `config.model` that the weights expect of a model with `num_classes` classes."""
@@ -137,7 +137,7 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
     placed, loaded = [], []
     for path, leaf in zip(paths, leaves, strict=True):
         name = names[path]
-        if name in pretrained.arrays and name not in skipped:
+        if name is not None and name in pretrained.arrays and name not in skipped:
             leaf = _convert(pretrained, name, path, leaf.shape)
             loaded.append(path)
         placed.append(leaf)
@@ -206,16 +206,20 @@ def flatten(variables: Variables) -> list[tuple[str, jax.Array]]:
 
 def _skip_classifier(pretrained: Pretrained, leaves: Mapping, names: Mapping[str, str | None]) -> dict[str, str]:
     """Returns the names of the file's classifier, with the reason, if it is for another number of classes."""
-    paths = [path for path in leaves if path.startswith(_CLASSIFIER) and names[path] in pretrained.arrays]
-    found = {path: _in_our_layout(pretrained, names[path], path).shape for path in paths}
+    ours_to_theirs = {
+        path: name
+        for path, name in names.items()
+        if path.startswith(_CLASSIFIER) and name is not None and name in pretrained.arrays
+    }
+    found = {path: _in_our_layout(pretrained, name, path).shape for path, name in ours_to_theirs.items()}
     classes = {shape[-1] for shape in found.values() if shape}
-    ours = {leaves[path].shape[-1] for path in paths}
+    ours = {leaves[path].shape[-1] for path in found}
     if classes == ours or len(classes) != 1:
         return {}
-    if any(found[path][:-1] != leaves[path].shape[:-1] for path in paths):
+    if any(shape[:-1] != leaves[path].shape[:-1] for path, shape in found.items()):
         return {}  # Another network, for which `_convert` raises an error.
     reason = f"a classifier for {classes.pop()} classes instead of {ours.pop()}"
-    return {names[path]: reason for path in paths}
+    return dict.fromkeys(ours_to_theirs.values(), reason)
 
 
 def _in_our_layout(pretrained: Pretrained, name: str, path: str) -> np.ndarray:
@@ -287,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
             arrays = dict(flatten(variables))
             write_arrays(
                 options.output,
-                {path: arrays[path] for path in placement.loaded},
+                {path: np.asarray(arrays[path]) for path in placement.loaded},
                 settings_metadata(pretrained.settings),
             )
             say(f"Written: {options.output}; use it with --config.init={options.output}.")

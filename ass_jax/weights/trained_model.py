@@ -4,13 +4,13 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from ass_jax.checkpoints.manager import Checkpoints
+from ass_jax.class_table import ClassTable
 from ass_jax.method.losses import DOMAIN_LOSSES
 from ass_jax.method.state import Variables, abstract_segmenter
 from ass_jax.models import Networks, build_networks
@@ -77,7 +77,7 @@ class Trained:
         return build_networks(self.config, len(self.names))
 
 
-def write_description(workdir: Path, config: ConfigDict, class_table: Any) -> None:
+def write_description(workdir: Path, config: ConfigDict, class_table: ClassTable) -> None:
     """Writes the configuration and the classes of a run, from which `open_run` builds its model.
 
     Raises:
@@ -112,7 +112,7 @@ def open_run(workdir: str | os.PathLike, step: int | None = None, average: bool 
     return Trained(config, names, palette, jax.tree.map(np.asarray, variables))
 
 
-def open_foreign(pretrained: Pretrained, config: ConfigDict, class_table: Any) -> Trained:
+def open_foreign(pretrained: Pretrained, config: ConfigDict, class_table: ClassTable) -> Trained:
     """Builds the segmenter of a weight file of another project; the file must have a classifier.
 
     Args:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -77,7 +78,7 @@ def examine_files(config: ConfigDict, location: SplitLocation, class_table: Clas
     Raises:
       UserError: a process that reads files died.
     """
-    spec, pairs, title = location.spec, location.files.pairs, location.title
+    spec, pairs, title = location.spec, location.user_files.pairs, location.title
     root = config.data[f"{domain_of(location.part)}_root"]
     chosen = pairs if limit is None else survey.spread_evenly(pairs, limit)
     table = class_of_raw_ids(spec, class_table)
@@ -89,7 +90,7 @@ def examine_files(config: ConfigDict, location: SplitLocation, class_table: Clas
         [pair.name for pair in usable],
         [pair.label is not None for pair in usable],
         location=location,
-        faults=[*location.files.faults, *result.faults],
+        faults=[*location.user_files.faults, *result.faults],
         sizes=result.size_of,
     )
     found.reasons = _reasons(location, result)
@@ -121,7 +122,7 @@ def class_of_raw_ids(spec: DatasetSpec, class_table: ClassTable) -> list[str | N
 
 
 def _counts(location: SplitLocation, read: int) -> Iterator[str]:
-    pairs, split = location.files.pairs, location.split
+    pairs, split = location.user_files.pairs, location.split
     labels = sum(pair.label is not None for pair in pairs)
     all_labelled = split.labels == "all"
     found = f"pairs: {len(pairs)}" if all_labelled else f"images: {len(pairs)}, of which {labels} have a label"
@@ -133,8 +134,8 @@ def _counts(location: SplitLocation, read: int) -> Iterator[str]:
 
 def _reasons(location: SplitLocation, result: survey.Survey) -> dict[str, str]:
     """Returns name -> fault of the images that cannot be used."""
-    files = location.files
-    of_file = {fault.file: fault for fault in [*result.faults, *files.faults]}
+    files = location.user_files
+    of_file: dict[Path | None, Fault] = {fault.file: fault for fault in [*result.faults, *files.faults]}
     reasons = {}
     for pair in files.pairs:
         if pair.name in result.bad:

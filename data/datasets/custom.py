@@ -52,7 +52,8 @@ def _find(root: Path, split: str, *, custom: ConfigDict, domain: str) -> pairs.S
     for key in _FOLDERS[split][: 1 + labels_needed]:
         if not custom[key]:
             raise UserError(f"data.custom.{key} is empty; expected a folder in data.{domain}_root.")
-    images, labels = (root / custom[key] if custom[key] else None for key in _FOLDERS[split])
+    image_key, label_key = _FOLDERS[split]
+    images, labels = root / custom[image_key], root / custom[label_key] if custom[label_key] else None
 
     def name(file: Path, folder: Path) -> str | None:
         name = file.relative_to(folder).with_suffix("").as_posix()
@@ -64,7 +65,7 @@ def _find(root: Path, split: str, *, custom: ConfigDict, domain: str) -> pairs.S
         images,
         labels,
         functools.partial(name, folder=images),
-        functools.partial(name, folder=labels),
+        functools.partial(name, folder=labels or root),
         expected=_EXPECTED,
         deep=True,
         labels_needed=labels_needed,

@@ -50,6 +50,17 @@ class SplitLocation(NamedTuple):
         return self.spec.splits[self.part]
 
     @property
+    def user_files(self) -> SplitFiles:
+        """The user's files, where the records alone are not enough.
+
+        Raises:
+          MissingDataError: they are gone.
+        """
+        if self.files is None:
+            raise MissingDataError(self.spec, domain_of(self.part), "", [])
+        return self.files
+
+    @property
     def title(self) -> str:
         """Dataset and split, for messages."""
         return f"{self.spec.name} {self.split.name}"
@@ -100,6 +111,8 @@ def locate_split(data_config: ConfigDict, part: str) -> SplitLocation:
     start = "_".join([split, "full" if size is None else "{}x{}".format(*size), *(["labels"] * form.full_labels)])
     if not root or not Path(root).is_dir():
         return SplitLocation(spec, part, form, _earlier_folder(spec, domain, parent, root, start), None)
+    if spec.find is None:
+        raise ValueError(f"{spec.name} is generated and has no files.")
     files = spec.find(Path(root), split)
     if not files.pairs:
         raise MissingDataError(spec, domain, root, files.faults)

@@ -25,7 +25,7 @@ from data.raw.pairs import Pair
 try:
     import fcntl
 except ImportError:  # Not on Windows.
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _SAMPLES = 4  # Pairs from which the size on disk is estimated.
 _MARGIN = 1.05
@@ -63,7 +63,7 @@ def prepare_split(task: Task, processes: int | None = None) -> None:
       UserError: too many files are unusable, or the disk is too small.
     """
     location = task.location
-    folder, files = location.folder, location.files
+    folder, files = location.folder, location.user_files
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder.parent / "lock"):
         if folder.exists():
@@ -110,11 +110,11 @@ def _shard_files(task: Task, work: Path, count: int) -> list[Path]:
 def _write_shards(task: Task, work: Path, processes: int) -> list[shards.Shard]:
     """Writes the shards that are missing, and returns all of them."""
     location = task.location
-    title, pairs = location.title, location.files.pairs
+    title, pairs = location.title, location.user_files.pairs
     groups = shards.group_pairs(pairs)
     files = _shard_files(task, work, len(groups))
     done = [shards.read_note(file) for file in files]
-    faults = [*location.files.faults, *(fault for shard in done if shard for fault in shard.faults)]
+    faults = [*location.user_files.faults, *(fault for shard in done if shard for fault in shard.faults)]
     for fault in faults:
         logging.warning("%s", fault)
     _check_limit(task, faults, work)
@@ -132,16 +132,16 @@ def _write_shards(task: Task, work: Path, processes: int) -> list[shards.Shard]:
         progress = tqdm(total=len(pairs), initial=len(pairs) - len(left), desc=title, unit=" images", file=sys.stderr)
         try:
             with contextlib.closing(results), progress:
-                for _, fault in results:
+                for _, new_fault in results:
                     progress.update()
-                    if fault:
-                        logging.warning("%s", fault)
-                        faults.append(fault)
+                    if new_fault:
+                        logging.warning("%s", new_fault)
+                        faults.append(new_fault)
                         _check_limit(task, faults, work)
         except (OSError, RuntimeError) as error:  # The latter comes from array_record, or from a worker that died.
             text = f"Preparing {title} stopped: {error}. The same command resumes from there ({work})."
             raise UserError(text) from error
-    return [shards.read_note(file) for file in files]
+    return [shard for file in files if (shard := shards.read_note(file))]
 
 
 def _check_limit(task: Task, faults: Sequence[Fault], work: Path) -> None:
@@ -165,7 +165,8 @@ def needed_bytes(pairs: Sequence[Pair], form: Form) -> int:
 
 def _check_room(location: SplitLocation, left: Sequence[Pair], work: Path) -> None:
     """Prints how much disk the remaining pairs take; raises UserError if it is not free."""
-    needed, free, total = needed_bytes(left, location.form), shutil.disk_usage(work).free, len(location.files.pairs)
+    needed, free = needed_bytes(left, location.form), shutil.disk_usage(work).free
+    total = len(location.user_files.pairs)
     rest = f"{len(left)} of {total}" if len(left) < total else f"{total}"
     sizes = f"{gigabytes(needed)}, {gigabytes(free)} are free in {work.parent}"
     text = f"{location.title}: {rest} images take about {sizes}"

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ def remove_faulty(folder: Path) -> None:
 
 def write(
     files: Sequence[Path], groups: Sequence[Sequence[Pair]], form: Form, serialize: Serialize, processes: int
-) -> Iterator[tuple[int, Fault | None]]:
+) -> Generator[tuple[int, Fault | None]]:
     """Writes shards, one after the other.
 
     Args:

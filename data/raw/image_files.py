@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -106,7 +106,7 @@ ENCODINGS: dict[str, Callable[[Image.Image, Path], np.ndarray]] = {
 def _channels_of_16_bits(image: Image.Image, file: Path) -> np.ndarray:
     """Returns uint16 [Y, X, 3]: three 16-bit channels of a PNG that is open but not decoded."""
     # Decoding closes an image, so a second one gives the low bytes.
-    second = _open(file)
+    second: Any = _open(file)
     # "L" is little-endian: it takes the second byte of each pair.
     second.tile = [part._replace(args="RGB;16L") for part in second.tile]
     high, low = (_decode(part, file, functools.partial(np.asarray, part)) for part in (image, second))
@@ -145,7 +145,7 @@ def _decode(image: Image.Image, file: Path, decode: Callable[[], Decoded]) -> De
         raise BadFileError("damaged", file, text) from error
 
 
-def _rawmode(image: Image.Image) -> str:
+def _rawmode(image: Any) -> str:
     """Returns Pillow's name for how the pixels lie in the file: "RGB;16B" for 16-bit colour."""
     arguments = image.tile[0].args if image.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)

@@ -1,6 +1,6 @@
 """Raw ids of labels: which ones a dataset has, and the faults that only they show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ def _are_train_ids(ids: np.ndarray, rules: LabelRules) -> bool:
     return len(classes) < len(ids) or (large and len(classes) >= _LEAST_TRAIN_IDS and classes[0] == 0)
 
 
-def _show(counts: np.ndarray, ids: np.ndarray | list[int]) -> str:
+def _show(counts: np.ndarray, ids: np.ndarray | Sequence[np.integer]) -> str:
     """Returns the most frequent of the ids with their shares, as text."""
     most = sorted(ids, key=lambda raw_id: -counts[raw_id])[:8]
     more = ", ..." if len(most) < len(ids) else ""

@@ -29,7 +29,7 @@ def decode_all(
     """
     shapes = split.shapes(*keys)
     known = all(None not in shape for shape in shapes)
-    if not known or len(chosen) * sum(map(math.prod, shapes)) > limit or split.undecodable[keys]:
+    if not known or len(chosen) * sum(map(math.prod, shapes)) > limit or split.undecodable[keys]:  # type: ignore[arg-type]
         return None
     records = tf.data.Dataset.from_tensor_slices(chosen).batch(RECORDS_PER_READ).map(split.read).unbatch()
     decoded = records.map(split.decoder(*keys), num_parallel_calls=readers, deterministic=True)

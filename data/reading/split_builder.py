@@ -38,7 +38,7 @@ class SplitConfig(tfds.core.BuilderConfig):
     form: Form
 
 
-class SplitBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
+class SplitBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """One split of a dataset; `open_split_builder` prepares it."""
 
     VERSION = tfds.core.Version(location.VERSION)

@@ -48,7 +48,7 @@ def rank_names(names: Sequence[str], seed: int) -> list[str]:
 def write_lists(spec: DatasetSpec, folder: Path = FOLDER) -> None:
     """Writes the lists of all counts and seeds of a dataset below `folder`."""
     *counts, _ = spec.listed_counts
-    names = official_names(spec)
+    names = official_names(spec) or []
     for seed in SEEDS:
         for count in counts:
             file = folder / spec.name / f"seed{seed}" / f"{count}.txt"

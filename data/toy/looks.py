@@ -140,9 +140,10 @@ def _paint_classes(classes: np.ndarray, generator: np.random.Generator, strong: 
     colours = colours + strong["recolour"] * generator.standard_normal(colours.shape, dtype=np.float32)
     amplitudes = (1.0 - swap) * _AMPLITUDES + swap * _AMPLITUDES[_SWAPPED]
     amplitudes = amplitudes * (1.0 + strong["texture"])
+    height, width = classes.shape
     texture = np.zeros(classes.shape, np.float32)
     for scale, cells in enumerate(TEXTURE_CELLS):
-        texture += amplitudes[:, scale][classes] * smooth_noise(generator, *classes.shape, cells)
+        texture += amplitudes[:, scale][classes] * smooth_noise(generator, height, width, cells)
     return colours[classes] + texture[..., None]
 
 
@@ -164,5 +165,5 @@ def _add_haze(
     """Returns an image [H, W, 3] that fades into a light grey with the distance; the sky half as much."""
     share = np.minimum(strong["haze"], 1.0) * np.exp(-4.0 * nearness)
     share[nearness <= 0.0] *= 0.5
-    colour = np.float32(generator.uniform(0.65, 0.85)) + np.float32([-0.03, 0.0, 0.03])
+    colour = np.float32(generator.uniform(0.65, 0.85)) + np.array([-0.03, 0.0, 0.03], np.float32)
     return image + share[..., None] * (colour - image)

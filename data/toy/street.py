@@ -4,6 +4,8 @@ Lengths on the ground are in metres and shrink towards a vanishing point. `nearn
 the distance: 0 at the horizon, 1 where the ground leaves the image.
 """
 
+from typing import Any
+
 import numpy as np
 
 from data.toy.canvas import Canvas
@@ -62,7 +64,7 @@ class Street:
         metre = self.metre * nearness
         return self.middle + lateral * metre, self.ground(nearness), metre
 
-    def ground(self, nearness: float | np.ndarray) -> float | np.ndarray:
+    def ground(self, nearness: Any) -> Any:
         """Returns y of the ground at a nearness, a number or an array."""
         return self.horizon + (1.0 - self.horizon) * nearness
 
@@ -125,10 +127,10 @@ def draw_walls(canvas: Canvas, street: Street, generator: np.random.Generator) -
         tints = np.where(hedges[:, None], 0.5 * tints, tints).astype(np.float32)
 
         nearness = (canvas.x - street.middle) / (wall * street.metre)
-        columns = np.flatnonzero(nearness > FAR)
-        if not columns.size:
+        near = np.flatnonzero(nearness > FAR)
+        if not near.size:
             continue
-        columns = slice(columns[0], columns[-1] + 1)
+        columns = slice(near[0], near[-1] + 1)
         nearness = nearness[columns]
         distance = 3.0 / nearness  # In about metres.
         plot = np.searchsorted(edges, distance).clip(0, count - 1)

@@ -10,7 +10,6 @@ import pytest
 
 from ass_jax.method import mixing
 from ass_jax.method.mixing import CUT_AREA, class_regions, cut_regions, paste
-from data.streams import MIXING_KINDS
 
 CLASSES = 5
 IGNORED = 255
@@ -155,7 +154,3 @@ def test_paste_against_a_loop():
     survives = donor["label"] == IGNORED
     np.testing.assert_array_equal(found["image"][survives], receiver["image"][survives])
     assert (np.asarray(found["label"])[survives & (receiver["label"] == IGNORED)] == IGNORED).all()
-
-
-def test_settings_name_these_kinds():
-    assert tuple(mixing.REGIONS) == MIXING_KINDS
