@@ -102,7 +102,7 @@ def test_values_and_gradients_are_those_of_flax(features, variables, x, relu):
         return jnp.sum(jnp.sin(apply(module, variables | {"params": params}, x)[0]))
 
     gradients = [
-        jax.value_and_grad(loss, argnums=(1, 2))(module, variables["params"], x)
+        jax.jit(jax.value_and_grad(loss, argnums=(1, 2)), static_argnums=0)(module, variables["params"], x)
         for module in (Layer(features, relu=relu), Plain(features, relu))
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), *gradients)

@@ -188,8 +188,8 @@ def test_bfloat16_computes_close_to_float32(images, variables):
 
 @pytest.mark.parametrize("block", ["bottleneck", "basic"])
 def test_rematerialised_blocks_change_memory_alone(random_variables, block):
-    images = np.random.default_rng(1).normal(size=(2, 96, 96, 3)).astype(np.float32)
-    plain, remat = (ResNet((3, 1, 1, 1), block, width=4, stem_width=4, remat=remat) for remat in (False, True))
+    images = np.random.default_rng(1).normal(size=(2, 128, 128, 3)).astype(np.float32)
+    plain, remat = (ResNet((2, 2, 2, 2), block, width=4, stem_width=4, remat=remat) for remat in (False, True))
     variables = random_variables(plain, images, False)
     assert jax.tree.structure(shapes(remat, (32, 64))[0]) == jax.tree.structure(variables)
 
