@@ -130,6 +130,10 @@ def custom_ids(custom: Mapping[str, Any], domain: str) -> dict[int, str]:
     Raises:
       UserError: an id is not in 0..65535 or occurs twice, a class is unknown, or there is no id.
     """
+    if not custom["names"]:
+        raise UserError(
+            "data.custom.names is empty: expected the names of the classes; configs/custom.py is an example."
+        )
     _check_ids(custom, domain)
     if not custom[f"{domain}_ids"]:
         raise UserError(

@@ -77,7 +77,7 @@ def _histogram(result: Survey, spec: DatasetSpec, domain: str, table: Sequence[s
 def _without_class(spec: DatasetSpec, domain: str, raw_id: int) -> str:
     if raw_id in spec.labels.raw_ids:
         return f" ({spec.labels.raw_ids[raw_id]}: not in data.classes)"
-    return "" if spec.labels.known_ids else f" (not in data.custom.{domain}_ids)"
+    return f" (not in data.custom.{domain}_ids)" if spec.name == "custom" else ""
 
 
 def fault_lines(faults: Sequence[Fault], spec: DatasetSpec, *, all_of_them: bool) -> Iterator[str]:

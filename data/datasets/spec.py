@@ -80,8 +80,8 @@ def describe_layout(spec: DatasetSpec, domain: str, root: str | Path) -> str:
     where = f"{setting} is {str(root)!r}." if str(root) else f"{setting} is not set."
     lines = [f"The dataset {spec.name!r} was not found. {where}", ""]
     if spec.page:
-        width = max(map(len, spec.archives))
-        lines += [f"1. Download from {spec.page} (a free account may be needed):"]
+        width = max(map(len, spec.archives), default=0)
+        lines += [f"1. Download from {spec.page} (a free account may be needed){':' if spec.archives else '.'}"]
         lines += [f"     {name:{width}}  {contents}" for name, contents in spec.archives.items()]
         lines += ["2. Unpack them into one folder:", ""]
     else:

@@ -20,9 +20,10 @@ class LabelRules(NamedTuple):
     """How the labels of a dataset are stored.
 
     Attributes:
-      encoding: of the files; a key of `data.raw.image_files.ENCODINGS`.
+      encoding: of the files; a key of `data.raw.image_files.ENCODINGS`, which says what each one is.
       raw_ids: raw id -> class; all other raw ids are ignored.
-      known_ids: raw ids that labels may hold; None: any, and all but those of `raw_ids` are ignored.
+      known_ids: raw ids that labels may hold, with 255 among them if it marks pixels without a class; None: any,
+        and all but those of `raw_ids` are ignored.
       values: number of raw ids that a prepared label can hold: 256 (8 bits) or 65536 (16 bits).
     """
 
@@ -58,7 +59,8 @@ def count_ids(label: np.ndarray, rules: LabelRules, file: Path) -> np.ndarray:
             raise BadFileError("train ids", file, text)
         unknown = [raw_id for raw_id in ids if raw_id not in rules.known_ids]
         if counts[unknown].sum() > UNKNOWN_SHARE * label.size:
-            text = f"expected raw ids of 0 to {max(rules.known_ids)}, found also {_show(counts, unknown)}."
+            valid = f"{min(rules.known_ids)} to {max(rules.known_ids)}"
+            text = f"expected raw ids of {valid}, found also {_show(counts, unknown)}."
             raise BadFileError("unknown ids", file, text)
     if not any(raw_id in rules.raw_ids for raw_id in ids):
         raise BadFileError("all ignored", file, f"expected pixels of at least one class, found only {shown}.")
@@ -68,14 +70,15 @@ def count_ids(label: np.ndarray, rules: LabelRules, file: Path) -> np.ndarray:
 def _are_train_ids(ids: np.ndarray, rules: LabelRules) -> bool:
     """Returns whether a label with these ids certainly holds train ids.
 
-    Train ids end at 18 and mark ignored pixels with 255, which is no raw id of any known dataset. Without a 255 they
-    are recognised only where most classes have larger raw ids, as sky, vegetation and vehicles of Cityscapes do.
+    Train ids end at 18 and mark ignored pixels with 255. Where 255 is not in the label, or is a raw id of the dataset,
+    they are recognised only if most classes have larger raw ids, as sky, vegetation and vehicles of Cityscapes do.
     """
     classes = ids[ids != IGNORED]
     if not len(classes) or classes[-1] > _MOST_TRAIN_ID:
         return False
     large = sum(raw_id > _MOST_TRAIN_ID for raw_id in rules.raw_ids) > len(rules.raw_ids) / 2
-    return len(classes) < len(ids) or (large and len(classes) >= _LEAST_TRAIN_IDS and classes[0] == 0)
+    ignored = IGNORED in ids and not (rules.known_ids and IGNORED in rules.known_ids)
+    return ignored or (large and len(classes) >= _LEAST_TRAIN_IDS and classes[0] == 0)
 
 
 def _show(counts: np.ndarray, ids: np.ndarray | Sequence[np.integer]) -> str:

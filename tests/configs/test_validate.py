@@ -10,7 +10,7 @@ from configs import base, custom, gta5, synthia, toy
 from configs._validate import RULES, get_value, validate
 from configs._variants import VARIANTS
 from configs.user_error import UserError
-from data.datasets.registry import SPECS
+from data.datasets.registry import SPECS, names_with
 from tests.configs.test_configs import flatten
 
 # Keys without a rule: any value of their type is valid, or other code says what is wrong with it.
@@ -225,10 +225,9 @@ def test_list_beside_all_images_is_refused(variant):
 
 
 def test_datasets_need_the_parts_that_a_run_reads():
-    refuse(
-        changed(data__source="cityscapes"), r"data\.source is 'cityscapes'; expected one of toy, gta5, synthia, custom"
-    )
-    refuse(changed(data__target="gta5"), r"data\.target is 'gta5'; expected one of toy, cityscapes, custom")
+    sources, targets = (", ".join(names_with(part)) for part in ("source_train", "target_train"))
+    refuse(changed(data__source="cityscapes"), rf"data\.source is 'cityscapes'; expected one of {sources}")
+    refuse(changed(data__target="gta5"), rf"data\.target is 'gta5'; expected one of {targets}")
     validate(changed("oracle", data__source="cityscapes"))  # Not read.
     config = changed(evaluation__split="test")
     refuse(config, r"evaluation\.split is 'test'; expected 'validation', since the dataset toy has no test images")

@@ -84,7 +84,7 @@ def test_every_table_is_sound(name):
 
 
 def test_unknown_name_lists_the_valid_ones():
-    with pytest.raises(ValueError, match=r"'coco'.*cityscapes19, synthia16, toy, custom"):
+    with pytest.raises(ValueError, match=rf"'coco'.*{', '.join([*CLASS_TABLES, 'custom'])}"):
         class_table("coco")
 
 
@@ -205,3 +205,8 @@ def test_custom_ids_are_needed_where_they_are_used(custom, domain):
 def test_custom_table_without_settings_is_refused():
     with pytest.raises(ValueError, match="names: expected the names of 2 to 255"):
         class_table("custom", base.default_config().data.custom)
+
+
+def test_own_ids_need_names_of_classes():
+    with pytest.raises(ValueError, match=r"data\.custom\.names is empty"):
+        custom_ids({"names": (), "target_ids": ()}, "target")

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import zipfile
 
@@ -5,11 +6,14 @@ import numpy as np
 import pytest
 
 from configs import base
+from data.classes import CLASS_TABLES
 from data.datasets import cityscapes, gta5
-from data.datasets.registry import find_spec
+from data.datasets.registry import SPECS, find_spec
 from data.datasets.spec import describe_layout
 from data.raw import file_access
 from data.raw.faults import BadFileError
+from data.raw.image_files import ENCODINGS
+from data.raw.label_rules import LabelRules, count_ids
 from data.raw.pairs import read_pair
 from tests.helpers import trees
 from tests.helpers.miniature_specs import miniature_spec, own_settings
@@ -189,3 +193,26 @@ def test_all_images_of_own_target_may_lack_labels(tmp_path):
     found = find_spec(data, "target").find(tmp_path, "target_train")
     assert [pair.name for pair in found.pairs] == tree.names
     assert not any(pair.label for pair in found.pairs)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_labels_of_specs_are_readable_and_name_known_classes(spec):
+    known = {name for table in CLASS_TABLES.values() for name in table.names}
+    assert spec.labels.encoding in ENCODINGS
+    assert set(spec.labels.raw_ids.values()) <= known
+
+
+def test_255_may_be_a_raw_id_of_a_dataset(tmp_path):
+    label = np.array([[1, 2, 255]], np.uint8)
+    rules = LabelRules("indices", {1: "road", 2: "sky"}, frozenset({1, 2}))
+    with pytest.raises(BadFileError, match="looks like train ids"):
+        count_ids(label, rules, tmp_path)
+    counts = count_ids(label, rules._replace(known_ids=frozenset({1, 2, 255})), tmp_path)
+    assert counts[[1, 2, 255]].tolist() == [1, 1, 1]
+    with pytest.raises(BadFileError, match="expected raw ids of 1 to 2, found also 0"):
+        count_ids(np.zeros((2, 2), np.uint8), rules, tmp_path)
+
+
+def test_layout_without_archives_is_described():
+    spec = dataclasses.replace(SPECS["gta5"], archives={})
+    assert "1. Download from" in describe_layout(spec, "source", "")
