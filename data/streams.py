@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from configs.user_error import UserError
 
 STREAMS = ("source", "labelled", "unlabelled")
-# What the term of each weight reads: one or more streams of each group.
+# Weight of a term -> the streams that it reads: at least one of each group. Labelled streams are read anyway.
 READ = {
     "loss.global_weight": (("source",), ("unlabelled",)),
     "loss.semantic_weight": (("source",), ("labelled",)),
@@ -25,8 +25,8 @@ def streams(config: ConfigDict) -> dict[str, int]:
       Stream name to images per step, in the order of `STREAMS`. Streams of no images are absent, and so is the
       unlabelled one where no term reads it.
     """
-    unlabelled = config.loss.global_weight > 0 or config.teacher.mixed_weight > 0
-    needed = {"source": True, "labelled": True, "unlabelled": unlabelled}
+    read = [group for key, groups in READ.items() if _weight(config, key) > 0 for group in groups]
+    needed = {"source": True, "labelled": True, "unlabelled": ("unlabelled",) in read}
     return {name: config.data.batch[name] for name in STREAMS if needed[name] and config.data.batch[name]}
 
 
@@ -67,3 +67,8 @@ def host_share(key: str, images: int, hosts: int) -> int:
     if images % hosts:
         raise UserError(f"{key} is {images}; expected a multiple of {hosts}, the number of hosts.")
     return images // hosts
+
+
+def _weight(config: ConfigDict, key: str) -> float:
+    group, name = key.split(".")
+    return config[group][name]

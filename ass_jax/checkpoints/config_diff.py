@@ -72,6 +72,10 @@ def expect_same_configuration(directory: str, step: int, saved: dict, current: d
     if not found:
         return
     text = f"The settings differ from those of checkpoint {step} in {directory}:{format_differences(found)}"
+    if any(_ABSENT in values for _, *values in found):
+        text += (
+            "\nThe checkpoint is of a version with other settings; those that only one version has are absent above."
+        )
     if not allow_changes:
         raise ChangedError(
             f"{text}\nUse the same settings, or name another --workdir. To resume with the new ones, add "

@@ -34,7 +34,7 @@ Metrics = dict[str, Array]
 
 # In the order in which they pass and update the running statistics; `jit` sorts the keys of the batch. The step
 # itself makes the mixed images.
-STREAMS = ("source", "mixed", "labelled", "unlabelled")
+PASSES = ("source", "mixed", "labelled", "unlabelled")
 
 
 def train_step(
@@ -93,7 +93,7 @@ def train_step(
         return batch_stats, {"total": total, "metrics": metrics, "gradients": gradients}
 
     # No term joins two streams.
-    streams = {name: batch[name] for name in STREAMS if name in batch}
+    streams = {name: batch[name] for name in PASSES if name in batch}
     batch_stats, sums = sum_by_stream(terms, state.batch_stats, streams)
     total, metrics, gradients = sums["total"], sums["metrics"] | taught, sums["gradients"]
     norms = {f"gradient_norm/{network}": optax.tree.norm(gradient) for network, gradient in gradients.items()}
@@ -150,10 +150,10 @@ def _forward(params: dict, batch_stats: dict, batch: dict, networks: Networks, c
 
     Returns:
       By stream: `features` `[B, h, w, D]`, `logits` `[B, h, w, C]`, `scores` (logits at image size)
-      `[B, H, W, C]`; and the running statistics after all streams, in the order of `STREAMS`.
+      `[B, H, W, C]`; and the running statistics after all streams, in the order of `PASSES`.
     """
     maps = {}
-    for stream in STREAMS:
+    for stream in PASSES:
         if stream not in batch:
             continue
         images = normalise(batch[stream]["image"], config)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from ass_jax.method.optimizers import make_optimizer
 from ass_jax.method.state import TrainState, create_state
-from ass_jax.method.train_step import STREAMS, train_step
+from ass_jax.method.train_step import PASSES, train_step
 from ass_jax.models import build_networks
 from ass_jax.runtime import compilation
 from ass_jax.runtime.sharding import global_batch, make_mesh, replicated
@@ -118,7 +118,7 @@ def work_and_limit(training: Training, config: ConfigDict) -> dict:
 
 def sizes(batch: dict) -> dict[str, list[int]]:
     """Returns images, height and width of every stream."""
-    return {stream: list(batch[stream]["image"].shape[:3]) for stream in STREAMS if stream in batch}
+    return {stream: list(batch[stream]["image"].shape[:3]) for stream in PASSES if stream in batch}
 
 
 def physical_devices(mesh: Mesh) -> int:

@@ -56,9 +56,9 @@ def training_flop(networks: Networks, batch: Mapping[str, Mapping[str, Any]], mi
       networks: of the step.
       batch: its streams.
       mixed: whether a teacher labels the unlabelled images and mixed images are trained on (ASS+). The unlabelled
-        images themselves then pass only where a discriminator needs them.
+        images themselves then pass only where the global discriminator reads their maps.
     """
-    judged = networks.global_discriminator is not None or networks.semantic_discriminator is not None
+    judged = networks.global_discriminator is not None
     total = 0
     for stream, examples in batch.items():
         count, size = examples["image"].shape[0], tuple(examples["image"].shape[1:3])
