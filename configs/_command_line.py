@@ -98,6 +98,8 @@ def _run_config_file(file: str, words: list[str]) -> ConfigDict:
       flags.Error: a word is unknown, or the file is at fault; then the message names it, and the line.
     """
     specification = importlib.util.spec_from_file_location("config_file", file)
+    if specification is None or specification.loader is None:
+        raise flags.Error(f"{file} is no configuration file; expected a Python file such as configs/toy.py.")
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
@@ -142,7 +144,7 @@ def _check_file(file: str, values: dict[str, Any], valid: dict[str, Any]) -> Non
 
 def _config_files() -> list[str]:
     """Returns the paths of this folder's configuration files."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(file for file in Path(__file__).parent.glob("*.py") if file.name != "base.py")  # No experiment.
     return [os.path.relpath(file) for file in files if re.search(r"(?m)^def get_config", file.read_text())]
 
 

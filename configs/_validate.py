@@ -5,11 +5,13 @@ JAX nor TensorFlow, so that mistakes are reported at once.
 """
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import base
 from configs._variants import VARIANTS
 from configs.user_error import UserError
 from data import streams
@@ -156,6 +158,10 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: a setting cannot be used; the message names its key, its value, and what is expected.
     """
+    unknown = sorted(set(_keys(config)) - set(_keys(base.default_config())))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], _keys(base.default_config()), 1)
+        raise UserError(f"There is no setting {unknown[0]}.{f' Did you mean {close[0]}?' if close else ''}")
     for key, rule in RULES.items():
         value = get_value(config, key)
         if not rule.allows(value):
@@ -163,6 +169,15 @@ def validate(config: ConfigDict) -> None:
     for check in (_terms, _teacher, _labelled_images, _datasets, _evaluation, _distributed):
         for key, expected in check(config):
             raise _mistake(key, get_value(config, key), expected)
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Returns the full names of all settings."""
+    return [
+        key
+        for name, value in config.items()
+        for key in (_keys(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [f"{prefix}{name}"])
+    ]
 
 
 def get_value(config: ConfigDict, key: str) -> Any:

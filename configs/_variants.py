@@ -71,7 +71,10 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
         )
     if unknown:
         valid = valid_words(config.data.target)
-        raise UserError(f"Unknown word {unknown[0]!r} after the file's colon. Valid: {valid}.")
+        hint = ""
+        if unknown[0].isascii() and unknown[0].isdigit():
+            hint = f" Any other number of labelled images: --config.data.labelled_count={unknown[0]}."
+        raise UserError(f"Unknown word {unknown[0]!r} after the file's colon. Valid: {valid}.{hint}")
     variants = [word for word in given if word in VARIANTS] or ["ass"]
     if len(variants) > 1:
         raise UserError(f"Expected one variant after the file's colon, found {', '.join(variants)}.")

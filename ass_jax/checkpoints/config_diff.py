@@ -79,7 +79,7 @@ def expect_same_configuration(directory: str, step: int, saved: dict, current: d
     if not allow_changes:
         raise ChangedError(
             f"{text}\nUse the same settings, or name another --workdir. To resume with the new ones, add "
-            "--config.resume_with_changes. Evaluation works with any settings."
+            "--config.resume_with_changes. Neither resuming nor evaluation works with another network."
         )
     say(f"{text}\nThe run resumes with the new ones (config.resume_with_changes).")
 

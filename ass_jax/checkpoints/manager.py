@@ -312,7 +312,8 @@ class Checkpoints:
             types = {name: text.partition(" crc32")[0] for name, text in expected.items()}
             if differing := integrity.leaf_differences(integrity.leaf_types(target), types):
                 raise UserError(
-                    f"Checkpoint {step} in {self.directory} does not fit the model of this configuration; {differing}"
+                    f"Checkpoint {step} in {self.directory} does not fit the model of this configuration. Use "
+                    f"config.model and config.data.classes of the run; {differing}"
                 )
             target = jax.tree.map(_with_sharding, target)
             arguments = ocp.checkpoint_utils.construct_restore_args(target)

@@ -49,6 +49,8 @@ def make_folder(folder: Path) -> None:
     Raises:
       UserError: it cannot be made.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; expected a folder, or a name that is free.")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -302,6 +302,7 @@ def _compile_step(
     optimizer: optax.GradientTransformation,
 ) -> jax.stages.Compiled:
     """Compiles the training step and prints its size, the time that compiling took, and its memory."""
+    say("Compiling the training step ...")
     begun = time.monotonic()
     step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
     lowered = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from ass_jax.models.deeplab import DILATIONS
+from configs.user_error import UserError
 
 CAFFE_PIXELS: dict[str, object] = {
     "pixel_order": "bgr",
@@ -101,9 +102,21 @@ def adaptsegnet_name(path: str, backbone: str) -> str:
     Args:
       path: of a parameter or running statistic.
       backbone: `config.model.backbone`.
+
+    Raises:
+      UserError: that model has no such backbone.
     """
-    name = _adaptsegnet_vgg_name(path) if backbone.startswith("vgg") else _resnet_name(path, "layer5")
-    assert name is not None, path
+    if backbone.startswith("vgg"):
+        name = _adaptsegnet_vgg_name(path)
+    elif backbone.startswith("resnet"):
+        name = _resnet_name(path, "layer5")
+    else:
+        name = None
+    if name is None:
+        raise UserError(
+            f"AdaptSegNet's model has no backbone {backbone!r}, so its parameters have no names for a .pth file; "
+            "expected a name that ends in .safetensors or .jaxexport."
+        )
     return name
 
 

@@ -255,3 +255,9 @@ def test_processes_of_a_run_are_numbered(settings, message):
     refuse(config, message)
     config.distributed.update(processes=2, index=1)
     validate(config)
+
+
+def test_unknown_setting_is_refused():
+    config = changed()
+    config.model.backbonne = "vgg16"
+    refuse(config, r"There is no setting model\.backbonne\. Did you mean model\.backbone\?")

@@ -100,3 +100,8 @@ def test_names_for_adaptsegnet():
     assert {path: adaptsegnet_name(path, "resnet101") for path in RESNET} == RESNET
     assert adaptsegnet_name(KERNEL, "resnet_tiny") == "layer5.conv2d_list.3.weight"
     assert {path: adaptsegnet_name(path, "vgg16") for path in VGG} == {path: names[1] for path, names in VGG.items()}
+
+
+def test_backbone_without_foreign_names_is_refused():
+    with pytest.raises(ValueError, match=r"no backbone 'mine'.* \.safetensors or \.jaxexport"):
+        adaptsegnet_name("params/backbone/stem/kernel", "mine")
