@@ -1,7 +1,7 @@
 """Checks whether two versions of the code train every variant with the same numbers, to the last bit.
 
-    git switch main; python -m benchmarks.parity.variants --write=/tmp/main.json
-    git switch my_branch; python -m benchmarks.parity.variants --against=/tmp/main.json
+    git switch main; python -m benchmarks.parity.variants --write=runs/main.json
+    git switch my_branch; python -m benchmarks.parity.variants --against=runs/main.json
 
 Every variant of the toy configuration is trained for 50 steps by `main.py` and evaluated; the metrics of all steps and
 the scores are compared. `--init` starts all variants from a file of weights, for versions that draw different ones.
@@ -41,6 +41,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder of prepared data; default: a temporary one")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")
     options = parser.parse_args()
+    if options.write:
+        options.write.parent.mkdir(parents=True, exist_ok=True)
     expected = json.loads(options.against.read_text()) if options.against else {}
     found, differing = {}, 0
     with tempfile.TemporaryDirectory() as temporary:
