@@ -10,13 +10,13 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from configs._validate import flatten
 from configs._variants import VARIANTS, valid_words
 from configs.base import default_config
 from configs.user_error import UserError
@@ -43,12 +43,12 @@ def parse(arguments: list[str]) -> list[str]:
     arguments = [argument for argument in arguments if argument not in HELP]
     try:
         config, others = _load_config(flags.FLAGS.read_flags_from_files(arguments, force_gnu=False))
-        defaults = dict(_flatten(config)) if config else {}
+        defaults = dict(flatten(config, "config.")) if config else {}
         if config:
             config_flags.DEFINE_config_dict("config", config, _CONFIG_HELP, lock_config=True, sys_argv=others)
         rest = _parse_flags(others, defaults)
         if help_only:
-            print(_help(dict(_flatten(flags.FLAGS.config)) if config else {}))
+            print(_help(dict(flatten(flags.FLAGS.config, "config.")) if config else {}))
             sys.exit(0)
         _check_complete(rest, config is not None)
     except flags.Error as error:
@@ -79,8 +79,8 @@ def _load_config(arguments: list[str]) -> tuple[ConfigDict | None, list[str]]:
     if not Path(file).is_file():
         raise flags.Error(f"There is no configuration file {file!r}. Found: {', '.join(_config_files())}.")
     config = _run_config_file(file, words)
-    valid = dict(_flatten(default_config()))
-    _check_file(file, dict(_flatten(config)), valid)
+    valid = dict(flatten(default_config(), "config."))
+    _check_file(file, dict(flatten(config, "config.")), valid)
     for name in overrides:
         _check_key(name, valid, "There is no --", f"--{name}")
         if name == "config.variant":
@@ -146,15 +146,6 @@ def _config_files() -> list[str]:
     """Returns the paths of this folder's configuration files."""
     files = sorted(file for file in Path(__file__).parent.glob("*.py") if file.name != "base.py")  # No experiment.
     return [os.path.relpath(file) for file in files if re.search(r"(?m)^def get_config", file.read_text())]
-
-
-def _flatten(config: ConfigDict, prefix: str = "config") -> Iterator[tuple[str, Any]]:
-    """Yields every full key, such as "config.data.batch.source", and its value."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _flatten(value, f"{prefix}.{key}")
-        else:
-            yield f"{prefix}.{key}", value
 
 
 def _check_key(name: str, valid: dict[str, Any], problem: str, place: str) -> None:

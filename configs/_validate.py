@@ -158,9 +158,10 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: a setting cannot be used; the message names its key, its value, and what is expected.
     """
-    unknown = sorted(set(_keys(config)) - set(_keys(base.default_config())))
+    valid = dict(flatten(base.default_config()))
+    unknown = [key for key, _ in flatten(config) if key not in valid]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], _keys(base.default_config()), 1)
+        close = difflib.get_close_matches(unknown[0], valid, 1)
         raise UserError(f"There is no setting {unknown[0]}.{f' Did you mean {close[0]}?' if close else ''}")
     for key, rule in RULES.items():
         value = get_value(config, key)
@@ -171,13 +172,13 @@ def validate(config: ConfigDict) -> None:
             raise _mistake(key, get_value(config, key), expected)
 
 
-def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Returns the full names of all settings."""
-    return [
-        key
-        for name, value in config.items()
-        for key in (_keys(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [f"{prefix}{name}"])
-    ]
+def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every full key, such as "data.batch.source" after the prefix, and its value."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def get_value(config: ConfigDict, key: str) -> Any:
