@@ -125,7 +125,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
 
 def predict(
     config: ConfigDict,
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike | None,
     pattern: str,
     *,
     output: str | os.PathLike | None = None,
@@ -136,7 +136,7 @@ def predict(
 
     Args:
       config: the whole configuration; a run has its own.
-      workdir: of the run.
+      workdir: of the run; None: `output` and `weights` are given.
       pattern: an image, a folder of images or a glob.
       output: folder of the label maps; default: `predicted` in `workdir`.
       weights: weight file or exported program; default: the run's last checkpoint.
@@ -148,17 +148,20 @@ def predict(
     Raises:
       UserError: there are no images, the weights do not fit, or the output cannot be written.
     """
-    workdir, class_table = Path(workdir), _validated_classes(config)
+    class_table = _validated_classes(config)
+    model, folder = weights or workdir, output or (Path(workdir) / run_files.LABEL_MAPS if workdir else None)
+    if not (model and folder):
+        raise UserError("Expected a working directory, or both weights and an output folder; found neither.")
 
     from ass_jax.inference import image_files, prediction_files, predictor
 
     inputs = image_files.find_images(pattern)
-    labeller = predictor.open_predictor(Path(weights or workdir), config, class_table)
-    output = Path(output or workdir / run_files.LABEL_MAPS)
-    failures = prediction_files.predict_files(labeller, inputs, output, confidence)
-    console.say(f"Label maps of {len(inputs) - len(failures)} images: {output}/")
+    labeller = predictor.open_predictor(Path(model), config, class_table)
+    folder = Path(folder)
+    failures = prediction_files.predict_files(labeller, inputs, folder, confidence)
+    console.say(f"Label maps: {len(inputs) - len(failures)}, in {folder}/")
     if failures:
-        console.print_error(f"{len(failures)} images could not be read:", *failures)
+        console.print_error(f"Unreadable images: {len(failures)}:", *failures)
     return failures
 
 

@@ -167,7 +167,7 @@ def _check_key(name: str, valid: dict[str, Any], problem: str, place: str) -> No
     if group == name:
         message = f"{place} is a group of keys."
     else:
-        message = f"{problem}{name}." + (f" Did you mean {close[0]}?" if close else "")
+        message = f"{problem}{name}." + (f" Did you mean --{close[0]}?" if close else "")
     raise flags.Error(f"{message}\nKeys of {group}: {', '.join(heads)}.")
 
 
@@ -229,13 +229,15 @@ def _check_complete(rest: list[str], has_config: bool) -> None:
         raise flags.Error(f"Unexpected argument {rest[1]!r}: a flag is written --NAME=VALUE.")
     if not has_config:
         raise flags.Error("--config is missing. Example: --config=configs/toy.py.")
-    mode, required = flags.FLAGS["mode"].value, {}
-    if mode != "check":
+    found = {name: flags.FLAGS[name].value for name in _FLAGS}
+    required = {}
+    # Predictions of a weight file into a folder of their own need no run.
+    if found["mode"] != "check" and not (found["mode"] == "predict" and found["weights"] and found["output"]):
         required["workdir"] = "runs/toy"
-    if mode == "predict":
+    if found["mode"] == "predict":
         required["input"] = "photos"
     for name, example in required.items():
-        if flags.FLAGS[name].value is None:
+        if found[name] is None:
             raise flags.Error(f"--{name} is missing. Example: --{name}={example}.")
 
 

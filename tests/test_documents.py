@@ -23,8 +23,8 @@ PAGES = [
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 FOLDERS = ("ass_jax", "benchmarks", "configs", "data", "docs", "notebooks", "tests")
 PLACEHOLDER = re.compile(r"[A-Z]{2,}|…|[<>]")  # As in ass_jax/models/NAME.py.
-EXAMPLES = ("loss.entropy_weight",)  # What CONTRIBUTING.md adds, to show how.
-# What other programs print.
+EXAMPLES = ("loss.entropy_weight",)  # Added by CONTRIBUTING.md as an example.
+# Messages of other programs.
 FOREIGN = ("Terminating process because", "persistent compilation cache", "Loading XLA:CPU AOT result")
 
 
@@ -62,10 +62,10 @@ def broken_links(page):
 
 
 def missing_files(text):
-    """Returns the words in backticks that look like files of the project and are none."""
+    """Returns the words in backticks that look like files of the project but do not exist."""
     missing = []
     for word in re.findall(r"`([^`\s]+)`", prose(text)):
-        path = word.partition(":")[0].rstrip("/")  # Without the words of a configuration.
+        path = word.partition(":")[0].rstrip("/")  # Without the words after a configuration file.
         ours = path.partition("/")[0] in FOLDERS and "/" in word
         if ours and not PLACEHOLDER.search(path) and not any(ROOT.glob(path)):
             missing.append(word)
@@ -83,7 +83,7 @@ def keys(config=None, prefix=""):
 
 
 def unknown_keys(text):
-    """Returns the settings that a page names and that do not exist."""
+    """Returns the settings that a page names but that do not exist."""
     valid = keys()
     named = set(re.findall(r"--(?:no)?config\.([a-z_][a-z_0-9.]*)", text))
     groups = {key.partition(".")[0] for key in valid if "." in key}
@@ -95,7 +95,7 @@ def unknown_keys(text):
 
 
 def unknown_modules(text):
-    """Returns the modules of the project that a page runs and that do not exist."""
+    """Returns the modules of the project that a page runs but that do not exist."""
     named = {module.rstrip(".") for module in re.findall(r"python -m ([\w.]+)", text)}
     ours = {module for module in named if module.partition(".")[0] in FOLDERS}
     return {module for module in ours if not is_module(module)}
@@ -123,14 +123,14 @@ def is_word(word):
 
 
 def unknown_targets(text):
-    """Returns the targets of make that a page names and that do not exist."""
+    """Returns the make targets that a page names but that do not exist."""
     targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
     code = re.findall(r"(?m)^make ([a-z]+)", text) + re.findall(r"`make ([a-z]+)", text)
     return set(code) - targets
 
 
 def unknown_names(text):
-    """Returns what the Python examples of a page import from the project, or use of an imported module, in vain."""
+    """Returns the names that a page's Python examples import or use but that do not exist."""
     unknown = []
     for block in re.findall(r"(?ms)^```python\n(.*?)^```", text):
         modules = {}
@@ -147,7 +147,7 @@ def unknown_names(text):
 
 
 def has(module, name):
-    """Returns whether a module of the project has a name, or a module of that name; True for those of others."""
+    """Returns whether a project module has an attribute or submodule `name`; True for other modules."""
     if module != "main" and module.partition(".")[0] not in FOLDERS:
         return True
     return is_module(module) and (hasattr(importlib.import_module(module), name) or is_module(f"{module}.{name}"))
@@ -155,7 +155,7 @@ def has(module, name):
 
 @functools.cache
 def messages():
-    """Returns every text in the source of the project, with a placeholder for each value that is put in."""
+    """Returns every string in the project's source, with a placeholder for each formatted value."""
     texts = []
     for file in [ROOT / "main.py", *(file for top in FOLDERS[:4] for file in (ROOT / top).rglob("*.py"))]:
         for node in ast.walk(ast.parse(file.read_text())):
@@ -203,7 +203,7 @@ def test_targets_of_make_exist(page):
 
 
 def has_name_first(text):
-    """Returns whether the paragraph with the first "ASS", or one before it, spells the name out."""
+    """Returns whether the name is spelt out in or before the first paragraph that has "ASS"."""
     paragraphs = [part for part in re.sub(r"`[^`]*`", "", prose(text)).split("\n\n") if not part.startswith("#")]
     first = next((number for number, part in enumerate(paragraphs) if re.search(r"\bASS\b", part)), None)
     return first is None or any("Alleviating Semantic-level Shift" in part for part in paragraphs[: first + 1])
@@ -217,7 +217,7 @@ def test_ass_is_spelt_out_first(page):
 def test_sections_that_the_code_names_exist():
     broken = []
     for file in (file for top in FOLDERS[:4] for file in (ROOT / top).rglob("*.py")):
-        text = re.sub(r"\s+(?:#\s+)?", " ", file.read_text())  # Docstrings and comments go on over several lines.
+        text = re.sub(r"\s+(?:#\s+)?", " ", file.read_text())  # Docstrings and comments span several lines.
         for page, titles in re.findall(r"(docs/[\w/]+\.md)((?:,? (?:and )?\"[^\"]+\")*)", text):
             headings = (ROOT / page).read_text() if (ROOT / page).exists() else ""
             named = re.findall(r"\"([^\"]+)\"", titles)
@@ -250,7 +250,7 @@ def test_pictures_and_data_are_used():
 
 
 def test_messages_of_troubleshooting_exist():
-    """A message that changes in the code has to change on the page."""
+    """A message that changes in the code must also change on the page."""
     page, absent = (ROOT / "docs/troubleshooting.md").read_text(), []
     _, _, section = page.partition("\n## Messages\n")
     for row in re.findall(r"(?m)^\| (`.*?) \|", section.partition("\n## ")[0]):

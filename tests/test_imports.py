@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = ("main", "ass_jax", "configs", "data", "tests", "benchmarks")
 
-# The ladder of folders, from the ground: a folder imports from steps below its own, and from itself.
+# The ladder of folders, lowest step first: a folder imports from lower steps and from itself.
 LADDERS = {
     "ass_jax": (
         ("class_table", "ops", "runtime", "visualization"),
@@ -32,7 +32,7 @@ LADDERS = {
         ("checking", "pipeline"),
     ),
 }
-# What a package may import of ours; a file with its own entry may import just that.
+# The project's packages that each package may import; a file with its own entry follows that entry alone.
 ALLOWED = {
     "main": ("configs", "data", "ass_jax"),
     "configs": ("configs", "data.classes", "data.datasets", "data.streams"),
@@ -46,7 +46,7 @@ ALLOWED = {
     "ass_jax.ops": ("ass_jax.ops", "configs.user_error"),
     "ass_jax.method.class_means": ("ass_jax.ops",),
 }
-# The only places that may import a library.
+# The only modules that may import each library.
 OWNERS = {
     "tensorflow": ("data.augment", "data.reading", "data.sampling.epoch_order", "data.pipeline"),
     "tensorflow_datasets": ("data.reading",),
@@ -60,7 +60,7 @@ def within(name, package):
 
 
 def source_files():
-    """Returns the file of every module of ours, by dotted name."""
+    """Returns the file of every module of the project, by dotted name."""
     files = [ROOT / "main.py"]
     for top in ("ass_jax", "benchmarks", "configs", "data"):
         files += sorted((ROOT / top).rglob("*.py"))
@@ -89,7 +89,7 @@ IMPORTS = {name: imports_of(name, file.read_text()) for name, file in FILES.item
 
 
 def folder_of(name, top):
-    """Returns the folder of a module below a package, or the module itself where it is in none."""
+    """Returns the folder of a module in the package `top`, or the module itself if it is in none."""
     return name.removeprefix(f"{top}.").partition(".")[0]
 
 
@@ -164,7 +164,7 @@ def test_the_rule_itself(name, source, expected):
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not within(name, "ass_jax.ops")])
-def test_operations_have_one_door(name):
+def test_operations_are_imported_from_the_package_only(name):
     assert {imported for imported in IMPORTS[name] if imported.startswith("ass_jax.ops.")} == set()
 
 
@@ -192,7 +192,7 @@ LIGHT = ("configs", "data.classes", "data.streams", "data.raw", "data.toy", "dat
         ((*LIGHT, "data.checking"), ("tensorflow", "tensorflow_datasets", "jax")),  # The command line and the check.
     ],
 )
-def test_what_is_light_stays_light(packages, absent):
+def test_light_packages_import_no_heavy_library(packages, absent):
     """TensorFlow and JAX take seconds to import."""
     modules = [name for name in FILES if any(within(name, package) for package in packages)]
     program = (

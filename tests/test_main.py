@@ -52,16 +52,16 @@ def answer(arguments, environment):
         (["--config=configs/toy.py:as"], ["'as'", "source_only, target_only", "smoke"]),
         (["--config", "configs/toy.py:ass,joint"], ["one variant", "ass, joint"]),
         (["--config.steps=3"], ["--config.steps", "--config=FILE"]),
-        ([TOY, "--config.stebs=3"], ["config.stebs", "Did you mean config.steps?", "seed, skipped_limit, steps"]),
+        ([TOY, "--config.stebs=3"], ["config.stebs", "Did you mean --config.steps?", "seed, skipped_limit, steps"]),
         (
             [TOY, "--config.loss.semantic_wieght=1"],
-            ["semantic_wieght", "Did you mean config.loss.semantic_weight?", "global_kind, global_weight"],
+            ["semantic_wieght", "Did you mean --config.loss.semantic_weight?", "global_kind, global_weight"],
         ),
-        ([TOY, "--config.semantic_weight", "1"], ["Did you mean config.loss.semantic_weight?"]),
-        ([TOY, "--noconfig.augment.flop"], ["Did you mean config.augment.flip?"]),
+        ([TOY, "--config.semantic_weight", "1"], ["Did you mean --config.loss.semantic_weight?"]),
+        ([TOY, "--noconfig.augment.flop"], ["Did you mean --config.augment.flip?"]),
         ([TOY, "--config.steps.many=1"], ["config.steps.many", "Keys of config:"]),
         ([TOY, "--config.data=1"], ["--config.data is a group of keys", "batch.*, classes"]),
-        ([TOY, "--config.data.source_size[0]=1"], ["Did you mean config.data.source_size?"]),
+        ([TOY, "--config.data.source_size[0]=1"], ["Did you mean --config.data.source_size?"]),
         ([TOY, "--config.variant=joint"], ["configs/toy.py:joint", "source_only, target_only"]),
         ([TOY, "--config.steps=many"], ["--config.steps=many", "Expected: int, such as 1500"]),
         ([TOY, "--config.data.source_size=64"], ["expected 2 numbers, such as (64, 128)"]),
@@ -74,7 +74,7 @@ def answer(arguments, environment):
         ([CUSTOM, "--config.data.custom.names=(1,2)"], ["names=(1, 2)", "any number of entries such as 'ground'"]),
         ([CUSTOM, "--config.data.custom.palette=((1,2),)"], ["any number of entries such as (128, 64, 128)"]),
         ([CUSTOM, "--config.data.custom.source_ids=(('sky',1),)"], ["any number of entries such as (1, 'ground')"]),
-        ([CUSTOM, "--config.data.custom.name=('a',)"], ["Did you mean config.data.custom.names?", "palette"]),
+        ([CUSTOM, "--config.data.custom.name=('a',)"], ["Did you mean --config.data.custom.names?", "palette"]),
         ([TOY, "--config.evaluation.scales=()"], ["expected one or more numbers, such as (1.0,)"]),
         ([TOY, "--config.evaluation.scales=(1,'x')"], ["expected one or more numbers, such as (1.0,)"]),
     ],
@@ -101,7 +101,7 @@ def test_configuration_file_cannot_define_keys(environment, tmp_path):
     )
     code, _, message, _ = answer([f"--config={file}"], environment)
     assert code == 2
-    assert "config.data.labeled_count. Did you mean config.data.labelled_count?" in message
+    assert "config.data.labeled_count. Did you mean --config.data.labelled_count?" in message
 
 
 BEGIN = "from configs import base\n\ndef get_config(words=''):\n    config = base.default_config()\n    "

@@ -96,7 +96,9 @@ main.run()
 def wire(tmp_path, *arguments):
     if "--mode=eval" in arguments:
         (tmp_path / "new/run/checkpoints/8").mkdir(parents=True)
-    command = [sys.executable, "-c", WIRING, "--config=configs/toy.py:joint", f"--workdir={tmp_path}/new/run"]
+    command = [sys.executable, "-c", WIRING, "--config=configs/toy.py:joint"]
+    if tmp_path:
+        command.append(f"--workdir={tmp_path}/new/run")
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
@@ -132,9 +134,21 @@ def test_prediction_is_wired(tmp_path):
     result = wire(tmp_path, "--mode=predict", "--input=photos/*.jpg")
     assert result.stdout.splitlines() == [
         f"run road ['photos/*.jpg', 'other'] {tmp_path}/new/run/predicted False",
-        f"Label maps of 2 images: {tmp_path}/new/run/predicted/",
+        f"Label maps: 2, in {tmp_path}/new/run/predicted/",
     ]
     assert result.returncode == 0, result.stderr
+
+
+def test_prediction_of_a_weight_file_needs_no_working_directory(tmp_path):
+    arguments = ["--mode=predict", "--input=photos/*.jpg", "--weights=street.npz"]
+    result = wire(None, *arguments, f"--output={tmp_path}")
+    assert result.stdout.splitlines() == [
+        f"street.npz road ['photos/*.jpg', 'other'] {tmp_path} False",
+        f"Label maps: 2, in {tmp_path}/",
+    ]
+    assert result.returncode == 0, result.stderr
+    result = wire(None, *arguments)
+    assert (result.returncode, "--workdir is missing" in result.stderr) == (2, True)
 
 
 def test_unreadable_images_are_named_and_change_the_exit_code(tmp_path):

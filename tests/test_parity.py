@@ -23,7 +23,6 @@ from benchmarks.parity import inputs
 from benchmarks.parity.inputs import relative_difference
 
 GOLDEN = Path(__file__).parent / "golden"
-HASTY = {"xla_backend_optimization_level": 1}
 
 
 def golden(name):
@@ -48,9 +47,7 @@ def test_forward_of_resnet101(resnet101, size):
         apply = functools.partial(networks.segmenter.apply, variables, images)
         return apply(train=True, mutable=["batch_stats"]), apply(train=False)
 
-    (trained, updated), evaluated = (
-        jax.jit(both).lower(variables, images).compile(compiler_options=HASTY)(variables, images)
-    )
+    (trained, updated), evaluated = jax.jit(both).lower(variables, images).compile()(variables, images)
     two_branches = Classifier(inputs.NUM_CLASSES, 2, jnp.float32)
     for mode, (features, logits) in {"train": trained, "eval": evaluated}.items():
         two = two_branches.apply({"params": variables["params"]["classifier"]}, features)
@@ -103,7 +100,7 @@ def test_training(variant):
     for number in range(inputs.STEPS):
         batch = inputs.training_batch(number, streams, inputs.IMAGE_SIZES)
         if compiled is None:
-            compiled = jax.jit(step).lower(state, batch).compile(compiler_options=HASTY)
+            compiled = jax.jit(step).lower(state, batch).compile()
         state, metrics = compiled(state, batch)
         history.append(metrics)
     expected = golden(f"training_{variant}")
@@ -122,11 +119,11 @@ def whole_networks():
     return config, inputs.initial_state(config), golden("gradients")
 
 
-# XLA's own options and those of training in turns: they lead to other fusions.
+# Alternates between XLA's default options and those of training, which fuse differently.
 @pytest.mark.parametrize("place", range(len(inputs.GRADIENT_SIZES)))
 def test_gradients_of_whole_networks(whole_networks, place):
     config, state, expected = whole_networks
-    options = options_of_steps() if place % 2 else HASTY
+    options = options_of_steps() if place % 2 else None
     gradient = jax.jit(functools.partial(inputs.gradients, config), compiler_options=options)
     batch = inputs.gradient_batch(inputs.GRADIENT_SIZES[place], int(expected["draws"][place]))
     found = inputs.named_gradients(gradient(state.params, state.batch_stats, *batch), config)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ass_jax.evaluation.metrics import format_table
-from ass_jax.runtime.console import print_user_error, say
+from ass_jax.runtime.console import print_error, print_user_error, say
 from ass_jax.runtime.workdir import PREDICTION_PICTURE, SCORES, read_json
 from configs.user_error import UserError
 
@@ -37,9 +37,9 @@ def compare_runs(workdirs: Sequence[Path]) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) == 1 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
+        print_error(__doc__)
+        sys.exit(UserError.exit_code)
     try:
         say(compare_runs([Path(argument) for argument in sys.argv[1:]]))
     except UserError as error:
-        print_user_error(error)
-        sys.exit(1)
+        sys.exit(print_user_error(error))

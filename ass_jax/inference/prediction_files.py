@@ -27,7 +27,7 @@ _OVERLAY_SHARE = 0.5  # Of the class colours in the overlay.
 class PredictionFiles:
     """Writes the predictions of a split in threads while the devices work; a context manager.
 
-    The folder `path` gets 8-bit greyscale PNGs of raw ids, the numbers in the data set's own label files; for the
+    The folder `path` gets 8-bit greyscale PNGs of raw ids, the numbers in the dataset's own label files; for the
     classes of Cityscapes, its test server accepts them. The folder `path` + "_color" gets the same predictions as
     palette PNGs of train ids, which viewers show in the colours of the classes.
     """

@@ -114,7 +114,7 @@ def train_step(
 
 
 def add_mixed(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
-    """Adds the mixed stream, and the teacher's sure labels to the unlabelled one.
+    """Adds the mixed stream, and the teacher's confident labels to the unlabelled one.
 
     Args:
       state: before the step.
@@ -124,7 +124,7 @@ def add_mixed(state: TrainState, batch: dict, networks: Networks, config: Config
 
     Returns:
       The streams, with "mixed" of `ass_jax.method.teacher.mixed_examples`, and `pseudo_label` `[B, H, W]`, 255 where
-      not sure, beside the unlabelled images; and `teacher/confident`: the share of pixels whose label counts as sure.
+      not confident, beside the unlabelled images; and `teacher/confident`: the share of confident pixels.
     """
     images = batch["unlabelled"]["image"]
     _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)

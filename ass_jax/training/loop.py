@@ -314,7 +314,7 @@ def _compile_step(
     )
     say(
         f"{config.variant}: {config.model.backbone}, {weights / 1e6:.2f} million weights; a step takes {sizes}; "
-        f"{mesh.size} {jax.devices()[0].platform} device(s); compiled in {format_seconds(time.monotonic() - begun)}."
+        f"devices: {mesh.size} ({jax.devices()[0].platform}); compiled in {format_seconds(time.monotonic() - begun)}."
     )
     needed = memory_estimate.program_bytes(compiled, batch)
     if needed is not None:

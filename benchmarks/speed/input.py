@@ -26,7 +26,7 @@ _MEASURES = {"reading": "as in the paper, not augmented", "augmented": "flipped,
 
 
 def records(options: argparse.Namespace) -> list[dict]:
-    """Returns a row for each data set, number of cores and augmentation: pairs/s, also of the decoder alone."""
+    """Returns a row for each dataset, number of cores and augmentation: pairs/s, also of the decoder alone."""
     found = []
     counts = sorted({1, len(machine.usable_cores())})
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the figures and writes them as JSON."""
     parser = command.parser(__doc__)
     parser.add_argument("--part", choices=PARTS, help="default: both")
-    parser.add_argument("--pairs", type=int, default=32, help="files of each data set: %(default)s")
+    parser.add_argument("--pairs", type=int, default=32, help="files of each dataset: %(default)s")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement of reading: %(default)s")
     parser.add_argument("--steps", type=int, default=20, help="of the loop in each round: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="of the loop: %(default)s")

@@ -1,4 +1,4 @@
-"""Measures how fast real data sets are prepared and read: `python -m benchmarks.speed.preparation`.
+"""Measures how fast real datasets are prepared and read: `python -m benchmarks.speed.preparation`.
 
   python -m benchmarks.speed.preparation --pairs=64 --seconds=20 --cores=1,2
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_tree(root: Path, name: str, pairs: int) -> None:
-    """Writes a data set of real-sized files."""
+    """Writes a dataset of real-sized files."""
     _, size, _ = SETS[name]
     ids = {class_name: raw_id for raw_id, class_name in SPECS[name].labels.raw_ids.items()}
     table = np.array([ids.get(class_name, 0) for class_name in class_table("toy").names] + [0] * 246, np.uint8)
@@ -102,7 +102,7 @@ def measure_apart(options: argparse.Namespace, measure: str, name: str, cores: s
       measure: of `MEASURES`.
       name: of `SETS`.
       cores: number of cores, in digits.
-      folder: in which `write_tree` wrote the data set under its name.
+      folder: in which `write_tree` wrote the dataset under its name.
     """
     flags = {"measure": measure, "name": name, "cores": cores, "folder": folder, "seconds": options.seconds}
     command = [sys.executable, "-m", __spec__.name, *(f"--{key}={value}" for key, value in flags.items())]
@@ -114,7 +114,7 @@ def measure_apart(options: argparse.Namespace, measure: str, name: str, cores: s
 
 
 def _config(options: argparse.Namespace, full_size: bool = False) -> base.ConfigDict:
-    """Returns a configuration that reads only the data set of the options, one pair in each batch."""
+    """Returns a configuration that reads only the dataset of the options, one pair in each batch."""
     domain, own, size = SETS[options.name]
     config = base.get_config("ass")
     folder = Path(options.folder)
@@ -122,7 +122,7 @@ def _config(options: argparse.Namespace, full_size: bool = False) -> base.Config
     config.data.update({domain: options.name, f"{domain}_root": str(folder / options.name)})
     config.data.update({f"{domain}_size": own if full_size else size, "full_size": full_size})
     config.data.update(classes="cityscapes19", labelled_count=-1, readers=int(options.cores))
-    config.data.decoded_memory = 0  # So few files would fit; real data sets are decoded in every epoch.
+    config.data.decoded_memory = 0  # So few files would fit; real datasets are decoded in every epoch.
     config.data.batch.update(source=int(domain == "source"), labelled=int(domain == "target"), unlabelled=0)
     config.loss.update(global_weight=0.0, semantic_weight=0.0)
     return config
@@ -200,7 +200,7 @@ def _peak_memory() -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=64, help="files of each data set")
+    parser.add_argument("--pairs", type=int, default=64, help="files of each dataset")
     parser.add_argument("--seconds", type=float, default=20, help="length of each measurement of reading")
     parser.add_argument("--cores", default="1,2", help="numbers of cores to measure with")
     for hidden in ("measure", "name", "folder"):

@@ -196,7 +196,7 @@ def summary(result: dict) -> str:
     held = used["device"] or used["compiled"] or used["process"]
     return (
         f"{result['config']}: {result['backbone']}, {result['dtype']}, {result['classes']} classes, {streams}; "
-        f"{result['devices']} {result['platform']} device(s)\n"
+        f"devices: {result['devices']} ({result['platform']})\n"
         f"  step {1000 * seconds['median']:.1f} ms (quartiles {1000 * seconds['lower']:.1f} to "
         f"{1000 * seconds['upper']:.1f}, {seconds['samples']} samples), {result['images_per_second']:.2f} images/s; "
         f"compiled in {result['compile_seconds']:.1f} s\n"

@@ -1,4 +1,4 @@
-"""Differences between the settings of a checkpoint and of a run that would go on from it."""
+"""Differences between the settings of a checkpoint and of the run that resumes from it."""
 
 import json
 
@@ -16,11 +16,11 @@ def as_json(value):
     return json.loads(json.dumps(value))
 
 
-def test_same_settings_do_not_differ_though_json_has_no_tuples():
+def test_tuples_equal_the_lists_of_json():
     assert config_diff.training_differences(as_json(kept(toy.get_config())), kept(toy.get_config())) == []
 
 
-def test_harmless_keys_are_keys():
+def test_harmless_keys_exist():
     tops = {key.split(".")[0] for key in config_diff.HARMLESS} - {"labelled"}
     config = base.default_config()
     assert tops <= set(config)
@@ -29,7 +29,7 @@ def test_harmless_keys_are_keys():
             assert key.removeprefix("data.") in config.data
 
 
-def test_keys_that_matter_to_scores_are_keys_and_found():
+def test_keys_that_matter_to_scores_exist_and_are_found():
     config = base.default_config()
     everything = config.to_dict()
     for key in config_diff.SCORING:

@@ -103,10 +103,10 @@ def test_one_flipped_bit_is_never_silently_wrong(saved, caplog):
         np.testing.assert_array_equal(found["params"]["segmenter"]["kernel"], STATE["params"]["segmenter"]["kernel"])
         caught += step == 2
         path.write_bytes(sound)
-    assert caught >= 10  # Others changed nothing that is read.
+    assert caught >= 10  # The other flips hit bytes that are never read.
 
 
-def test_a_part_is_verified_too(saved):
+def test_segmenter_restored_alone_is_verified(saved):
     path = saved / "3" / "checksums" / "metadata"
     text = path.read_text()
     place = text.index("crc32", text.index("segmenter")) + 6
@@ -120,7 +120,7 @@ def test_a_part_is_verified_too(saved):
 
 @pytest.mark.parametrize("kind", ["empty", "truncated"])
 @pytest.mark.parametrize("read_only", [True, False])
-def test_all_damaged_is_refused_and_nothing_moved(saved, kind, read_only):
+def test_error_if_all_checkpoints_are_damaged_and_none_is_moved(saved, kind, read_only):
     for step in (1, 2, 3):
         DAMAGES[kind](saved / str(step))
 

@@ -1,4 +1,4 @@
-"""Checks what is told of checkpoints that are missing, do not fit or cannot be written, and what is left of them."""
+"""Checks the errors for checkpoints that are missing, do not fit or cannot be written, and the files they leave."""
 
 import resource
 import signal
@@ -15,7 +15,7 @@ from configs.user_error import UserError
 from tests.helpers.small_states import CONFIGURATION, assert_identical, make_state, steps_on_disk
 
 
-def test_missing_checkpoints_say_where_they_were_sought(tmp_path):
+def test_error_of_a_missing_checkpoint_names_folder_and_steps(tmp_path):
     state = make_state()
     missing = tmp_path / "absent"
     with Checkpoints(missing, read_only=True) as checkpoints:
@@ -88,7 +88,7 @@ def test_leftovers_of_killed_runs_are_cleared_by_writers_only(tmp_path):
 
 @pytest.fixture
 def file_size_limit():
-    """Makes large files fail to be written, as on a full disk; works for the super-user too."""
+    """Makes writes of large files fail, as on a full disk; works for root too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
@@ -97,7 +97,7 @@ def file_size_limit():
 
 
 @pytest.mark.parametrize("surfaces_in", ["save", "wait", "restore", "close"])
-def test_failed_background_write_surfaces_and_spoils_nothing(tmp_path, file_size_limit, surfaces_in):
+def test_failed_background_write_surfaces_and_damages_nothing(tmp_path, file_size_limit, surfaces_in):
     state = {"kernel": jax.random.normal(jax.random.key(0), (100_000,))}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = Checkpoints(tmp_path)

@@ -22,7 +22,7 @@ def test_configuration_file_runs_once(tmp_path):
     assert count.read_text() == "run call "
 
 
-def test_the_file_may_stand_anywhere_on_the_line():
+def test_configuration_file_may_follow_other_flags():
     arguments = ["--config.steps=7", "--config=configs/toy.py:joint", "--help"]
     result = subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

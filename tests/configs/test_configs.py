@@ -1,4 +1,4 @@
-"""Every configuration, with every word, has the keys of `configs/base.py` and the numbers it claims."""
+"""Every configuration and variant has the keys of `configs/base.py` and the documented values."""
 
 import importlib
 from pathlib import Path
@@ -15,10 +15,10 @@ FILES = {
     for file in sorted(FOLDER.glob("[a-z]*.py"))
     if "def get_config(" in file.read_text()
 }
-REAL = ["gta5", "synthia"]  # With the lists of Cityscapes.
+REAL = ["gta5", "synthia"]  # Their labelled images come from the lists of Cityscapes.
 
-# Images per step (source, labelled, unlabelled), labelled target images, and whether the global term, the semantic
-# term, and the teacher with all that belongs to it act.
+# Images per step (source, labelled, unlabelled), number of labelled target images, and whether the global term, the
+# semantic term and the teacher are on.
 PAPER = {
     "source_only": ((2, 0, 0), 100, False, False, False),
     "target_only": ((0, 2, 0), 100, False, False, False),
@@ -32,7 +32,7 @@ PAPER = {
     "oracle": ((0, 2, 0), -1, False, False, False),
     "ass_all": ((1, 1, 1), -1, True, True, False),
 }
-# Of the teacher: the average that labels, the mixed images that are trained on, and which images these are.
+# Settings that are on with the teacher: weight of mixed images, decay of the average, rare-class sampling.
 TEACHER = ("teacher.mixed_weight", "teacher.decay", "data.rare_class_temperature")
 
 
@@ -51,7 +51,7 @@ def stream_sizes(config):
 @pytest.mark.parametrize("smoke", ["", ",smoke"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", FILES)
-def test_keys_and_types_are_those_of_base(name, variant, smoke):
+def test_keys_and_types_match_base(name, variant, smoke):
     expected = {key: type(value) for key, value in flatten(base.default_config())}
     config = FILES[name].get_config(variant + smoke)
     assert {key: type(value) for key, value in flatten(config)} == expected
@@ -73,7 +73,7 @@ def test_variant_switches_streams_and_terms(name, variant):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("variant", PAPER)
-def test_every_variant_has_the_streams_that_its_terms_read(name, variant):
+def test_unlabelled_images_are_read_only_for_terms_that_need_them(name, variant):
     for words in (variant, f"{variant},smoke"):
         images = streams.streams(FILES[name].get_config(words))
         assert ("unlabelled" in images) == any(PAPER[variant][2:][part] for part in (0, 2))
@@ -84,7 +84,7 @@ def test_every_variant_is_checked():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_variants_differ_in_nothing_but_streams_and_terms(name):
+def test_variants_differ_only_in_streams_and_terms(name):
     switched = {
         "variant",
         "data.labelled_count",
@@ -149,7 +149,7 @@ def test_number_selects_the_labelled_images(name, count):
 
 
 @pytest.mark.parametrize("words", ["500,smoke", "smoke,source_only,500", "smoke,3"])
-def test_number_beside_smoke_stays_small(words):
+def test_number_with_smoke_stays_small(words):
     assert toy.get_config(words).data.labelled_count == (3 if "3" in words else 4)
 
 
@@ -167,12 +167,12 @@ def test_number_beside_smoke_stays_small(words):
         ("100.0", "Unknown word '100.0'"),
     ],
 )
-def test_contradicting_and_impossible_numbers_are_refused(name, words, expected):
+def test_conflicting_and_impossible_numbers_are_refused(name, words, expected):
     with pytest.raises(ValueError, match=expected):
         FILES[name].get_config(words)
 
 
-def test_numbers_without_lists():
+def test_only_lists_restrict_the_numbers():
     assert toy.get_config("150").data.labelled_count == 150
     assert custom.get_config("1").data.labelled_count == 1
     with pytest.raises(ValueError, match=r"Valid: .*, smoke, any number of labelled target images"):
@@ -194,7 +194,7 @@ def test_smoke_network_is_tiny(name):
     ("name", "data_names"),
     [("gta5", ("gta5", "cityscapes", "cityscapes19")), ("synthia", ("synthia", "cityscapes", "synthia16"))],
 )
-def test_numbers_of_the_papers(name, data_names):
+def test_settings_match_the_papers(name, data_names):
     config = FILES[name].get_config()
     assert (config.data.source_root, config.data.target_root) == (f"datasets/{name}", "datasets/cityscapes")
     assert (config.data.source, config.data.target, config.data.classes) == data_names

@@ -1,4 +1,4 @@
-"""Every range and choice of the settings, and what they demand of each other."""
+"""Ranges and choices of the settings, and constraints between them."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from configs.user_error import UserError
 from data.datasets.registry import SPECS, names_with
 from tests.configs.test_configs import flatten
 
-# Keys without a rule: any value of their type is valid, or other code says what is wrong with it.
+# Keys without a rule: any value of the type is valid, or other code checks it.
 FREE = {
     "seed",
     "init",
@@ -54,7 +54,7 @@ def test_every_key_has_a_rule_or_is_free():
     assert keys.keys() - own - FREE == RULES.keys()
 
 
-def test_choices_are_those_of_the_code():
+def test_choices_match_the_code():
     choices = {key: set(rule.choices) for key, rule in RULES.items() if rule.choices}
     assert choices["model.backbone"] == set(deeplab.BACKBONES)
     assert choices["model.branches"] == set(range(1, len(deeplab.DILATIONS) + 1))
@@ -214,12 +214,12 @@ def test_strides_that_would_miss_pixels_are_refused():
 def test_impossible_numbers_of_held_out_images_are_refused(held_out):
     config = changed(data__labelled_count=3, data__held_out=held_out)
     refuse(config, rf"data\.held_out is {held_out}; expected 0 to 2, fewer than the 3 images with labels")
-    config.data.labelled_count = -1  # Known once the dataset is there.
+    config.data.labelled_count = -1  # The number is known once the dataset is present.
     validate(config)
 
 
 @pytest.mark.parametrize("variant", ["oracle", "ass_all"])
-def test_list_beside_all_images_is_refused(variant):
+def test_list_is_refused_if_all_images_are_labelled(variant):
     config = changed(variant, data__labelled_list="mine.txt")
     refuse(config, rf"data\.labelled_list is 'mine\.txt'; expected none, since the variant {variant} labels all")
 
@@ -238,7 +238,7 @@ def test_labels_must_fit_the_class_table():
     config.data.custom.update(names=("a", "b"), source_ids=((1, "a"),), target_ids=((1, "a"),))
     refuse(config, r"data\.classes is 'cityscapes19'; expected a table that fits data\.source: no label of custom")
     config.data.source = "toy"
-    validate(config)  # By the names of the classes.
+    validate(config)  # Classes are matched by name.
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_labels_must_fit_the_class_table():
         ({"processes": 2, "index": 2}, r"distributed\.index is 2; expected 0 to 1"),
     ],
 )
-def test_processes_of_a_run_are_numbered(settings, message):
+def test_process_index_must_be_in_range(settings, message):
     config = base.default_config()
     config.distributed.update(coordinator="localhost:1", **settings)
     refuse(config, message)

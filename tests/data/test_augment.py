@@ -8,11 +8,11 @@ from data.classes import IGNORED
 
 HEIGHT, WIDTH = 12, 20
 SEEDS = [tf.constant([7, number], tf.int64) for number in range(40)]
-STEP = 13  # Between the colours of two classes; no multiple of it is the colour of padding.
+STEP = 13  # Red of a pixel: STEP times its class. No multiple of it is the colour of padding.
 
 
 def coloured(label):
-    """Returns the example of a label [H, W] whose image is the same picture: STEP * label, in red."""
+    """Returns an example of a label [H, W] and an image whose red channel is STEP * label."""
     label = np.asarray(label, np.uint8)[..., None]
     image = np.concatenate([label * STEP, np.full_like(label, 40), 250 - label], axis=-1)
     return {"image": tf.constant(image), "label": tf.constant(label)}
@@ -27,7 +27,7 @@ def label_of(example):
     return example["label"].numpy()[..., 0]
 
 
-def assert_still_one_picture(example):
+def assert_image_matches_label(example):
     label = label_of(example)
     padded = label == IGNORED
     red = example["image"].numpy()[..., 0]
@@ -35,14 +35,14 @@ def assert_still_one_picture(example):
     assert (example["image"].numpy()[padded] == augment.PADDING).all()
 
 
-def test_settings_that_ask_for_nothing_change_nothing(example):
+def test_default_settings_change_nothing(example):
     functions = augment.augmentations(base.default_config().augment, (HEIGHT, WIDTH))
     result = augment.apply(functions, example, SEEDS[0])
     assert result["image"] is example["image"]
     assert result["label"] is example["label"]
 
 
-def test_every_setting_acts_and_keeps_types_and_size(example):
+def test_all_settings_together_keep_types_and_size(example):
     settings = base.default_config().augment
     settings.update(flip=True, scale=(0.5, 2.0), brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
     functions = augment.augmentations(settings, (HEIGHT, WIDTH))
@@ -57,7 +57,7 @@ def test_every_setting_acts_and_keeps_types_and_size(example):
     np.testing.assert_array_equal(again["image"], results[0]["image"])
 
 
-def test_images_without_labels_are_drawn_alike(example):
+def test_images_without_labels_are_augmented_the_same_way(example):
     settings = base.default_config().augment
     settings.update(flip=True, scale=(0.5, 2.0), crop=(8, 24), brightness=0.2)
     functions = augment.augmentations(settings, (HEIGHT, WIDTH))
@@ -80,14 +80,14 @@ def test_flip_mirrors_image_and_label_of_half_of_the_examples(example):
     mirrored = 0
     for seed in SEEDS:
         result = augment.flip(example, seed)
-        assert_still_one_picture(result)
+        assert_image_matches_label(result)
         if (label_of(result) != label_of(example)).any():
             np.testing.assert_array_equal(label_of(result), label_of(example)[:, ::-1])
             mirrored += 1
     assert 10 <= mirrored <= 30
 
 
-def test_crop_cuts_any_window(example):
+def test_crop_reaches_every_window(example):
     windows = {
         label_of(example)[top : top + 10, left : left + 19].tobytes(): (top, left)
         for top in range(3)
@@ -96,7 +96,7 @@ def test_crop_cuts_any_window(example):
     found = set()
     for seed in SEEDS:
         result = augment.crop(example, seed, size=(10, 19))
-        assert_still_one_picture(result)
+        assert_image_matches_label(result)
         found.add(windows[label_of(result).tobytes()])
     assert found == set(windows.values())
 
@@ -105,7 +105,7 @@ def test_crop_larger_than_the_image_pads(example):
     corners = set()
     for seed in SEEDS:
         result = augment.crop(example, seed, size=(HEIGHT + 1, WIDTH + 1))
-        assert_still_one_picture(result)
+        assert_image_matches_label(result)
         inside = np.argwhere(label_of(result) != IGNORED)
         top, left = inside.min(axis=0)
         np.testing.assert_array_equal(label_of(result)[top : top + HEIGHT, left : left + WIDTH], label_of(example))
@@ -116,7 +116,7 @@ def test_crop_larger_than_the_image_pads(example):
 
 def test_crop_may_pad_one_axis_and_cut_the_other(example):
     result = augment.crop(example, SEEDS[0], size=(HEIGHT + 5, WIDTH - 5))
-    assert_still_one_picture(result)
+    assert_image_matches_label(result)
     assert (label_of(result) != IGNORED).sum() == HEIGHT * (WIDTH - 5)
 
 
@@ -129,8 +129,8 @@ def test_resize_by_two_repeats_labels():
     np.testing.assert_array_equal(result["image"][0, :, 0], [13, 16, 23, 26])
 
 
-def test_shrinking_images_averages():
-    # By half: a triangle over four pixels, weights 1 3 3 1 of 8; at the border the weights inside of 3 3 1.
+def test_shrinking_averages_pixels():
+    # Half the size: a triangle filter over four pixels, weights (1, 3, 3, 1) / 8; at the border (3, 3, 1) / 7.
     row = np.array([0, 80, 160, 0, 0, 80, 0, 240], np.uint8)
     image = tf.constant(np.broadcast_to(row[None, :, None], (4, 8, 3)))
     result = augment.resize({"image": image}, SEEDS[0], size=(2, 4))["image"]
@@ -157,7 +157,7 @@ def test_scale_moves_image_and_label_together():
     assert len(sizes) > 6
 
 
-def test_images_of_unknown_size_get_a_static_one(example):
+def test_images_of_unknown_size_get_a_static_shape(example):
     @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)])
     def resized(image):
         result = augment.resize({"image": image}, SEEDS[0], size=(HEIGHT, WIDTH))["image"]

@@ -34,7 +34,7 @@ def test_cityscapes_names_and_palette():
     assert [*zip(table.names, map(tuple, table.palette.tolist()), strict=True)] == expected
 
 
-def test_cityscapes_as_the_official_scripts_have_it():
+def test_cityscapes_matches_the_official_scripts():
     labels = pytest.importorskip("cityscapesscripts.helpers.labels")
     official = sorted((label for label in labels.labels if label.trainId in range(19)), key=lambda label: label.trainId)
     table = class_table("cityscapes19")
@@ -67,14 +67,14 @@ def test_toy():
 
 
 @pytest.mark.parametrize("name", CLASS_TABLES)
-def test_every_table_is_sound(name):
+def test_every_table_is_consistent(name):
     table = class_table(name)
     assert table.palette.dtype == np.uint8
     assert table.palette.shape == (len(table.names), 3)
     assert len(set(table.names)) == len(table.names) < IGNORED
     assert len(np.unique(table.palette, axis=0)) == len(table.names)
     assert not table.palette.flags.writeable
-    if table.raw_ids is not None:  # What is written is read as the same classes.
+    if table.raw_ids is not None:  # Ids that are written are read as the same classes.
         assert table.raw_ids.dtype == np.uint8
         back = train_ids(SPECS["cityscapes"].labels.raw_ids, table)[table.raw_ids]
         np.testing.assert_array_equal(back, np.arange(len(table.names)))
@@ -113,7 +113,7 @@ def test_raw_ids_of_synthia():
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "gta5"])
-def test_raw_ids_of_cityscapes_as_the_official_scripts_have_them(name):
+def test_raw_ids_of_cityscapes_match_the_official_scripts(name):
     labels = pytest.importorskip("cityscapesscripts.helpers.labels")
     found = train_ids(SPECS[name].labels.raw_ids, class_table("cityscapes19"))
     official = {label.id: label.trainId for label in labels.labels if label.id >= 0}
@@ -134,7 +134,7 @@ def custom():
     return example.get_config().data.custom
 
 
-def test_custom_table_is_that_of_the_example(custom):
+def test_custom_table_matches_the_example(custom):
     table = class_table("custom", custom)
     assert table.names == ("ground", "building", "plant", "sky", "vehicle")
     assert table.palette.dtype == np.uint8
@@ -187,7 +187,7 @@ def test_custom_tables_of_other_sizes(custom, count):
         ("source_ids", ("ab", "sky"), "expected pairs such as .* found 'ab'"),
     ],
 )
-def test_unsound_custom_tables_are_refused(custom, key, value, expected):
+def test_invalid_custom_tables_are_refused(custom, key, value, expected):
     with custom.ignore_type():
         custom[key] = value
     with pytest.raises(ValueError, match=f"^data.custom.*{expected}"):
@@ -195,7 +195,7 @@ def test_unsound_custom_tables_are_refused(custom, key, value, expected):
 
 
 @pytest.mark.parametrize("domain", ["source", "target"])
-def test_custom_ids_are_needed_where_they_are_used(custom, domain):
+def test_custom_ids_are_required_where_they_are_used(custom, domain):
     custom[f"{domain}_ids"] = ()
     class_table("custom", custom)
     with pytest.raises(ValueError, match=rf"data.custom.{domain}_ids is empty: expected pairs such as \(7, 'ground'\)"):
@@ -207,6 +207,6 @@ def test_custom_table_without_settings_is_refused():
         class_table("custom", base.default_config().data.custom)
 
 
-def test_own_ids_need_names_of_classes():
+def test_custom_ids_need_class_names():
     with pytest.raises(ValueError, match=r"data\.custom\.names is empty"):
         custom_ids({"names": (), "target_ids": ()}, "target")

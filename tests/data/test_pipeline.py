@@ -1,4 +1,4 @@
-"""Training batches: what is in them, in which order, read by whom; and settings that are refused."""
+"""Training batches: contents and order, with any readers and hosts, and settings that are refused."""
 
 import collections
 import hashlib
@@ -28,7 +28,7 @@ def digest(batches):
 
 
 def joined(parts):
-    """Returns the global batch of the hosts' parts of one step."""
+    """Returns the global batch of a step, joined from the parts of the hosts."""
     return {
         stream: {key: np.concatenate([part[stream][key] for part in parts]) for key in arrays}
         for stream, arrays in parts[0].items()
@@ -62,7 +62,7 @@ def test_crop_sets_the_size_of_all_streams(config):
     assert (batch["source"]["label"] == IGNORED).sum() >= 2 * 10 * 8
 
 
-def test_images_and_labels_are_those_of_the_records(config):
+def test_images_and_labels_match_the_records(config):
     batch = next(pipeline.training_batches(config))
     for stream, split in (("source", "source_train"), ("labelled", "target_train")):
         records = stored(config, split)
@@ -71,7 +71,7 @@ def test_images_and_labels_are_those_of_the_records(config):
             np.testing.assert_array_equal(label, records[place]["label"][..., 0])
 
 
-def test_batches_depend_neither_on_readers_nor_on_hosts(config):
+def test_batches_are_independent_of_readers_and_hosts(config):
     config.augment.update(flip=True, crop=(12, 24), brightness=0.1)
     digests = set()
     for readers in (1, 2, 8):
@@ -83,7 +83,7 @@ def test_batches_depend_neither_on_readers_nor_on_hosts(config):
     assert len(digests) == 1
 
 
-def test_starting_at_a_step_continues_exactly(config):
+def test_later_start_continues_exactly(config):
     config.augment.update(flip=True, brightness=0.1)
     straight = take(pipeline.training_batches(config), 10)
     assert digest(take(pipeline.training_batches(config, start_step=7), 3)) == digest(straight[7:])
@@ -93,7 +93,7 @@ def test_a_late_step_is_reached_within_a_second(config):
     following = take(pipeline.training_batches(config, start_step=999_999), 2)[1]
     seconds = []
     for _ in range(2):
-        # Processor time, of all threads: the machine may be busy with something else.
+        # CPU time of all threads: the machine may be busy with something else.
         begin = time.process_time()
         late = next(pipeline.training_batches(config, start_step=1_000_000))
         seconds.append(time.process_time() - begin)
@@ -107,7 +107,7 @@ def test_steps_beyond_32_bits_work(config):
     assert digest([next(batches)]) != digest([next(batches)])
 
 
-def test_every_image_comes_once_an_epoch_in_a_new_order(config):
+def test_every_epoch_has_each_image_once_in_a_new_order(config):
     batches = take(pipeline.training_batches(config), 42)
     splits = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}
     for stream, count in COUNTS.items():
@@ -121,13 +121,13 @@ def test_every_image_comes_once_an_epoch_in_a_new_order(config):
         assert len(set(epochs)) > 3
 
 
-def test_seeds_give_other_orders(config):
+def test_another_seed_gives_other_batches(config):
     first = take(pipeline.training_batches(config), 5)
     config.seed = 1
     assert digest(take(pipeline.training_batches(config), 5)) != digest(first)
 
 
-def test_labelled_images_are_the_named_ones(config):
+def test_labelled_images_are_those_of_the_list(config):
     names = pipeline.labelled_list(config).names
     assert len(names) == 3
     records = stored(config, "target_train")
@@ -139,7 +139,7 @@ def test_labelled_images_are_the_named_ones(config):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_fewer_labelled_images_than_a_batch(config, count):
+def test_labelled_images_repeat_if_fewer_than_a_batch(config, count):
     config.data.labelled_count = count
     config.data.batch.labelled = 3
     config.augment.brightness = 0.2
@@ -151,7 +151,7 @@ def test_fewer_labelled_images_than_a_batch(config, count):
     assert len({image.tobytes() for image in images}) == 12
 
 
-def test_removing_a_stream_leaves_the_others(config):
+def test_removing_a_stream_leaves_the_others_unchanged(config):
     config.augment.update(flip=True, brightness=0.1)
     full = take(pipeline.training_batches(config), 5)
     config.data.batch.labelled = 0
@@ -163,7 +163,7 @@ def test_removing_a_stream_leaves_the_others(config):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Counts the records that are read, by split, and the splits that are opened."""
+    """Number of records read, by split; 0 for a split that was only opened."""
     counts = {}
 
     class Counting:
@@ -200,7 +200,7 @@ def reads(monkeypatch):
         ({"labelled": 0}, 0.1, {"source_train", "target_train"}),
     ],
 )
-def test_only_what_a_term_needs_is_read(config, reads, batch, global_weight, expected):
+def test_only_splits_that_a_term_needs_are_read(config, reads, batch, global_weight, expected):
     config.data.labelled_count = -1
     config.data.batch.update(batch)
     config.loss.update(global_weight=global_weight, semantic_weight=0.0)
@@ -238,13 +238,13 @@ def test_impossible_labelled_counts_are_refused(config, count):
         pipeline.training_batches(config)
 
 
-def test_images_that_hosts_cannot_share_are_refused(config):
+def test_batch_that_hosts_cannot_share_is_refused(config):
     config.data.batch.labelled = 3
     with pytest.raises(ValueError, match=r"data\.batch\.labelled is 3; expected a multiple of 2"):
         pipeline.training_batches(config, hosts=2)
 
 
-def test_prepare_makes_the_data_set_once(config, tmp_path):
+def test_prepare_makes_the_dataset_once(config, tmp_path):
     config.data.directory = str(tmp_path)
     config.data.toy.update(source_count=1, target_count=1, validation_count=1)
     pipeline.prepare(config)

@@ -1,4 +1,4 @@
-"""Evaluation batches: every image once on any number of hosts, labels of their own size, test images without any."""
+"""Evaluation batches: every image once on any number of hosts, labels at full size, test images without labels."""
 
 import dataclasses
 import operator
@@ -80,7 +80,7 @@ def test_evaluation_resizes_images_but_not_labels(config):
     np.testing.assert_array_equal(batch["image"][1], np.round(shrunk))
 
 
-def test_passes_leave_no_open_files(config):
+def test_evaluation_leaves_no_open_files(config):
     def open_files():
         return len(os.listdir("/proc/self/fd"))
 

@@ -1,4 +1,4 @@
-"""Python ends as it should while iterators are still alive, as those of a notebook are."""
+"""Python exits cleanly while iterators are still alive, as in a notebook."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from data import pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Several, which read through Python ahead: one alone would often go well by chance.
+# Several iterators that prefetch in Python: a single one often exits cleanly by chance.
 PROGRAM = """
 import json, sys
 from ml_collections import ConfigDict
@@ -21,10 +21,10 @@ print("at the end")
 """
 
 
-def test_iterators_may_outlive_the_program(toy_config):
+def test_program_exits_cleanly_with_live_iterators(toy_config):
     toy_config.data.toy.update(source_count=7, target_count=6, validation_count=5)
     toy_config.data.labelled_count = 3
-    toy_config.data.update(decoded_memory=0, prefetch=100_000)  # Reads go on to the end.
+    toy_config.data.update(decoded_memory=0, prefetch=100_000)  # Still reading when the program ends.
     pipeline.prepare(toy_config)
     line = [sys.executable, "-c", PROGRAM, toy_config.to_json()]
     found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -1,4 +1,4 @@
-"""What the pipeline reads of the choice of labelled images: lists, the held-out slice, rare classes."""
+"""Labelled images in the pipeline: lists, held-out images and rare-class sampling."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ COUNT = 9
 
 @pytest.fixture
 def config(toy_config):
-    """Two streams of the target and one of the source, without augmentation."""
+    """A configuration with one source and two target streams, without augmentation."""
     toy_config.data.toy.update(source_count=7, target_count=COUNT, validation_count=2)
     toy_config.data.labelled_count = 6
     toy_config.data.batch.update(source=2, labelled=2, unlabelled=4)
@@ -43,7 +43,7 @@ def test_own_list_is_read(config, tmp_path):
             read(config)
 
 
-def test_no_list_where_no_target_label_is_read(config):
+def test_no_labelled_list_if_no_target_labels_are_read(config):
     config.data.batch.labelled = 0
     config.loss.semantic_weight = 0.0
     assert pipeline.labelled_list(config) is None
@@ -51,7 +51,7 @@ def test_no_list_where_no_target_label_is_read(config):
     assert len(pipeline.labelled_list(config).held_out) == 2
 
 
-def test_held_out_images_are_not_trained_on_with_labels(config):
+def test_held_out_images_are_trained_on_only_without_labels(config):
     config.data.held_out = 2
     choice = pipeline.labelled_list(config)
     held_out = {stored(config, "target_train")[index]["name"].decode() for index in choice.held_out}
@@ -110,7 +110,7 @@ def equal(one, other):
     return all(np.array_equal(one[stream][key], other[stream][key]) for stream in one for key in one[stream])
 
 
-def test_class_counts_are_those_of_the_labels(config):
+def test_class_counts_match_the_labels(config):
     split = split_reader.open_splits(config, ["target_train"])["target_train"]
     counts = split.class_counts()
     assert (counts.dtype, counts.shape) == (np.int64, (COUNT, 256))
@@ -120,7 +120,7 @@ def test_class_counts_are_those_of_the_labels(config):
         )
 
 
-def test_rare_classes_depend_neither_on_readers_nor_on_hosts_nor_on_the_start(config):
+def test_rare_class_sampling_is_independent_of_readers_hosts_and_start(config):
     config.data.rare_class_temperature = 0.1
     config.augment.flip = True
     straight = take(pipeline.training_batches(config), 20)
@@ -139,7 +139,7 @@ def test_rare_classes_depend_neither_on_readers_nor_on_hosts_nor_on_the_start(co
     assert same(joined, straight)
 
 
-def test_rare_classes_are_drawn_by_the_rule(config):
+def test_labelled_stream_follows_the_rare_class_sampler(config):
     config.data.rare_class_temperature = 0.01
     config.data.held_out = 1
     chosen = pipeline.labelled_list(config).training
@@ -148,10 +148,10 @@ def test_rare_classes_are_drawn_by_the_rule(config):
     sampler = rare_classes.RareClassSampler(counts, np.arange(256, dtype=np.uint8), 0.01, (0, 1))
     expected = [f"target_train_{chosen[place]:06}" for place in sampler.draw(np.arange(40))]
     assert stream_names(config, "labelled", 20) == expected
-    assert len(set(expected[: len(chosen)])) < len(chosen)  # No epochs.
+    assert len(set(expected[: len(chosen)])) < len(chosen)  # Drawn with replacement: no epochs.
 
 
-def test_rare_classes_leave_the_unlabelled_stream(config):
+def test_rare_class_sampling_leaves_the_unlabelled_stream_unchanged(config):
     plain = take(pipeline.training_batches(config), 6)
     config.data.rare_class_temperature = 0.01
     rare = take(pipeline.training_batches(config), 6)
@@ -160,13 +160,13 @@ def test_rare_classes_leave_the_unlabelled_stream(config):
         assert alike == (stream == "unlabelled")
 
 
-def test_a_late_step_of_rare_classes_is_reached_at_once(config):
+def test_rare_class_sampling_works_at_a_late_step(config):
     config.data.rare_class_temperature = 0.01
     batches = pipeline.training_batches(config, start_step=2**40)
     assert not same([next(batches)], [next(batches)])
 
 
-def test_images_of_rare_classes_need_labels_with_classes(config, monkeypatch):
+def test_rare_class_sampling_needs_labels_with_classes(config, monkeypatch):
     config.data.rare_class_temperature = 0.01
     monkeypatch.setattr(
         split_reader.Split, "class_counts", lambda split: np.eye(256, dtype=np.int64)[[255] * split.count]

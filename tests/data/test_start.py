@@ -1,4 +1,4 @@
-"""The work that every start does, it does once."""
+"""Starting a run does no work twice."""
 
 import collections
 
@@ -7,8 +7,8 @@ from data.checking import check
 from data.raw import file_access
 
 
-def test_files_are_listed_once_a_start(config, clean, monkeypatch):
-    """Each folder is listed once from the check before training to the last batch of the evaluation."""
+def test_each_folder_is_listed_once(config, clean, monkeypatch):
+    """Each folder is listed once, from the check before training to the last evaluation batch."""
     listed, list_files = collections.Counter(), file_access.list_files
 
     def counting(folder, **options):

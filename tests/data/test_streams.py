@@ -4,7 +4,7 @@ from configs import base
 from data import streams
 
 
-def test_streams_of_the_full_method_in_order():
+def test_full_method_reads_all_streams_in_order():
     config = base.default_config()
     config.data.batch.update(source=1, labelled=2, unlabelled=3)
     assert list(streams.streams(config).items()) == [("source", 1), ("labelled", 2), ("unlabelled", 3)]
@@ -22,12 +22,12 @@ def test_unlabelled_stream_needs_a_term_that_reads_it(first, second):
     assert streams.streams(config) == {"source": 1, "labelled": 1}
 
 
-def test_streams_of_no_images_are_absent():
+def test_empty_streams_are_left_out():
     config = base.get_config("oracle")
     assert streams.streams(config) == {"labelled": 2}
 
 
-def test_parts_are_those_that_a_run_reads():
+def test_parts_list_what_a_run_reads():
     config = base.get_config("source_only")
     assert streams.parts(config) == ["source_train", "target_validation"]
     config.data.held_out = 1
@@ -35,7 +35,7 @@ def test_parts_are_those_that_a_run_reads():
     assert streams.parts(config) == ["source_train", "target_train", "target_test"]
 
 
-def test_hosts_share_evenly_or_are_refused():
+def test_uneven_shares_of_hosts_are_refused():
     assert streams.host_share("data.batch.source", 6, 3) == 2
     with pytest.raises(ValueError, match=r"data.batch.source is 6; expected a multiple of 4, the number of hosts"):
         streams.host_share("data.batch.source", 6, 4)

@@ -18,7 +18,7 @@ def run(folder, variant, road, mean):
     return folder
 
 
-def test_a_column_a_run_and_the_pictures(tmp_path):
+def test_table_has_a_column_per_run_and_names_pictures(tmp_path):
     runs = [run(tmp_path / "one", "source_only", 0.5, 0.5), run(tmp_path / "two", "ass", 0.625, 0.6249)]
     (runs[1] / "predictions.png").touch()
     lines = compare_runs(runs).splitlines()
@@ -47,7 +47,7 @@ def test_runs_of_one_variant_are_told_apart_by_folder(tmp_path):
         ("\udcff", "it cannot be read"),
     ],
 )
-def test_scores_that_are_none_are_named(tmp_path, text, message):
+def test_invalid_score_files_are_named(tmp_path, text, message):
     runs = [run(tmp_path / "one", "ass", 0.5, 0.5), run(tmp_path / "two", "ass", 0.6, 0.6)]
     (runs[1] / "eval.json").write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=rf"two/eval\.json: {message}"):

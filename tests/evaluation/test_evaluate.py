@@ -25,7 +25,7 @@ SIZE, LABEL_SIZE = (8, 16), (16, 32)
 
 
 class Segmenter(nn.Module):
-    """Sees every fourth pixel, alone; predicts most classes."""
+    """Classifies every fourth pixel independently; predicts most classes."""
 
     num_classes: int
 
@@ -37,7 +37,7 @@ class Segmenter(nn.Module):
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
-    """Returns a function that leaves a checkpoint of a fake network, and gives what `evaluate` needs for it."""
+    """Returns a function that saves a checkpoint of a fake network and returns its configuration and class table."""
 
     def make(classes, kept=False, **settings):
         config = base.get_config("joint")
@@ -55,7 +55,7 @@ def trained(tmp_path, monkeypatch):
 
 
 def batches(table, labelled=True):
-    """Two batches of two images, the last one empty, of Cityscapes' names."""
+    """Yields two batches of two images with Cityscapes names; the last image is padding."""
     random = np.random.default_rng(3)
     for number in range(2):
         batch = {
@@ -145,7 +145,7 @@ def test_settings_that_differ_from_the_checkpoint_are_printed(tmp_path, trained,
         assert ("Checkpoints, as scored during training:" in text) != flip
 
 
-def test_devices_work_on_the_next_batch_while_one_is_looked_at():
+def test_devices_compute_the_next_batch_while_the_host_visits_one():
     order = []
 
     def given():

@@ -23,7 +23,7 @@ SUBSETS = {"all": (0, 1, 2, 3), "pair": (1, 3), "none": (3,)}
 
 
 def random_maps(seed: int, num_classes: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns predictions and labels over few of the classes, a quarter right by intent and some ignored."""
+    """Returns predictions and labels of some of the classes; about a quarter agree, and some pixels are ignored."""
     random = np.random.default_rng(seed)
     present = random.choice(num_classes, size=random.integers(1, num_classes + 1), replace=False)
     labels = random.choice(present, size=shape)

@@ -1,4 +1,4 @@
-"""Files with the endings of images that cannot be read as images."""
+"""Unreadable files with the extensions of images."""
 
 import io
 from pathlib import Path

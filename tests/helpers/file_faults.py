@@ -1,4 +1,4 @@
-"""Faults planted into miniature data sets, each with the words that must name it."""
+"""Faults planted into miniature datasets, each with its expected report."""
 
 import io
 import shutil
@@ -19,11 +19,11 @@ _EIGHT_BITS = ("gta5", "cityscapes", "custom")
 
 
 class Planted(NamedTuple):
-    """A fault of the data set.
+    """A fault of the dataset.
 
     Attributes:
-      kind: under which it must be reported, a key of `data.raw.faults.KINDS`.
-      file: which the report must name.
+      kind: expected kind in the report, a key of `data.raw.faults.KINDS`.
+      file: file that the report must name.
     """
 
     kind: str
@@ -34,8 +34,8 @@ class Plant(NamedTuple):
     """How to plant a fault.
 
     Attributes:
-      data_sets: in which it can be planted.
-      plant: does it to the pair of an index.
+      data_sets: datasets in which it can be planted.
+      plant: function that plants the fault into the pair with the given index.
       pairs_lost: number of pairs that are left out because of it; None: all.
     """
 
@@ -50,7 +50,7 @@ def plant(name: str, tree: Tree, index: int = 0) -> Planted:
 
 
 def _image(kind: str, change: Callable[[np.ndarray, bytes], bytes]) -> Callable[[Tree, int], Planted]:
-    """Returns what changes an image file: a function of its pixels and content."""
+    """Returns a function that rewrites an image file; `change` gets its pixels and its content."""
 
     def do(tree: Tree, index: int) -> Planted:
         file = tree.image_files[index]
@@ -61,7 +61,7 @@ def _image(kind: str, change: Callable[[np.ndarray, bytes], bytes]) -> Callable[
 
 
 def _label(kind: str, change: Callable[[np.ndarray, bytes], bytes]) -> Callable[[Tree, int], Planted]:
-    """Returns what changes a label file: a function of its raw ids and content."""
+    """Returns a function that rewrites a label file; `change` gets its raw ids and its content."""
 
     def do(tree: Tree, index: int) -> Planted:
         file = tree.label_files[index]
@@ -72,7 +72,7 @@ def _label(kind: str, change: Callable[[np.ndarray, bytes], bytes]) -> Callable[
 
 
 def _ids(kind: str, change: Callable[[str, np.ndarray], np.ndarray]) -> Callable[[Tree, int], Planted]:
-    """Returns what changes the raw ids of a label but not its encoding."""
+    """Returns a function that changes the raw ids of a label but not its encoding."""
 
     def do(tree: Tree, index: int) -> Planted:
         file = tree.label_files[index]
@@ -116,7 +116,7 @@ def _renamed(change: Callable[[Path], Path], kind: str = "odd name") -> Callable
 
 
 def _no_permission(tree: Tree, index: int) -> Planted:
-    """Makes the image unreadable: by permission, and for root, whom that does not stop, by a link to nowhere."""
+    """Makes the image unreadable, also for root: replaces it with a dangling link."""
     file = tree.image_files[index]
     file.unlink()
     file.symlink_to(file.parent / "nowhere")
@@ -144,7 +144,7 @@ def _colours(raw: np.ndarray) -> np.ndarray:
 
 
 def _from_jpeg(data_set: str, raw: np.ndarray) -> np.ndarray:
-    """Returns the ids after a JPEG was saved as a PNG again."""
+    """Returns the ids after a round trip through JPEG."""
     return np.asarray(Image.open(io.BytesIO(_jpeg(raw * 7))))
 
 

@@ -1,4 +1,4 @@
-"""Weight files of other projects with few channels, and the true networks as narrow as they are."""
+"""Weight files of other projects with few channels, and the real networks with as few."""
 
 import functools
 
@@ -72,7 +72,7 @@ def draw(shapes, dtype=np.float32):
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """The true networks with few channels."""
+    """Gives the real networks few channels."""
     for name, stages in STAGES.items():
         backbone = functools.partial(deeplab._resnet, stage_sizes=stages, width=NARROW, stem_width=NARROW)
         monkeypatch.setitem(deeplab.BACKBONES, name, backbone)
@@ -90,7 +90,7 @@ def segmenter(backbone, classes=19, **settings):
 
 
 def opened(path, arrays):
-    """Writes arrays with foreign names as the ending says and opens the file."""
+    """Writes arrays with foreign names in the format of the file's extension and opens the file."""
     if path.suffix == ".npz":
         np.savez(path, **arrays)
     elif path.suffix == ".safetensors":

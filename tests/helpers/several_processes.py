@@ -1,4 +1,4 @@
-"""Starts the processes of one run on this machine; as a program, it is one of them.
+"""Starts the processes of one run on this machine; run as a program, it is one of them.
 
 The loop, its checkpoints and the exit of `main.py` are the real ones. The step is one line with one exchange between
 the processes, and there is no TensorFlow: both would take most of the time.
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SIZE = 400_000  # Numbers in the state: more than the smallest files of a run by far.
+SIZE = 400_000  # Numbers in the state: a checkpoint's files are far larger than the log.
 SETTINGS = {
     "checkpoint.every": 10,
     "evaluation.every": 0,
@@ -66,12 +66,12 @@ class Pair:
             assert self._changed.wait_for(lambda: words in self._texts[0], timeout), self._texts
 
     def send(self, number, *indices):
-        """Sends a signal to some of the two."""
+        """Sends a signal to one or both processes."""
         for index in indices:
             os.kill(self.children[index].pid, number)
 
     def kill(self, index):
-        """Ends one as a power cut would."""
+        """Kills one process, as a power cut would."""
         self.send(signal.SIGKILL, index)
 
     def wait(self, timeout=120):
@@ -106,7 +106,7 @@ def _work(index, workdirs, pause, settings):
         return TrainState(jnp.int32(0), {"segmenter": {"weights": jnp.ones(SIZE)}}, {}, (), None)
 
     def small_step(state, batch, **_):
-        """Mixes the images of both processes into the weights, so that what each of them read counts."""
+        """Mixes the images of both processes into the weights, so that the data of each counts."""
         mean = jnp.mean(batch["source"]["image"] / 255.0)
         params = jax.tree.map(lambda weights: weights * 0.9 + mean * noise, state.params)
         return state.replace(step=state.step + 1, params=params), {"loss/mean": mean, "skipped": 0.0 * mean}
@@ -115,7 +115,7 @@ def _work(index, workdirs, pause, settings):
     validation.score_all = lambda *_, **__: parts.scores_of(0.5)
     config = parts.configuration("joint", **settings)
     config.distributed.index = index
-    distributed.PARTING = 3  # So that an error which one of the two has alone takes less of the time of a test.
+    distributed.PARTING = 3  # Shortens the wait after an error in only one process.
     distributed.join(config.distributed)
 
     def training_batches(start):

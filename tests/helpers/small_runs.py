@@ -13,6 +13,7 @@ from ass_jax.evaluation import metrics
 from ass_jax.method.optimizers import make_optimizer
 from ass_jax.method.state import create_state
 from ass_jax.models import build_networks, deeplab
+from ass_jax.runtime import compilation
 from ass_jax.runtime.sharding import make_mesh, on_mesh
 from ass_jax.runtime.workdir import CHECKPOINTS
 from ass_jax.training import loop
@@ -28,10 +29,16 @@ CLASSES = SimpleNamespace(
 )
 
 
+def shrink(patch):
+    """Makes the small backbone smaller still, and compiles steps without optimising them: they hardly run."""
+    tiny = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), block="basic", width=4, stem_width=4)
+    patch.setitem(deeplab.BACKBONES, "resnet_tiny", tiny)
+    patch.setitem(compilation._STEP_OPTIONS_ON_CPU, "xla_backend_optimization_level", 0)
+
+
 @pytest.fixture(autouse=True)
 def small_backbone(monkeypatch):
-    tiny = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), width=2, stem_width=4)
-    monkeypatch.setitem(deeplab.BACKBONES, "resnet_tiny", tiny)
+    shrink(monkeypatch)
 
 
 def configuration(words="ass", **settings):

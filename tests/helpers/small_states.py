@@ -1,4 +1,4 @@
-"""Small states to save, and what is on disk of them."""
+"""Small states to save, and the steps found on disk."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CONFIGURATION = {"steps": 6, "data": {"target_size": (64, 128), "source": "toy"}
 
 
 def make_state(seed: int = 0, width: int = 4, with_average: bool = True) -> TrainState:
-    """Returns a small state with all that a real one has: named tuples, empty optimiser states, a scalar, bfloat16."""
+    """Returns a small state with every part of a real one: named tuples, empty optimiser states, a scalar, bfloat16."""
     draw = np.random.default_rng(seed)
     segmenter = {
         "backbone": {"kernel": jnp.asarray(draw.normal(size=(3, width)), jnp.float32)},

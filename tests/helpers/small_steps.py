@@ -24,7 +24,7 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 
 class Backbone(nn.Module):
-    """As little as can stand for a backbone: stride 8, and batch norm after the first convolution."""
+    """A minimal backbone: stride 8, and batch norm after the first convolution."""
 
     batch_norm: str = "batch"
 
@@ -75,7 +75,7 @@ def make_batch(seed: int = 0) -> dict:
 
 
 def make_first(config: ConfigDict) -> TrainState:
-    """Returns a first state; networks and optimisers that a variant shares with another one start alike."""
+    """Returns a first state; networks and optimisers that two variants share start with equal values."""
     shared = {"networks": make_networks(config), "config": config, "optimizer": make_optimizer(config)}
     shapes = jax.eval_shape(functools.partial(create_state, num_classes=CLASSES, **shared))
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

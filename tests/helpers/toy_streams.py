@@ -1,4 +1,4 @@
-"""The streams of a tiny generated data set, and its records read in the plain way."""
+"""The streams of a tiny generated dataset, and its records read directly."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def take(batches, count):
 
 
 def stored(config, split):
-    """Returns image and label of every record, read in the plain way."""
+    """Returns image and label of every record, read without the streams."""
     return list(toy_builder.open_toy_builder(config.data).as_data_source(split))
 
 

@@ -1,4 +1,4 @@
-"""Miniature data sets in the encodings of the real ones, drawn as toy street scenes."""
+"""Miniature datasets in the encodings of the real ones, drawn as toy street scenes."""
 
 import struct
 import zipfile
@@ -33,16 +33,16 @@ _CAR = 26
 
 
 class Tree(NamedTuple):
-    """A written data set.
+    """A dataset on disk.
 
     Attributes:
       data_set: "gta5", "synthia", "cityscapes" or "custom".
-      root: folder.
-      names: of the pairs, sorted [N].
-      images: arrays, uint8 [Y, X, 3].
+      root: folder of the dataset.
+      names: sorted names of the pairs [N].
+      images: pixels, uint8 [Y, X, 3].
       labels: raw ids, uint8 [Y, X].
-      image_files: [N].
-      label_files: [N].
+      image_files: paths [N].
+      label_files: paths [N].
     """
 
     data_set: str
@@ -57,7 +57,7 @@ class Tree(NamedTuple):
 def scene(data_set: str, index: int, size: tuple[int, int], split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     """Returns an image (uint8 [Y, X, 3]) and raw ids (uint8 [Y, X]).
 
-    Every raw id of the data set is in the first rows of the label, as far as there is room.
+    The first rows of the label hold every raw id of the dataset, as far as there is room.
     """
     domain = "target" if data_set == "cityscapes" else "source"
     image, label = render(domain, 0, split, index, *size)
@@ -74,7 +74,7 @@ def scene(data_set: str, index: int, size: tuple[int, int], split: str = "train"
 
 
 def known_ids(data_set: str) -> set[int]:
-    """Returns the raw ids that a label of the data set may hold."""
+    """Returns the raw ids that a label of the dataset may hold."""
     last = {"gta5": 34, "cityscapes": 33, "synthia": 22, "custom": len(OWN_IDS) - 1}[data_set]
     return {*range(last + 1), *([IGNORED] if data_set == "custom" else [])}
 
@@ -88,7 +88,7 @@ def write_gta5(root: Path, count: int = 4, size: tuple[int, int] = (26, 48)) -> 
 
 
 def write_synthia(root: Path, count: int = 4, size: tuple[int, int] = (24, 32)) -> Tree:
-    """Writes RGB/0000000.png ..., 16-bit labels and the colours that are for display."""
+    """Writes RGB/0000000.png ..., 16-bit labels and colour images of the labels."""
     names = [f"{number:07}" for number in range(count)]
     labels = [f"GT/LABELS/{name}.png" for name in names]
     tree = _write("synthia", root, names, [f"RGB/{name}.png" for name in names], labels, size)
@@ -98,7 +98,7 @@ def write_synthia(root: Path, count: int = 4, size: tuple[int, int] = (24, 32)) 
 
 
 def write_cityscapes(root: Path, split: str = "train", count: int = 4, size: tuple[int, int] = (32, 64)) -> Tree:
-    """Writes one split, with the files that lie beside the labels; test labels hold nothing."""
+    """Writes one split, with the other files that lie beside the labels."""
     names = list(CITYSCAPES_NAMES[split][:count])
     names += [f"ulm/ulm_{number:06}_000019" for number in range(100, 100 + count - len(names))]
     names.sort()
@@ -138,7 +138,7 @@ def write_zip_files(tree, root):
 
 
 def encode_label(data_set: str, raw: np.ndarray) -> bytes:
-    """Returns a label file of the data set's encoding that holds these raw ids (uint8 [Y, X])."""
+    """Returns the content of a label file with these raw ids in the dataset's encoding (uint8 [Y, X])."""
     if data_set == "gta5":
         return _palette_png(raw)
     if data_set == "synthia":
@@ -148,7 +148,7 @@ def encode_label(data_set: str, raw: np.ndarray) -> bytes:
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
-    """Returns a PNG of uint8 or uint16 [Y, X] or [Y, X, 3 or 4], written by no library that could change it."""
+    """Returns a PNG of uint8 or uint16 [Y, X] or [Y, X, 3 or 4], written without a library that could change it."""
     height, width = pixels.shape[:2]
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     rows = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">"))).reshape(height, -1)

@@ -1,4 +1,4 @@
-"""Image files of a user: found, read in every mode, and named apart in the results."""
+"""A user's image files: found, read in every mode, and given distinct names in the results."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_images_of_every_mode_become_rgb(tmp_path, mode, ending):
         (np.array([[0, 65535, 100_000]], np.int32), "tif", [0, 255, 255]),
     ],
 )
-def test_deeper_grey_images_are_scaled(tmp_path, pixels, ending, expected):
+def test_grey_images_deeper_than_8_bits_are_scaled(tmp_path, pixels, ending, expected):
     path = tmp_path / f"image.{ending}"
     Image.fromarray(pixels).save(path)
     np.testing.assert_array_equal(read_image(path)[0], np.repeat(np.array(expected)[:, None], 3, axis=1))
@@ -58,8 +58,8 @@ def test_palette_images_show_their_colours(tmp_path):
 
 
 @pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 2)), (6, (0, 1)), (8, (2, 0))])
-def test_cameras_that_lay_on_their_side(tmp_path, orientation, corner):
-    """The bright block of the stored picture's first corner lies where the camera's note says."""
+def test_exif_orientation_is_applied(tmp_path, orientation, corner):
+    """The bright block in the first corner of the stored image ends up where the EXIF orientation puts it."""
     stored = np.zeros((32, 48, 3), np.uint8)
     stored[:16, :16] = 255
     exif = Image.Exif()

@@ -91,7 +91,7 @@ def test_other_arrays_are_refused(predictor, image, found):
         predictor(image)
 
 
-def test_predictors_of_every_kind_of_weights(tmp_path, model, predictor):
+def test_every_kind_of_weights_opens_as_a_predictor(tmp_path, model, predictor):
     image = picture(*SIZE)
     expected = predictor(image)
     for name in ("model.safetensors", "model.jaxexport"):
@@ -109,7 +109,7 @@ def test_predictors_of_every_kind_of_weights(tmp_path, model, predictor):
     np.testing.assert_array_equal(opened(image), expected)
 
 
-def test_weights_that_are_none(tmp_path):
+def test_paths_without_usable_weights_are_errors(tmp_path):
     with pytest.raises(UserError, match="absent: expected the working directory of a run or a weight file"):
         open_predictor(tmp_path / "absent", configuration(), CLASSES)
     with pytest.raises(UserError, match=r"has no config\.json"):

@@ -17,14 +17,14 @@ SIZE = (32, 48)
 
 
 def network(images):
-    """Stride 4, three classes; what a cell says depends on its place in the image, as with a real network."""
+    """Network of stride 4 and three classes; scores depend on the place in the image, as with a real network."""
     pixels = images.astype(jnp.float32)[:, ::4, ::4] / 64
     places = jnp.arange(pixels.shape[2], dtype=jnp.float32)[None, None, :, None]
     return pixels * (1 + 0.1 * places) + jnp.array([0.0, 0.2, 0.4]) * places
 
 
 def pointwise(images):
-    """Full resolution; sees each pixel alone."""
+    """Network at full resolution that scores each pixel independently."""
     return images.astype(jnp.float32) / 64
 
 
@@ -64,12 +64,12 @@ def test_flip_of_a_mirrored_image_is_mirrored():
 
 
 def test_overlapping_windows_by_hand():
-    """A window of 4 over a row of 6 pixels, every 2: its pixels 2 and 3 are seen twice."""
+    """Windows of 4 with stride 2 over a row of 6 pixels: pixels 2 and 3 are seen twice."""
     row = np.zeros((1, 1, 6, 3), np.uint8)
     row[..., 0] = 64 * np.arange(6)
 
     def place(images):
-        # Class 1 says how far from the window's left a pixel is.
+        # The probability of class 1 grows with the distance from the window's left edge.
         logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))[: images.shape[2]]
         return jnp.stack([jnp.log1p(-jnp.exp(logits)), logits], -1)[None, None]
 
@@ -80,7 +80,7 @@ def test_overlapping_windows_by_hand():
 
 @pytest.mark.parametrize("window", [(4, 4), (5, 7), (16, 9), (1, 24)])
 @pytest.mark.parametrize("stride", [(0, 0), (3, 4), (4, 1)])
-def test_windows_cover_every_pixel_with_its_own_share(window, stride):
+def test_windows_do_not_change_a_pointwise_network(window, stride):
     stride = tuple(min(pair) for pair in zip(window, stride, strict=True))
     found = probabilities(pointwise, IMAGES, IMAGES.shape[1:3], window=window, stride=stride, flip=True)
     np.testing.assert_allclose(found, jax.nn.softmax(pointwise(IMAGES)), atol=1e-5)
@@ -94,7 +94,7 @@ def test_last_window_ends_with_the_image(length, window, stride, starts):
     assert window_starts(length, window, stride) == starts
 
 
-def test_scales_weigh_the_same():
+def test_scales_have_equal_weights():
     def resized(height, width):
         return jax.image.resize(IMAGES.astype(np.float32), (2, height, width, 3), "linear")
 
@@ -104,7 +104,7 @@ def test_scales_weigh_the_same():
     np.testing.assert_allclose(probabilities(network, IMAGES, SIZE, scales=(1.0, 1.0)), plain(), atol=1e-6)
 
 
-def test_everything_at_once_compiles_once_and_shares_images_among_devices():
+def test_all_options_compile_once_and_divide_images_among_devices():
     traced = []
 
     def counted(images):
@@ -122,7 +122,7 @@ def test_everything_at_once_compiles_once_and_shares_images_among_devices():
     expected = one(images)
     calls = len(traced)
     np.testing.assert_array_equal(one(images[::-1]), expected[::-1])
-    assert len(traced) == calls <= 8  # Of each scale, shapes and program, however many its windows.
+    assert len(traced) == calls <= 8  # Each scale is traced a fixed number of times, however many its windows.
     assert set(traced) == {(4, 8, 12, 3)}
 
     mesh = make_mesh([4])
@@ -132,7 +132,7 @@ def test_everything_at_once_compiles_once_and_shares_images_among_devices():
     assert "all-gather" not in four.as_text()
 
 
-def test_scales_are_never_held_together():
+def test_memory_does_not_grow_with_the_number_of_scales():
     """With five scales the program needs hardly more memory than with two."""
 
     def needed(scales):

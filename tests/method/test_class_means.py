@@ -10,7 +10,7 @@ import pytest
 
 from ass_jax.method.class_means import class_means
 
-# Compiled as a whole, since each operation by itself takes longer, and not optimised, for the same reason.
+# Compiled as a whole and without optimisation: both save time.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 means_of = jit(class_means, static_argnums=2)
 
@@ -22,7 +22,7 @@ def gradient_of(features: jax.Array, labels: jax.Array, weights: jax.Array, num_
 
 
 def label_of_cell(labels: np.ndarray, row: int, column: int, height: int, width: int) -> int:
-    """Returns the label at the place of a cell of a grid whose corners coincide with those of the labels."""
+    """Returns the label at a cell of a grid whose corners are aligned with those of the labels."""
 
     def place(index: int, small: int, large: int) -> int:
         position = Fraction(index * (large - 1), small - 1) if small > 1 else Fraction(0)
@@ -68,7 +68,7 @@ def test_full_size_labels_are_read_at_the_cells():
 def test_means_equal_a_loop(label_size, dtype):
     random = np.random.default_rng(0)
     features = random.normal(size=(3, 5, 9, 7)).astype(np.float32)
-    # Each image has its own classes, the last one none.
+    # Each image has its own classes, the last image none.
     labels = np.stack([random.choice(classes, label_size) for classes in ([0, 1, 3, 255], [2, 3, 9], [255])])
     means, present = means_of(features, labels.astype(dtype), 4)
     expected, expected_present = means_loop(features, labels, 4)

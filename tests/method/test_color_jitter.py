@@ -15,7 +15,7 @@ def images(count=3, low=0, high=256, size=(9, 13)):
 
 
 def jitter_by_hand(image, brightness, contrast, saturation, hue):
-    """One image, in float64: brightness, contrast about the mean luma, then the colour differences of each pixel."""
+    """Jitters one image in float64: brightness, contrast about the mean luma, then each pixel's colour differences."""
     image = np.float64(image) * (1 + brightness)
     mean = np.mean(image @ MATRIX[0])
     image = mean + (1 + contrast) * (image - mean)
@@ -30,7 +30,7 @@ def jitter_by_hand(image, brightness, contrast, saturation, hue):
 
 
 def blur_by_hand(image, sigma):
-    """One image, in float64: the sum of the whole square of taps at each pixel; beyond the border, its nearest one."""
+    """Blurs one image in float64 with the full square of taps; border pixels are repeated outwards."""
     height, width = image.shape[:2]
     offsets = range(-BLUR_RADIUS, BLUR_RADIUS + 1)
     found, total = np.zeros(image.shape), sum(np.exp(-0.5 * (k / sigma) ** 2) for k in offsets) ** 2
@@ -107,25 +107,25 @@ def test_blur_leaves_a_constant_image_and_keeps_the_sum_of_a_point():
     peaks = spread[:, BLUR_RADIUS, BLUR_RADIUS + 1, 2]
     assert peaks[0] == pytest.approx(200, rel=1e-5)
     assert peaks[0] > peaks[1] > peaks[2] > 0
-    # A Gaussian is the same from all sides.
+    # A Gaussian is symmetric.
     np.testing.assert_allclose(spread[2], spread[2][::-1, ::-1], rtol=1e-5)
 
 
 def test_every_image_has_its_own_draw():
-    """Of many copies of one image, the stated shares are changed, each in its own way."""
+    """The stated shares of many copies of one image change, each copy differently."""
     count = 400
     copies = np.repeat(images(1, low=60, high=180, size=(5, 5)), count, axis=0)
     for jitter, blur, share in ((0.2, False, JITTERED), (0.0, True, BLURRED)):
         found = np.asarray(jax.jit(perturb, static_argnums=(2, 3))(jax.random.key(0), copies, jitter, blur))
         changed = np.abs(found - copies).max(axis=(1, 2, 3)) > 0.01
-        # Five standard deviations; a blur of the smallest sigmas shows nowhere.
+        # Within five standard deviations; blurs of the smallest sigmas are invisible.
         spread = 5 * np.sqrt(count * share * (1 - share))
         invisible = 0.15 if blur else 0
         assert share * count * (1 - invisible) - spread < changed.sum() < share * count + spread
         assert len(np.unique(found[changed][:, 2, 2, 0])) == changed.sum()
 
 
-def test_perturb_without_both_does_nothing_and_depends_on_the_key_alone():
+def test_perturb_does_nothing_when_off_and_depends_only_on_the_key():
     changed = jax.jit(perturb, static_argnums=(2, 3))
     np.testing.assert_allclose(changed(jax.random.key(0), images(), 0.0, False), images(), atol=1e-3)
     one, again, other = (np.asarray(changed(jax.random.key(key), images(), 0.5, True)) for key in (1, 1, 2))
@@ -133,8 +133,8 @@ def test_perturb_without_both_does_nothing_and_depends_on_the_key_alone():
     assert np.abs(one - other).max() > 1
 
 
-def test_changes_are_no_larger_than_asked_for():
-    """Grey images show brightness alone: their mean is scaled by one more than a draw of at most the jitter."""
+def test_changes_are_at_most_the_jitter():
+    """Only brightness changes grey images: it scales their mean by a factor within the jitter of 1."""
     grey = np.full((500, 2, 2, 3), 100, np.float32)
     scale = np.asarray(perturb(jax.random.key(3), grey, 0.2, False)).mean((1, 2, 3)) / 100
     assert 0.8 - 1e-4 <= scale.min() < 0.805

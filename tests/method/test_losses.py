@@ -13,7 +13,7 @@ from ass_jax.method import losses
 from ass_jax.method.losses import IGNORED, SOURCE, TARGET, uninformed_loss
 from ass_jax.models import semantic_outputs
 
-# Compiled as a whole, since each operation by itself takes longer, and not optimised, for the same reason.
+# Compiled as a whole and without optimisation: both save time.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 segmentation_loss = jit(losses.segmentation_loss)
 segmentation_gradient = jit(jax.value_and_grad(losses.segmentation_loss))
@@ -94,8 +94,8 @@ def test_segmentation_loss_and_gradient_equal_a_loop(dtype):
     assert_value_and_gradient(found, lambda x: cross_entropy_loop(x, labels), logits)
 
 
-def test_weights_are_factors_before_the_mean():
-    """A share of the pixels that is not sure lowers the loss: the mean stays one over all valid pixels."""
+def test_weights_scale_losses_before_the_mean():
+    """Pixels of low weight lower the loss: the mean is always over all valid pixels."""
     random = np.random.default_rng(0)
     labels, weights = random.choice([0, 1, 2, IGNORED], (2, 3, 4)), random.uniform(size=(2, 3, 4)).astype(np.float32)
     weights[0, 0] = 0
@@ -239,11 +239,11 @@ def test_unknown_kinds_list_the_valid_ones():
 
 @pytest.mark.parametrize(
     ("kind", "guess"),
-    # Least squares regresses to the number of the domain, so that its guess is the middle.
+    # Least squares regresses to the number of the domain, 0 or 1, so the best guess is 0.5.
     [("bce", 0), ("least_squares", 0.5), ("binary", 0)],
 )
 def test_uninformed_loss_is_the_loss_of_a_guess(kind, guess):
-    """A discriminator's loss, half of each domain's, where it gives all alternatives the same chance."""
+    """The mean of both domains' losses for a discriminator that gives all alternatives equal probability."""
 
     def loss(guess: float) -> float:
         if kind in OUTPUT_KINDS:
@@ -257,20 +257,20 @@ def test_uninformed_loss_is_the_loss_of_a_guess(kind, guess):
     assert uninformed_loss(kind) < min(loss(guess - 0.1), loss(guess + 0.1))
 
 
-def test_uninformed_loss_of_class_domain_is_that_of_one_who_knows_the_class():
+def test_uninformed_loss_of_class_domain_assumes_a_known_class():
     knows_class = 50.0 * np.tile(np.eye(5, dtype=np.float32), (2, 1, 2))
     for domain in (SOURCE, TARGET):
         found = semantic_loss(knows_class, domain, np.ones((2, 5), bool), "class_domain")
         assert uninformed_loss("class_domain") == pytest.approx(float(found), rel=1e-6)
 
 
-def test_masked_mean_keeps_what_is_left_out_from_gradients():
+def test_entries_left_out_of_the_mean_have_no_gradient():
     # The masked entry is not finite; it must not reach the value or the gradient.
     values, where = np.array([1, np.inf, 4], np.float32), np.array([True, False, True])
     mean, gradient = jit(jax.value_and_grad(losses.masked_mean))(values, where)
     assert mean == 2.5
     np.testing.assert_array_equal(gradient, [0.5, 0.0, 0.5])
     assert jit(losses.masked_mean)(values[[0, 2]]) == 2.5
-    # Exact in float32; in bfloat16 the mean of 300 could not be told from 1.
+    # The mean is taken in float32; in bfloat16, 301 / 300 would round to 1.
     values = np.array([1] * 299 + [2], jnp.bfloat16)
     assert jit(losses.masked_mean)(values, np.ones(300, bool)) == pytest.approx(301 / 300, rel=1e-6)

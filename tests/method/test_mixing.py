@@ -1,4 +1,4 @@
-"""Regions that are pasted: which classes and rectangles, against loops over pixels; ignored pixels never go along."""
+"""Pasted regions: their classes and rectangles, against loops over pixels; ignored pixels are never pasted."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ SIZE = (6, 8)
 
 
 def images_of(*classes):
-    """Returns labels `[B, 6, 8]`: an image for each group of classes, in which each of them occurs."""
+    """Returns labels `[B, 6, 8]`: one image for each group of classes, with every class of the group."""
     random = np.random.default_rng(0)
     images = []
     for group in classes:
@@ -46,13 +46,13 @@ def draws(function, labels, count, seed=0):
     [((), 0), ((3,), 1), ((0, 4), 1), ((0, 1, 2), 2), ((1, 2, 3, 4), 2), ((0, 1, 2, 3, 4), 3)],
 )
 @pytest.mark.parametrize("ignored", [(), (IGNORED,)])
-def test_half_of_the_classes_present_rounded_up(present, chosen, ignored):
+def test_half_of_the_present_classes_rounded_up_is_chosen(present, chosen, ignored):
     labels = images_of((*present, *ignored) or (IGNORED,))
     for (region,) in draws(class_regions, labels, 20):
         found = classes_in(labels[0], region)
         assert len(found) == chosen
         assert found <= set(present)
-        # Each chosen class as a whole: pixel by pixel.
+        # All pixels of a chosen class are in the region.
         for row in range(SIZE[0]):
             for column in range(SIZE[1]):
                 assert region[row, column] == (int(labels[0, row, column]) in found)
@@ -92,10 +92,10 @@ def test_rectangles_have_half_the_area(size):
     for region in draws(cut_regions, labels, 100).reshape(-1, *size):
         rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
         height, width = len(rows), len(columns)
-        # One whole rectangle, and so inside the image.
+        # The region is one full rectangle inside the image.
         assert region.sum() == height * width
         assert (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) == (height, width)
-        # Either side is off by less than a pixel.
+        # Each side is rounded by less than a pixel.
         assert abs(height * width - CUT_AREA * size[0] * size[1]) <= height + width + 1
         shapes.append((height / size[0], width / size[1], rows[0] == 0, rows[-1] == size[0] - 1))
     tall, wide, top, bottom = np.array(shapes).T
@@ -103,13 +103,13 @@ def test_rectangles_have_half_the_area(size):
     assert tall.max() > 0.95
     assert wide.min() < 0.55
     assert wide.max() > 0.95
-    # The mean of an even draw on a logarithmic scale from 1/2 to 1 is (1 - 1/2) / ln 2.
+    # The mean of a log-uniform draw from 1/2 to 1 is (1 - 1/2) / ln 2.
     assert tall.mean() == pytest.approx(0.5 / math.log(2), abs=0.05)
     assert top.any()
     assert bottom.any()
 
 
-def test_rectangles_leave_ignored_pixels_out():
+def test_rectangles_exclude_ignored_pixels():
     labels = np.zeros((1, *SIZE), np.uint8)
     labels[0, ::2] = IGNORED
     whole = draws(cut_regions, np.zeros_like(labels), 50)
@@ -125,7 +125,7 @@ def test_ignored_pixels_of_the_donor_are_never_pasted(kind):
 
 
 @pytest.mark.parametrize("kind", mixing.REGIONS)
-def test_labels_beyond_the_classes_belong_to_none(kind):
+def test_labels_beyond_the_classes_are_never_pasted(kind):
     labels = np.full((1, *SIZE), CLASSES, np.int32)
     labels[0, 0] = -1
     assert not draws(mixing.REGIONS[kind], labels, 20).any()
@@ -150,7 +150,7 @@ def test_paste_against_a_loop():
             expected[tuple(place)] = donor[name][tuple(place)]
         np.testing.assert_array_equal(found[name], expected)
         assert found[name].dtype == array.dtype
-    # Where the donor is ignored the receiver survives, its own ignored pixels too.
+    # Where the donor is ignored, the receiver's pixel stays, even if it is ignored too.
     survives = donor["label"] == IGNORED
     np.testing.assert_array_equal(found["image"][survives], receiver["image"][survives])
     assert (np.asarray(found["label"])[survives & (receiver["label"] == IGNORED)] == IGNORED).all()

@@ -20,7 +20,7 @@ GROUPS = {
     },
     "classifier": {"dilation6": {"kernel": "classifier", "bias": "classifier"}},
 }
-# All numbers differ, so that no two of them can be mixed up.
+# All numbers differ, so that mixing up any two of them shows.
 SETTINGS = {
     "learning_rate": 0.1,
     "classifier_factor": 10.0,
@@ -67,7 +67,7 @@ def updates_of(config: ConfigDict, params: dict, gradients: list[dict]) -> list[
 
 
 def sgd(params: np.ndarray, gradients: list[np.ndarray], rate: float, decay: float) -> list[np.ndarray]:
-    """As PyTorch's: the decay joins the gradient, the sum joins the momentum, the rate scales the result."""
+    """Follows PyTorch: adds the decay to the gradient, the sum to the momentum, and scales by the rate."""
     momentum, found = 0.0, []
     for step, gradient in enumerate(gradients):
         momentum = 0.7 * momentum + gradient + decay * params
@@ -182,7 +182,7 @@ def test_discriminators_need_not_exist():
     jax.tree.map(np.testing.assert_array_equal, alone["segmenter"], both["segmenter"])
 
 
-def test_buffers_that_are_given_away_are_not_copied():
+def test_donated_buffers_are_not_copied():
     params = {"segmenter": {"backbone": {"conv": {"kernel": np.zeros((64, 48), np.float32)}}}}
     optimizer = make_optimizer(make_config())
 

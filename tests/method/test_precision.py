@@ -1,4 +1,4 @@
-"""What types a step in bfloat16 computes in, and that no map is transposed: read off the program for a GPU."""
+"""The types of a step in bfloat16, and that it transposes no map, read from the program for a GPU."""
 
 import collections
 import functools
@@ -17,7 +17,7 @@ from ass_jax.models import build_networks, deeplab
 from configs.base import get_config
 
 CLASSES, SIZE = 4, (64, 96)
-# Operation, permutation where it is one, and the types of operands and result.
+# Operation, and the types of its operands and result.
 OPERATION = re.compile(r"stablehlo\.(\w+)\b.*: \(((?:tensor<[^>]*>(?:, )?)+)\) -> tensor<([^>]*)>")
 
 
@@ -86,12 +86,12 @@ def test_class_means_are_summed_in_float32(lowered):
 
 def test_no_map_is_transposed(lowered):
     transposed = [result for name, _, result in lowered[1] if name == "transpose"]
-    assert transposed  # Kernels, and the low maps between the two products of a resize.
+    assert transposed  # Kernels, and the low-resolution maps between the two products of a resize.
     assert not [each for each in transposed if dtype(each) == "bf16" and len(shape(each)) == 4 and shape(each)[0] == 2]
     assert max(math.prod(shape(each)) for each in transposed) < 2 * math.prod(SIZE) * CLASSES
 
 
-def test_scores_are_resized_once_a_stream(lowered):
+def test_scores_are_resized_once_per_stream(lowered):
     resized = [
         result
         for name, _, result in lowered[1]

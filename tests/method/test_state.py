@@ -18,7 +18,7 @@ CLASSES = 3
 
 
 class Segmenter(nn.Module):
-    """As little as can stand for a segmentation network, with or without batch norm."""
+    """A minimal segmentation network, with or without batch norm."""
 
     batch_norm: bool = True
 
@@ -52,7 +52,7 @@ def assert_trees_equal(found: object, expected: object) -> None:
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_networks_draw_apart():
+def test_networks_are_initialised_independently():
     """A run without a discriminator starts from the same weights; another seed gives others."""
     both = create(make_config(seed=1), Networks(Segmenter(), nn.Dense(1), nn.Dense(2)))
     assert both.params.keys() == {"segmenter", "global_discriminator", "semantic_discriminator"}

@@ -1,4 +1,4 @@
-"""The teacher: how it follows, what it labels, and what is mixed from its labels, against loops over images."""
+"""The teacher: its average, its pseudo-labels, and the images mixed with them, against loops over images."""
 
 import functools
 
@@ -33,8 +33,8 @@ def variables(value):
         (1, 0.2, 0.2),
     ],
 )
-def test_average_follows_by_hand(step, decay, kept):
-    """Weights and running statistics alike; the decay rises as 0, 1/2, 2/3 and so on."""
+def test_average_by_hand(step, decay, kept):
+    """Weights and running statistics follow alike; the decay rises as 0, 1/2, 2/3 and so on."""
     found = jax.jit(follow)(variables(4.0), variables(1.0), jnp.int32(step), decay)
     expected = kept * 4 + (1 - kept) * 1
     np.testing.assert_allclose(found["params"]["kernel"], [expected] * 2, rtol=1e-6)
@@ -48,7 +48,7 @@ def test_average_of_the_first_steps_is_their_plain_mean():
     np.testing.assert_allclose(average["params"]["kernel"], [3, 3], rtol=1e-6)
 
 
-def test_a_late_step_moves_by_the_rest_of_the_decay():
+def test_late_step_moves_by_one_minus_the_decay():
     found = follow(variables(0.0), variables(1.0), jnp.int32(100_000), 0.999)
     np.testing.assert_allclose(found["params"]["kernel"], [0.001] * 2, rtol=1e-4)
 
@@ -75,7 +75,7 @@ def test_pseudo_labels_against_numpy():
     assert seen == {False, True}
 
 
-def test_threshold_counts_from_its_value_on():
+def test_threshold_is_inclusive():
     logits = np.zeros((1, 1, 1, 4), np.float32)  # All four at exactly a quarter.
     for threshold, expected in ((0.0, True), (0.25, True), (0.26, False)):
         assert pseudo_labels(logits, (2, 2), threshold)[1].all() == expected
@@ -117,7 +117,7 @@ def make_batch(unlabelled=4, sizes=None, **counts):
 
 
 def make_labels(count=4):
-    """Returns the teacher's labels, and where they are sure: a share that differs from image to image."""
+    """Returns the teacher's labels and a mask of confident pixels, whose share differs from image to image."""
     random = np.random.default_rng(1)
     shares = np.arange(1, count + 1)[:, None, None] / (count + 1)
     return random.integers(0, CLASSES, (count, *SIZE)).astype(np.int32), random.uniform(size=(count, *SIZE)) < shares
@@ -128,7 +128,7 @@ def mix(batch, labels, confident, seed=0, **settings):
 
 
 def donors(mixed, pasted):
-    """Returns the red value of the donor of each image; every pasted pixel has that one."""
+    """Returns the red value of each image's donor; all pasted pixels of an image share it."""
     found = []
     for image, region in zip(mixed["image"], pasted, strict=True):
         (value,) = np.unique(np.rint(image[region][:, 0]))
@@ -165,26 +165,26 @@ def test_mixed_examples_pixel_by_pixel(kind):
     assert len(np.unique(mixed["weight"])) == 5
 
 
-def test_source_and_labelled_images_take_turns_and_either_begins():
+def test_source_and_labelled_donors_alternate_and_either_is_first():
     labels, confident = make_labels()
     orders = set()
     for seed in range(12):
         mixed = mix(make_batch(), labels, confident, seed)
         found = donors(mixed, mixed["image"][..., 2] > 99.5)
         orders.add(tuple("source" if donor < 200 else "labelled" for donor in found))
-        # No image gives twice where there are enough.
+        # No donor is used twice if there are enough.
         assert len(set(found)) == 4
     assert orders == {("source", "labelled") * 2, ("labelled", "source") * 2}
 
 
 @pytest.mark.parametrize("stream", ["source", "labelled"])
-def test_one_labelled_stream_gives_to_all(stream):
+def test_single_labelled_stream_donates_to_all(stream):
     labels, confident = make_labels()
     batch = make_batch(**{name: 0 for name in ("source", "labelled") if name != stream})
     mixed = mix(batch, labels, confident)
     found = donors(mixed, mixed["image"][..., 2] > 99.5)
     first = {"source": 100, "labelled": 200}[stream]
-    # Four receive from three: all three give, one of them twice.
+    # Four receivers, three donors: all are used, one of them twice.
     assert set(found) == {first, first + 1, first + 2}
 
 
@@ -220,7 +220,7 @@ def test_donors_without_a_label_paste_nothing():
     np.testing.assert_allclose(mixed["image"], batch["unlabelled"]["image"], atol=1e-3)
 
 
-def test_perturbation_is_of_the_mixed_image_alone():
+def test_only_the_mixed_image_is_perturbed():
     batch, (labels, confident) = make_batch(), make_labels()
     plain, perturbed = (mix(batch, labels, confident, **settings) for settings in ({}, {"jitter": 0.5, "blur": True}))
     for name in ("label", "weight"):
@@ -230,7 +230,7 @@ def test_perturbation_is_of_the_mixed_image_alone():
     assert perturbed["image"].max() <= 255
 
 
-def test_each_key_mixes_otherwise():
+def test_each_key_gives_another_mixture():
     batch, (labels, confident) = make_batch(), make_labels()
     one, again, other = (mix(batch, labels, confident, seed) for seed in (5, 5, 6))
     for name, array in one.items():

@@ -42,7 +42,7 @@ def compiled_step():
     return jit(make_step(make_config()))
 
 
-def test_four_devices_do_the_step_of_one(states):
+def test_four_devices_equal_one(states):
     """To 1e-5 of each leaf's norm, since sums run in another order: parameters, statistics, optimisers, average."""
     mesh = make_mesh(COUNTS.values())
     assert mesh.size == 4
@@ -56,7 +56,7 @@ def test_four_devices_do_the_step_of_one(states):
         for name, value in metrics.items():
             np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-5, err_msg=name)
         assert largest_error(state, expected_state) < 1e-5
-    # The comparison is worth something: three steps changed every trained part a thousand times as much.
+    # The tolerance is tight: three steps changed every trained part a thousand times as much.
     for network, params in states[0][0].params.items():
         assert largest_error(params, states[-1][0].params[network]) > 1e-2
 
@@ -81,7 +81,7 @@ def test_running_statistics_follow_each_stream_in_order(states):
     np.testing.assert_allclose(running["var"], variance, rtol=1e-4)
 
 
-def test_streams_are_normalised_apart(states):
+def test_streams_are_normalised_separately(states):
     first, batch = states[0][0], make_batch(seed=0)
     batch["labelled"]["image"] = 255 - batch["labelled"]["image"]
     _, metrics = compiled_step()(first, batch)
@@ -92,7 +92,7 @@ def test_streams_are_normalised_apart(states):
 
 
 def test_average_by_hand(states):
-    """The decay rises as 0, 1/2, 2/3 and would end at 0.9."""
+    """The decay rises as 0, 1/2, 2/3 towards 0.9."""
     tracks = [{"params": state.params["segmenter"], "batch_stats": state.batch_stats} for state, _ in states]
     assert_trees_equal(states[0][0].average, tracks[0])
     for number, ((before, _), (after, _), track) in enumerate(zip(states, states[1:], tracks[1:], strict=False)):
@@ -115,7 +115,7 @@ def test_states_count_steps_and_freeze_the_affine_of_batch_norm(states):
             assert metrics["learning_rate/global_discriminator"] == pytest.approx(1e-4 * decay)
 
 
-def test_gradient_norm_is_of_what_is_trained(states):
+def test_gradient_norm_covers_only_trained_parameters(states):
     """Recovers the gradient from the first update, `-rate * (gradient + decay * params)`."""
     before, after = (state.params["segmenter"] for state, _ in states[:2])
     gradients = [
@@ -146,7 +146,7 @@ def test_frozen_parameters_have_no_gradient():
 
 
 def test_adversaries_wait_for_the_warm_up(states):
-    """The segmenter first learns as without adversaries, then from their terms in proportion to the ramp."""
+    """The segmenter first learns without the adversaries, then from their terms in proportion to the ramp."""
     first, config = states[0][0], make_config("joint")
     joint = make_first(config)
     assert_trees_equal(joint.params["segmenter"], first.params["segmenter"])
@@ -155,7 +155,7 @@ def test_adversaries_wait_for_the_warm_up(states):
     assert joint.average is None
 
     def segmenter_at(number: int) -> dict:
-        """After one step from the first state, with the ramp of another step."""
+        """Returns the segmenter after one step from the first state, with the ramp of step `number`."""
         state, _ = compiled_step()(first.replace(step=jnp.int32(number)), make_batch())
         return state.params["segmenter"]
 
@@ -190,7 +190,7 @@ def test_frozen_statistics_do_not_change(states):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_step_that_is_not_finite_changes_nothing_but_its_number(bad):
+def test_non_finite_step_changes_only_the_step_number(bad):
     config = make_config("ass")
     state = make_first(config)
     params = jax.tree.map(np.copy, state.params)
@@ -203,7 +203,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(bad):
 
 
 def upsample(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear interpolation whose corner points are those of the input, one axis after the other."""
+    """Interpolates bilinearly with aligned corners, one axis after the other."""
     for axis, cells in ((1, size[0]), (2, size[1])):
         old = np.linspace(0, 1, logits.shape[axis])
         new = np.linspace(0, 1, cells)

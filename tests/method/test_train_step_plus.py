@@ -26,7 +26,7 @@ from tests.helpers.small_steps import (
 )
 
 VARIANTS = ("teacher", "ass_plus")
-THRESHOLD = 0.9  # Of the first teacher, some labels are above it and some are not.
+THRESHOLD = 0.9  # The first teacher is more confident than this on some pixels and less on others.
 
 
 def plus_config(variant="ass_plus", **settings):
@@ -38,7 +38,7 @@ def plus_config(variant="ass_plus", **settings):
 
 @functools.cache
 def first_state(variant="ass_plus"):
-    """A first state whose average, a segmenter of its own, is surer of its labels than an untrained one."""
+    """Returns a first state whose average differs from the segmenter and is more confident than an untrained one."""
     state = make_first(plus_config(variant))
     random = np.random.default_rng(5)
     average = jax.tree.map(lambda leaf: (leaf * random.uniform(0.5, 2, leaf.shape)).astype(np.float32), state.average)
@@ -72,7 +72,7 @@ def compiled_teacher(seed=0):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_four_devices_do_the_step_of_one(variant):
+def test_four_devices_equal_one(variant):
     """To 1e-5 of each leaf's norm: parameters, statistics, optimisers and the average."""
     mesh = make_mesh(COUNTS.values())
     assert mesh.size == 4
@@ -101,8 +101,8 @@ def test_four_devices_mix_the_images_of_one():
     assert found_metrics["teacher/confident"] == pytest.approx(float(metrics["teacher/confident"]))
 
 
-def test_mixed_images_are_of_seed_and_step():
-    """One step and seed: one mixture. Another step or another seed: another one."""
+def test_mixed_images_depend_on_seed_and_step():
+    """The same step and seed give the same mixture; another step or seed gives another one."""
     state, batch = first_state(), make_batch()
     one, again, later, other = (
         jax.device_get(compiled_teacher(seed)(state.replace(step=np.int32(step)), batch)[0]["mixed"])
@@ -121,11 +121,11 @@ def test_teacher_sees_the_unlabelled_images_as_evaluation_does():
     _, logits = jit(functools.partial(networks.segmenter.apply, train=False))(state.average, images)
     scores = jit(functools.partial(train_step.resize_bilinear, size=SIZES["unlabelled"]))(logits)
     probabilities = np.asarray(jax.nn.softmax(scores))
-    sure = probabilities.max(-1) >= THRESHOLD
-    assert 0.05 < sure.mean() < 0.95
-    expected = np.where(sure, probabilities.argmax(-1), IGNORED)
+    confident = probabilities.max(-1) >= THRESHOLD
+    assert 0.05 < confident.mean() < 0.95
+    expected = np.where(confident, probabilities.argmax(-1), IGNORED)
     assert (np.asarray(streams["unlabelled"]["pseudo_label"]) == expected).mean() > 0.999  # Up to rounding.
-    assert metrics["teacher/confident"] == pytest.approx(sure.mean(), rel=1e-3)
+    assert metrics["teacher/confident"] == pytest.approx(confident.mean(), rel=1e-3)
     np.testing.assert_array_equal(streams["unlabelled"]["image"], batch["unlabelled"]["image"])
     for stream in ("source", "labelled"):
         assert_trees_equal(streams[stream], batch[stream])
@@ -165,7 +165,7 @@ def test_loss_weighs_the_mixed_images_and_their_pixels():
 
 
 def test_mixed_images_are_trained_on():
-    """Their weight changes the segmenter's step; what the teacher is not sure of and nothing pasted do not."""
+    """The weight of the mixed loss changes the segmenter's update, but not the loss itself."""
     state, batch = first_state("teacher"), make_batch()
     found, metrics = trained("teacher")[0]
     assert metrics["loss/segmentation_mixed"] > 0
@@ -176,7 +176,7 @@ def test_mixed_images_are_trained_on():
 
 
 def test_teacher_follows_after_the_step():
-    """At steps 3, 4 and 5 the decay is 3/4, 4/5 and 5/6: below 0.9, which it would end at."""
+    """At steps 3, 4 and 5 the decay is 3/4, 4/5 and 5/6, below its limit of 0.9."""
     before = first_state().average
     for kept, (state, _) in zip((3 / 4, 4 / 5, 5 / 6), trained("ass_plus"), strict=True):
         new = {"params": state.params["segmenter"], "batch_stats": state.batch_stats}
@@ -187,7 +187,7 @@ def test_teacher_follows_after_the_step():
         before = state.average
 
 
-def test_a_step_that_is_not_finite_leaves_the_teacher():
+def test_non_finite_step_leaves_the_teacher_unchanged():
     state = first_state("teacher")
     params = jax.tree.map(np.copy, state.params)
     params["segmenter"]["classifier"]["dilation6"]["bias"][0] = np.nan

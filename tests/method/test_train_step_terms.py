@@ -31,7 +31,7 @@ def random_like(shapes: object, seed: int, scale: float = 1.0) -> object:
 
 
 def random_maps() -> dict:
-    """Returns maps of two images a stream, each stream with its own size."""
+    """Returns maps of two images per stream, each stream with its own size."""
     shapes = {
         stream: {
             "features": jax.ShapeDtypeStruct((2, height // 8, width // 8, 6), np.float32),
@@ -82,7 +82,7 @@ def test_global_terms(kind):
     networks = build_networks(config, CLASSES)
     discriminator = networks.global_discriminator
     params = random_params(discriminator, 1, 32, 64, CLASSES)
-    # Small logits on both sides of 0 and of 1/2, the places where the two kinds decide.
+    # Small logits on both sides of 0 and of 1/2, the decision thresholds of the two kinds.
     params["logits"] = {"kernel": 0.05 * params["logits"]["kernel"], "bias": np.full(1, 0.1, np.float32)}
 
     def terms(params: dict, maps: dict) -> tuple:
@@ -119,7 +119,7 @@ def test_semantic_terms(kind, read):
     discriminator = networks.semantic_discriminator
     params = random_params(discriminator, 1, random_maps()["source"][read].shape[-1])
     random = np.random.default_rng(2)
-    # The second labelled image has but one class, so that the mean over vectors is not one over images.
+    # The second labelled image has only one class, so a mean over vectors differs from a mean over images.
     labels = {
         "source": np.stack([random.choice(classes, SIZES["source"]) for classes in ([0, 1, 255], [1, 2, 3])]),
         "labelled": np.stack([random.choice(classes, SIZES["labelled"]) for classes in ([0, 1, 3], [2, 255])]),

@@ -46,10 +46,10 @@ LAYERS = {
 
 
 def equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
-    """Yields the operations of a program with their scopes, those of the functions that it calls included.
+    """Yields the operations of a program and of the functions that it calls, with their scopes.
 
-    Within a function with a gradient of its own, operations bear no scope: theirs is that of the call. Of the ways in
-    which different platforms do the same, it takes one, in the scope of the choice.
+    Operations inside a function with a custom gradient have no scope and get the scope of the call. Of the alternatives
+    for different platforms, only the first is counted, in the scope of the choice.
     """
     for equation in jaxpr.eqns:
         inner = str(equation.source_info.name_stack).removesuffix("/transpose()") or scope
@@ -64,7 +64,7 @@ def equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
 
 @functools.cache
 def trace(variant: str, **loss: float) -> tuple[TrainState, dict, collections.Counter]:
-    """Traces one step of a ResNet with a block a stage; `loss` changes settings of that name.
+    """Traces one step of a ResNet with one block per stage; `loss` overrides loss settings.
 
     Returns:
       Shapes of the state and the metrics, and how often each scope multiplies: matrix products and convolutions.
@@ -73,7 +73,7 @@ def trace(variant: str, **loss: float) -> tuple[TrainState, dict, collections.Co
     config.data.target_size = (32, 64)
     config.loss.update(loss)
     config.discriminator.update(global_width=2, semantic_width=4)
-    # So narrow that no convolution brings a gradient of its own, with more products than one.
+    # So narrow that no convolution uses a custom gradient, which takes more than one product.
     segmenter = DeepLab(ResNet((1, 1, 1, 1), width=1, stem_width=4), CLASSES, branches=1)
     shared = {
         "networks": dataclasses.replace(build_networks(config, CLASSES), segmenter=segmenter),
@@ -103,15 +103,15 @@ def of_network(multiplications: collections.Counter, network: str) -> dict[str, 
 def passes(trained: int, teacher: bool) -> dict[str, int]:
     """Returns how often each layer of the segmenter multiplies.
 
-    For images that are trained on once forward, and backward once for its input and once for its kernel; for the
-    teacher, which has no gradient, forward alone. The batch norm of widening convolutions takes two more products
+    Images that are trained on take one product forward and two backward, for the gradients of input and kernel; the
+    teacher, which has no gradient, takes one forward. The batch norm of widening convolutions takes two more products
     forward, for covariance and variance, and three backward.
     """
     expected = {}
     for layer in LAYERS["DeepLab"]:
         normalised = layer.endswith("expand")
         expected[f"jvp(DeepLab)/{layer}"] = trained * (3 if normalised else 1)
-        # Nobody asks for the gradient of the images.
+        # The gradient of the images is not needed.
         backward = 1 if layer == "backbone/stem" else 5 if normalised else 2
         expected[f"transpose(jvp(DeepLab))/{layer}"] = trained * backward
         if teacher:
@@ -121,7 +121,7 @@ def passes(trained: int, teacher: bool) -> dict[str, int]:
 
 @pytest.mark.parametrize("variant", ["joint", "ass", "teacher", "ass_plus"])
 def test_each_image_passes_the_segmenter_once(variant):
-    """The mixed ones too; the teacher sees the unlabelled ones once."""
+    """Mixed images pass once too, and unlabelled images pass the teacher once."""
     images = VARIANTS[variant][0]
     assert of_network(trace(variant)[2], "DeepLab") == passes(len(images), teacher="mixed" in images)
 
@@ -134,10 +134,10 @@ def test_unlabelled_images_pass_where_the_global_adversary_reads_them():
 
 @pytest.mark.parametrize("network", ["GlobalDiscriminator", "SemanticDiscriminator"])
 def test_each_turn_of_a_discriminator_is_one_pass(network):
-    """Three judgements: the target's maps in the segmenter's turn, both domains' in the discriminator's own.
+    """A discriminator runs three times: once for the segmenter's loss and, for its own, once for each domain.
 
-    Backward, the segmenter's turn asks for gradients of inputs, the other two for those of parameters and of all
-    inputs but the first.
+    Backward, the segmenter's loss needs the gradients of all inputs; the other two need those of the parameters and of
+    all layers' inputs but the first's.
     """
     expected = {}
     for layer in LAYERS[network]:

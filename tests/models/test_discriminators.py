@@ -73,7 +73,7 @@ def test_semantic_keeps_leading_axes(dtype):
     assert (logits.shape, logits.dtype) == ((2, 5, 6), jnp.float32)
 
 
-def test_semantic_worked_by_hand():
+def test_semantic_by_hand():
     params = {
         "hidden1": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.0, 1.0])},
         "hidden2": {"kernel": jnp.array([[1.0, 0.0], [1.0, 2.0]]), "bias": jnp.array([0.0, -1.0])},

@@ -36,7 +36,7 @@ class Layer(nn.Module):
 
 
 class Plain(nn.Module):
-    """The same by Flax's own layers."""
+    """The same layer, built from Flax's layers."""
 
     features: int
     relu: bool
@@ -97,7 +97,7 @@ def test_running_statistics_are_used_and_stay(features, variables, x, relu):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_values_and_gradients_are_those_of_flax(features, variables, x, relu):
+def test_values_and_gradients_equal_those_of_flax(features, variables, x, relu):
     def loss(module, params, x):
         return jnp.sum(jnp.sin(apply(module, variables | {"params": params}, x)[0]))
 
@@ -108,8 +108,8 @@ def test_values_and_gradients_are_those_of_flax(features, variables, x, relu):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), *gradients)
 
 
-def test_a_channel_that_is_the_same_everywhere_stays_finite(features, variables):
-    x = np.full((1, 1, 7, 3), 1000.1, np.float32)  # So many cells that rounding makes a variance negative.
+def test_constant_channel_stays_finite(features, variables):
+    x = np.full((1, 1, 7, 3), 1000.1, np.float32)  # With seven cells, rounding makes a variance negative.
     _, updated = found = apply(Layer(features), variables, x)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     assert updated["batch_stats"]["layer_norm"]["var"].min() >= 0

@@ -28,7 +28,7 @@ def variables(random_variables, images):
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def apply(module, variables, images, train):
-    """Returns the features, and the statistics where `train`."""
+    """Returns the features and, if `train`, the statistics."""
     return module.apply(variables, images, train, mutable=["batch_stats"] if train else False)
 
 
@@ -126,8 +126,8 @@ def test_block_adds_its_shortcut(images, variables):
     np.testing.assert_array_equal(first, second)
 
 
-def test_no_operation_works_out_earlier_blocks_again(random_variables, images):
-    """If it does, it reads four more arrays for each block, and the time grows with the square of the depth."""
+def test_no_operation_recomputes_earlier_blocks(random_variables, images):
+    """Recomputing reads four more arrays for each block, and the time grows with the square of the depth."""
     network = ResNet(**TINY | {"stage_sizes": (6, 1, 1, 1)})
     variables = random_variables(network, images, False)
 
@@ -143,7 +143,7 @@ def test_no_operation_works_out_earlier_blocks_again(random_variables, images):
     assert max(operands) < 4 * 6
 
 
-def test_batch_norm_learns_running_statistics(images, variables):
+def test_batch_norm_updates_running_statistics(images, variables):
     module = ResNet(**TINY)
     features, updated = apply(module, variables, images, True)
     stem = lax.conv_general_dilated(
@@ -187,7 +187,7 @@ def test_bfloat16_computes_close_to_float32(images, variables):
 
 
 @pytest.mark.parametrize("block", ["bottleneck", "basic"])
-def test_rematerialised_blocks_change_memory_alone(random_variables, block):
+def test_rematerialised_blocks_change_only_memory(random_variables, block):
     images = np.random.default_rng(1).normal(size=(2, 128, 128, 3)).astype(np.float32)
     plain, remat = (ResNet((2, 2, 2, 2), block, width=4, stem_width=4, remat=remat) for remat in (False, True))
     variables = random_variables(plain, images, False)
@@ -211,7 +211,7 @@ def test_rematerialised_blocks_change_memory_alone(random_variables, block):
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * scale), gradients, again
     )
-    # Moved once: twice would move them further. A product's mean is a sum of its inputs', which may nearly cancel.
+    # Statistics move once: a second update would move them further. Means are sums that may nearly cancel.
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7), updated, updated_again
     )

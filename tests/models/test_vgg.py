@@ -83,7 +83,7 @@ def test_equals_its_definition(monkeypatch, random_variables):
     np.testing.assert_allclose(features, jax.jit(definition)(variables["params"], images), rtol=1e-4, atol=1e-5)
 
 
-def test_rematerialised_blocks_change_memory_alone(monkeypatch, random_variables):
+def test_rematerialised_blocks_change_only_memory(monkeypatch, random_variables):
     monkeypatch.setattr(vgg, "BLOCKS", ((2, 4, 1), (2, 8, 1), (3, 16, 1), (3, 32, 1), (3, 32, 2)))
     monkeypatch.setattr(vgg, "HEAD", (4, 4))
     images = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A second start finds its programs; nothing about the folder that keeps them ends a run."""
+"""A second start reuses its compiled programs; no fault of the cache folder ends a run."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ass_jax.runtime import compilation
 from ass_jax.runtime.workdir import CHECKPOINTS, COMPILATION_CACHE
 
 ROOT = Path(__file__).parents[2]
-# Trains a small network to step 4 and tells which programs were found and which were not.
+# Trains a small network to step 4 and prints which programs were found in the cache and which were not.
 PROGRAM = """
 import functools, json, logging, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ print(json.dumps(told))
 
 
 def run(program, workdir):
-    """Runs a program for which no folder has been chosen."""
+    """Runs a program without a chosen cache folder."""
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     command = [sys.executable, "-c", program, str(workdir)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -79,7 +79,7 @@ def test_second_start_compiles_no_step_and_resumes_bit_exactly(tmp_path):
 
 @pytest.fixture
 def chosen():
-    """Gives JAX's settings back as they were; until then, no folder is chosen."""
+    """Starts without a cache folder and restores JAX's settings afterwards."""
     names = [f"jax_persistent_cache_min_{name}" for name in ("compile_time_secs", "entry_size_bytes")]
     before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", *names)}
     jax.config.update("jax_compilation_cache_dir", None)
@@ -101,7 +101,7 @@ def test_folder_that_the_user_chose_stays(tmp_path, chosen):
     assert not (tmp_path / COMPILATION_CACHE).exists()
 
 
-def test_folder_that_cannot_be_made_is_done_without(tmp_path, chosen):
+def test_run_does_without_a_folder_that_cannot_be_made(tmp_path, chosen):
     (tmp_path / COMPILATION_CACHE).write_text("a file")
     compilation.use_compilation_cache(tmp_path)
     assert chosen() is None
@@ -118,7 +118,7 @@ def test_only_torn_programs_are_removed(tmp_path, chosen):
     assert sorted(file.name for file in folder.iterdir()) == ["of_zstandard-cache", "whole-cache"]
 
 
-def test_full_disk_ends_nothing(tmp_path):
+def test_full_disk_does_not_end_the_program(tmp_path):
     program = """
 import resource, sys
 from pathlib import Path

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("items", [range(5), iter(range(5))])
-def test_a_line_now_and_then_with_the_time_left(capsys, items):
+def test_progress_lines_show_the_time_left(capsys, items):
     times = iter([0, 100, 104, 108, 116, 117])  # The first item takes 100 seconds; lines follow items 3 and 4.
     assert list(progress(items, "batches", every=7, clock=lambda: next(times))) == list(range(5))
     assert capsys.readouterr().out.splitlines() == [

@@ -1,4 +1,4 @@
-"""One training at a time in a working directory; the lock of one that is gone is taken over."""
+"""Only one training runs in a working directory; the lock of a dead process is taken over."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def hold(workdir, seconds):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_second_process_leaves_naming_the_owner_and_the_first_goes_on(tmp_path):
+def test_second_process_is_refused_and_told_the_owner(tmp_path):
     first = hold(tmp_path / "new", 60)
     assert first.stdout.readline() == "mine\n"
     with pytest.raises(lock.LockedError, match=rf"in use.*process {first.pid} on .*, since .*remove .*training\.lock"):
@@ -46,7 +46,7 @@ def test_lock_of_a_killed_process_is_taken_over_and_given_back(tmp_path, caplog)
     first = hold(tmp_path, 60)
     first.stdout.readline()
     first.kill()
-    for reaped in (False, True):  # Not waited for, it is still listed, as a zombie.
+    for reaped in (False, True):  # Until it is waited for, it is a zombie and still listed.
         if reaped:
             first.wait()
         else:
@@ -62,7 +62,7 @@ def test_lock_of_a_killed_process_is_taken_over_and_given_back(tmp_path, caplog)
 
 
 @pytest.mark.parametrize(("age", "taken"), [(10, False), (1000, True)])
-def test_lock_of_another_host_is_taken_over_when_it_was_silent_for_long(tmp_path, age, taken):
+def test_lock_of_another_host_is_taken_over_after_a_long_silence(tmp_path, age, taken):
     file = tmp_path / LOCK
     file.write_text(json.dumps({"host": "elsewhere", "process": 1, "started": "1", "since": "then"}))
     os.utime(file, (time.time() - age,) * 2)
@@ -75,7 +75,7 @@ def test_lock_of_another_host_is_taken_over_when_it_was_silent_for_long(tmp_path
     assert file.exists() != taken
 
 
-def test_number_of_a_process_that_was_given_away_does_not_count(tmp_path):
+def test_reused_process_id_does_not_count(tmp_path):
     with lock.training_lock(tmp_path):
         found = json.loads((tmp_path / LOCK).read_text())
     (tmp_path / LOCK).write_text(json.dumps(found | {"started": "1"}))
@@ -89,7 +89,7 @@ def test_unreadable_lock_is_respected(tmp_path):
         lock.training_lock(tmp_path).__enter__()
 
 
-def test_owner_touches_its_lock_and_leaves_the_one_of_another(tmp_path, monkeypatch):
+def test_owner_touches_its_lock_and_keeps_that_of_another(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_TOUCH_SECONDS", 0.01)
     with lock.training_lock(tmp_path):
         os.utime(tmp_path / LOCK, (0, 0))
@@ -101,7 +101,7 @@ def test_owner_touches_its_lock_and_leaves_the_one_of_another(tmp_path, monkeypa
     assert (tmp_path / LOCK).exists()
 
 
-def test_of_many_that_find_a_stale_lock_one_wins(tmp_path):
+def test_one_of_many_takes_over_a_stale_lock(tmp_path):
     (tmp_path / LOCK).write_text(
         json.dumps({"host": socket.gethostname(), "process": 2**22 + 1, "started": "1", "since": "then"})
     )

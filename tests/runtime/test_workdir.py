@@ -1,4 +1,4 @@
-"""The files of a run: named in one place, and written or reported with their names."""
+"""The files of a run: only one module names them, and failed writes report the name."""
 
 import ast
 from pathlib import Path
@@ -27,7 +27,7 @@ def texts_of(file):
 def test_only_the_module_of_the_working_directory_names_its_files():
     files = [ROOT / "main.py", *(ROOT / "ass_jax").rglob("*.py")]
     found = {str(file.relative_to(ROOT)): texts_of(file) & NAMES for file in files}
-    # Of these, "checkpoints" is a key of the report, too.
+    # "checkpoints" is also a key of the report.
     allowed = {"checkpoints"}
     named = {name: texts - allowed for name, texts in found.items() if texts - allowed}
     assert set(named) == {"ass_jax/runtime/workdir.py"}
@@ -43,6 +43,6 @@ def test_failed_writes_name_the_file(tmp_path):
         raise RuntimeError("other")
 
 
-def test_json_comes_back(tmp_path):
+def test_json_round_trip(tmp_path):
     write_json(tmp_path / "a.json", {"a": {"b": [1, None]}, "c": 2})
     assert read_json(tmp_path / "a.json", {"a.b": list, "c": float}) == {"a": {"b": [1, None]}, "c": 2}

@@ -37,7 +37,7 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
     straight, writer, read = run(config, tmp_path / "straight")
     assert read == [0, 1, 2, 3]
 
-    # A kill after step 3, of which nothing but the log is left.
+    # Killed after step 3, of which only the log is left.
     class StoppedError(Exception):
         pass
 
@@ -73,7 +73,7 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
     assert timeless[0] == timeless[1]
     assert [line["step"] for line in timeless[0]] == [1, 2, 2, 3, 4, 4]  # Steps 2 and 4 were evaluated too.
 
-    # What a user finds.
+    # Scores, settings and files of the run.
     assert straight["step"] == 4
     assert straight["labelled"] == CHOICE
     with Checkpoints(tmp_path / "straight" / CHECKPOINTS, read_only=True) as checkpoints:
@@ -118,7 +118,7 @@ def test_stopped_and_resumed_run_equals_a_straight_one(tmp_path, capsys):
         assert files == ["town_0_0.png", "town_0_1.png", "town_1_0.png"]
 
 
-def test_steps_that_are_not_finite_end_the_run_with_the_last_good_state(tmp_path, monkeypatch):
+def test_non_finite_steps_end_the_run_with_the_last_good_state(tmp_path, monkeypatch):
     settings = {"optimizer.learning_rate": 1e30, "steps": 9, "checkpoint.every": 100, "skipped_limit": 2}
     config = configuration("joint", **settings)
     with pytest.raises(DivergedError, match=r"not finite.*2 updates in a row"):
@@ -146,7 +146,7 @@ def test_wrong_first_batch_is_refused(change, message):
 
 @pytest.fixture
 def weights_of_a_run(tmp_path_factory):
-    """Returns a weight file whose pixels and branches differ from the configuration's, and its arrays."""
+    """Returns a weight file whose pixel settings and branches differ from the configuration's, and its arrays."""
     config = configuration("joint", **{"model.branches": 2, "model.pixel_mean": (1.0, 2.0, 3.0), "teacher.decay": 0.0})
     networks = build_networks(config, 3)
     shapes = abstract_segmenter(networks, config)
@@ -157,7 +157,7 @@ def weights_of_a_run(tmp_path_factory):
     return path, variables
 
 
-def test_initial_weights_come_with_their_settings_also_when_resumed(tmp_path, weights_of_a_run, monkeypatch, capsys):
+def test_initial_weights_bring_their_settings_even_when_resumed(tmp_path, weights_of_a_run, monkeypatch, capsys):
     path, variables = weights_of_a_run
     seen = []
 
@@ -170,7 +170,7 @@ def test_initial_weights_come_with_their_settings_also_when_resumed(tmp_path, we
     run(config, tmp_path)
     assert "weights.safetensors: ass_jax" in capsys.readouterr().out
     config.steps = 4
-    config.init = "gone.safetensors"  # No longer needed: the checkpoint has all.
+    config.init = "gone.safetensors"  # No longer needed: the checkpoint has everything.
     run(config, tmp_path)
     assert seen == [(2, (1.0, 2.0, 3.0))] * 2
     with Checkpoints(tmp_path / CHECKPOINTS, read_only=True) as checkpoints:
@@ -181,7 +181,7 @@ def test_initial_weights_come_with_their_settings_also_when_resumed(tmp_path, we
 
 
 def test_loop_waits_for_no_device_between_reports(tmp_path, monkeypatch):
-    """Whoever reads a value of an array, or waits for one, waits for the step: only a report and a save may."""
+    """Reading an array, or waiting for it, waits for the step: only reports and saves may do so."""
     kind, events = type(jnp.zeros(())), []
 
     def idle(state, batch, **others):

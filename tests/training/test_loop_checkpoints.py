@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is evaluated: the last, the selected or the best one, each told apart."""
+"""Which checkpoint of a run is evaluated: the last, the selected or the best one."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_unknown_checkpoint_choice_lists_the_valid_ones(tmp_path):
         evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
 
 
-def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, capsys):
+def test_report_distinguishes_last_selected_and_best_checkpoints(tmp_path, monkeypatch, capsys):
     on_validation, on_held_out = iter([0.2, 0.9, 0.4, 0.3]), iter([0.1, 0.2, 0.8, 0.3])
     seen = []
 
@@ -47,7 +47,7 @@ def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, c
     report, writer, _ = run(config, tmp_path, held_out_batches=lambda: evaluation_batches(1))
     assert seen == [["class_table", "mesh", "step"]] * 4
 
-    # The last one on top; all three apart, each with its step and how it was chosen.
+    # The report has the last checkpoint's scores on top, then all three with step and choice.
     assert (report["step"], report["checkpoint"]) == (4, "last")
     assert report["mean_iou"]["two"] == pytest.approx(0.3, abs=0.01)
     assert report["held_out"]["mean_iou"]["two"] == pytest.approx(0.3, abs=0.01)
@@ -66,7 +66,7 @@ def test_checkpoints_are_chosen_honestly_and_told_apart(tmp_path, monkeypatch, c
     assert writer.scalars[3]["held_out/mIoU_two"] == pytest.approx(0.8, abs=0.01)
     assert writer.scalars[3]["validation/mIoU_two"] == pytest.approx(0.4, abs=0.01)
 
-    # Each is there to be evaluated.
+    # Each of them can be evaluated.
     for choice, step in {"last": 4, "selected": 3, "best": 2}.items():
         config.evaluation.checkpoint = choice
         again = evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)

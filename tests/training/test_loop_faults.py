@@ -20,7 +20,7 @@ small_backbone = parts.small_backbone
 
 @pytest.fixture(autouse=True)
 def idle_step(monkeypatch):
-    """A step that only counts, so that nothing is compiled for long; no evaluation writes pictures."""
+    """Replaces the step by one that only counts, which compiles fast, and evaluation by one without pictures."""
 
     def idle(state, batch, **others):
         return state.replace(step=state.step + 1), dict.fromkeys(
@@ -66,11 +66,11 @@ def configuration(**settings):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signal_saves_after_the_step_at_hand_and_the_run_goes_on_there(tmp_path, number, code):
+def test_signal_saves_after_the_current_step_and_the_run_resumes_there(tmp_path, number, code):
     before = signal.getsignal(number)
 
     def ask(step):
-        if step == 2:  # Read while the devices work on step 2, the third batch being that of step 3.
+        if step == 2:  # The third batch is read while the devices work on step 2.
             os.kill(os.getpid(), number)
 
     config = configuration()
@@ -88,7 +88,7 @@ def test_signal_saves_after_the_step_at_hand_and_the_run_goes_on_there(tmp_path,
 
 
 @pytest.mark.parametrize("every", [2, 0])
-def test_signal_in_an_evaluation_gives_it_up_and_loses_no_step(tmp_path, every):
+def test_signal_during_evaluation_aborts_it_and_loses_no_step(tmp_path, every):
     config = configuration(**{"evaluation.every": every})
     stops = 2 if every else 6
     with pytest.raises(preemption.StoppedError, match=f"after step {stops}, which is saved"):
@@ -116,7 +116,7 @@ def test_other_settings_are_refused_unless_allowed(tmp_path, monkeypatch):
         run(configuration(), tmp_path)
     monkeypatch.setitem(parts.CHOICE, "sha256", "0a1b")
     assert run(configuration(**changed, resume_with_changes=True), tmp_path)[1] == [4, 5]
-    # The checkpoint has them now; a finished run is only evaluated, whatever the settings.
+    # The checkpoint has the changed settings now, so the run resumes without permission.
     assert run(configuration(**changed, steps=7), tmp_path)[1] == [6]
 
 
@@ -131,7 +131,7 @@ def test_checkpoint_beyond_the_last_step_is_only_evaluated(tmp_path, capsys):
     assert "done already" not in told
 
 
-def test_damaged_checkpoints_are_done_again_from_the_one_before(tmp_path, caplog, capsys):
+def test_run_resumes_from_the_checkpoint_before_the_damaged_ones(tmp_path, caplog, capsys):
     config = configuration(**{"checkpoint.every": 4})
     run(config, tmp_path)
     for step in (4, 6):
@@ -162,7 +162,7 @@ def test_skipped_steps_are_named_with_their_images(tmp_path, monkeypatch, caplog
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7, 10])
-def test_last_whole_checkpoint_is_never_older_than_asked_for(tmp_path, monkeypatch, every):
+def test_last_complete_checkpoint_is_at_most_one_interval_old(tmp_path, monkeypatch, every):
     begun = []
 
     def save(self, step, *others):
@@ -171,7 +171,7 @@ def test_last_whole_checkpoint_is_never_older_than_asked_for(tmp_path, monkeypat
     monkeypatch.setattr(loop.Checkpoints, "save", save)
     run(configuration(**{"steps": 25, "checkpoint.every": every}), tmp_path)
     assert begun[-1] == 25
-    for step in range(1, 26):  # At each of them a save may be under way still, and the next one waits for it.
+    for step in range(1, 26):  # A save may still be running at any step; the next save waits for it.
         whole = ([0, 0] + [number for number in begun if number <= step])[-2]
         assert step - whole <= every
 
@@ -194,7 +194,7 @@ def test_failed_save_ends_the_run_within_an_interval(tmp_path, monkeypatch):
     assert steps_of(tmp_path)[-1] == 3
 
 
-def test_other_settings_are_refused_when_the_run_is_finished_too(tmp_path):
+def test_other_settings_are_refused_even_when_the_run_is_finished(tmp_path):
     config = parts.configuration("joint", steps=1)
     run(config, tmp_path)
     config.optimizer.learning_rate = 0.5

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ass_jax.inference.predictor import Predictor
 from ass_jax.method.train_step import add_mixed
-from ass_jax.models import build_networks, deeplab
+from ass_jax.models import build_networks
 from ass_jax.runtime.sharding import make_mesh
 from ass_jax.runtime.workdir import CHECKPOINTS, MIXED_PICTURE
 from ass_jax.training import mixed_picture
@@ -22,15 +22,14 @@ from ass_jax.weights.pretrained import open_weights
 from ass_jax.weights.trained_model import open_description, open_run
 from tests.helpers import small_runs as plain
 
-# Every label of a teacher that has hardly been trained counts.
+# At threshold 0, every label of the barely trained teacher counts.
 SETTINGS = {"steps": 4, "checkpoint.every": 4, "evaluation.every": 0, "teacher.threshold": 0.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_backbone():
     with pytest.MonkeyPatch.context() as patch:
-        tiny = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), width=2, stem_width=4)
-        patch.setitem(deeplab.BACKBONES, "resnet_tiny", tiny)
+        plain.shrink(patch)
         yield
 
 
@@ -40,14 +39,14 @@ def configuration():
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """The working directory of a whole run, its report and what its writer took."""
+    """Returns the working directory of an uninterrupted run, its report and its writer."""
     workdir = tmp_path_factory.mktemp("straight")
     report, writer, _ = plain.run(configuration(), workdir)
     return workdir, report, writer
 
 
 def state_hash(workdir):
-    """Returns the SHA-256 of every leaf of the last state, with its place, type and shape."""
+    """Returns the SHA-256 of every leaf of the last state, with its path, type and shape."""
     digest = hashlib.sha256()
     state = plain.final_state(configuration(), workdir)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -58,9 +57,9 @@ def state_hash(workdir):
 
 
 def test_stopped_and_resumed_run_equals_a_straight_one(straight, tmp_path):
-    """To the last bit, teacher and all; the mixtures of the steps done again are the same."""
+    """Bit for bit, teacher included; repeated steps mix the same images."""
     workdir = tmp_path / "stopped"
-    # What a kill before the last checkpoint leaves.
+    # The files that a kill before the last checkpoint leaves.
     shutil.copytree(straight[0], workdir)
     shutil.rmtree(workdir / CHECKPOINTS / "4")
     resumed, _, read = plain.run(configuration(), workdir)
@@ -75,7 +74,7 @@ def test_stopped_and_resumed_run_equals_a_straight_one(straight, tmp_path):
     assert list(steps[0]) == [1, 2, 3, 4]
 
 
-def test_what_a_user_finds(straight):
+def test_report_and_metrics_include_the_teacher(straight):
     _, report, writer = straight
     assert {"loss/segmentation_mixed", "teacher/confident", "validation_average/mIoU_all"} <= set(writer.scalars[4])
     assert set(report["average"]["mean_iou"]) == {"all", "two"}
@@ -84,7 +83,7 @@ def test_what_a_user_finds(straight):
 
 
 def test_mixed_images_are_shown(straight):
-    """Those of the last batch, as a step after the last state would mix them."""
+    """The picture shows the last batch, mixed as a step from the final state would mix it."""
     workdir, _, writer = straight
     config, read = configuration(), []
     state, batch = plain.final_state(config, workdir), next(plain.training_batches(config, 3, read))
@@ -109,18 +108,18 @@ def test_mixed_images_are_shown(straight):
         for column, panels in enumerate(expected):
             left = column * (width + gap)
             panel = shown[top : top + height, left : left + width][::factor, ::factor]
-            np.testing.assert_allclose(panel.astype(float), panels[row], atol=1)  # Compiled in another program.
+            np.testing.assert_allclose(panel.astype(float), panels[row], atol=1)  # Another program rounds differently.
 
 
 @pytest.mark.parametrize(("variant", "pictures"), [("ass", 4), ("ass_plus", 0)])
-def test_nothing_mixed_or_wanted_is_not_shown(tmp_path, variant, pictures):
+def test_no_picture_without_mixing_or_if_none_is_wanted(tmp_path, variant, pictures):
     config = plain.configuration(variant, **{"evaluation.pictures": pictures})
     show = mixed_picture.make_show(None, config, None, class_table=plain.CLASSES, writer=None, workdir=tmp_path)
     show(4, None, {})
     assert not list(tmp_path.iterdir())
 
 
-def test_picture_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch, caplog):
+def test_failed_picture_does_not_end_the_run(tmp_path, monkeypatch, caplog):
     def fail(path, picture):
         raise OSError(28, "No space left on device", str(path))
 

@@ -73,8 +73,8 @@ def streams_of_the_step(variant):
 
 
 @pytest.mark.parametrize(("variant", "pictures"), [("ass_plus", 3), ("teacher", 20)])
-def test_shows_what_the_step_mixes_though_divided_among_devices(variant, pictures, tmp_path):
-    """In the file and to the writer; the state and the batch are as before, and still there."""
+def test_picture_on_four_devices_shows_what_the_step_mixes(variant, pictures, tmp_path):
+    """The file and the writer get the same picture; the state and the batch stay unchanged and are not donated."""
     config = plus_config(variant, **{"evaluation.pictures": pictures})
     mesh, writer = make_mesh(COUNTS.values()), Writer()
     assert mesh.size == 4
@@ -96,7 +96,7 @@ def test_shows_what_the_step_mixes_though_divided_among_devices(variant, picture
     mixed = {name: array[:count] for name, array in streams["mixed"].items()}
     pseudo_labels = streams["unlabelled"]["pseudo_label"][:count]
     assert {255} < set(np.unique(pseudo_labels).tolist())
-    # Up to rounding, which differs between programs and between numbers of devices.
+    # Rounding differs between programs and numbers of devices.
     assert (confident == colourise(pseudo_labels, TABLE.palette)).mean() > 0.999
     assert np.abs(mixture - mixed["image"]).max() < 0.6
     assert (label == colourise(mixed["label"], TABLE.palette)).mean() > 0.999

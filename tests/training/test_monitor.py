@@ -1,4 +1,4 @@
-"""Reports of the metrics, and warnings of discriminators and teacher."""
+"""Reports of the metrics, and warnings about discriminators and teacher."""
 
 import json
 import math
@@ -55,7 +55,7 @@ def feed(watch, steps, **values):
         ),
     ],
 )
-def test_one_warning_of_a_useless_discriminator_after_ten_reports(tmp_path, caplog, values, settings, word):
+def test_one_warning_about_a_useless_discriminator_after_ten_reports(tmp_path, caplog, values, settings, word):
     watch = monitor(tmp_path, **settings)
     feed(watch, 9, **values)
     assert word not in caplog.text
@@ -63,12 +63,12 @@ def test_one_warning_of_a_useless_discriminator_after_ten_reports(tmp_path, capl
     assert caplog.text.count(word) == 1
 
 
-def test_no_warning_of_balanced_discriminators(tmp_path, caplog):
+def test_no_warning_about_balanced_discriminators(tmp_path, caplog):
     feed(monitor(tmp_path), 30, loss=0.4, accuracy=0.8)
     assert caplog.text == ""
 
 
-def test_one_warning_of_a_teacher_without_confident_pixels_after_ten_reports(tmp_path, caplog):
+def test_one_warning_about_a_teacher_without_confident_pixels(tmp_path, caplog):
     watch, word = monitor(tmp_path, **{"teacher.threshold": 0.97}), "Lower teacher.threshold, now 0.97."
     shares = [0.0] * 9 + [0.01] + [0.009] * 9
     for step, share in enumerate(shares, start=1):
@@ -96,7 +96,7 @@ def test_report_is_the_mean_of_its_steps(tmp_path, capsys):
     assert "left" in shown
 
 
-def test_resumed_log_drops_what_is_done_again_and_a_torn_line(tmp_path):
+def test_resumed_log_drops_repeated_steps_and_a_torn_line(tmp_path):
     kept = [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}]
     (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in [*kept, {"step": 3}]) + '{"st')
     monitor(tmp_path, start=2)

@@ -17,12 +17,12 @@ from tests.helpers.several_processes import SETTINGS, Pair
 STEPS = 100
 INTERVAL = SETTINGS["checkpoint.every"]
 BETWEEN_SAVES = INTERVAL // 2
-SMALL_DISK = 200_000  # Bytes a file may have: a checkpoint has larger ones, the log has not.
+SMALL_DISK = 200_000  # Largest file in bytes: a checkpoint's files are larger, the log is not.
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """The working directory of a run that nothing disturbed."""
+    """Returns the working directory of an undisturbed run."""
     workdir = tmp_path_factory.mktemp("clean") / "run"
     with Pair([workdir], STEPS) as pair:
         codes, texts = pair.wait()
@@ -35,7 +35,7 @@ def steps_of(workdir):
 
 
 def wait_for_checkpoint(workdir, before):
-    """Waits until a checkpoint after step `before` is whole: it is written while training goes on."""
+    """Waits until a checkpoint after step `before` is complete: it is written while training continues."""
     ends = time.monotonic() + 60
     while not [step for step in steps_of(workdir) if step > before]:
         assert time.monotonic() < ends
@@ -64,7 +64,7 @@ def fill_disk(pair, index):
 
 
 def assert_lost(code, text):
-    """The process has found out that the other one is gone, by itself or through JAX, which then ends it."""
+    """Checks that the process noticed the loss of the other one, by itself or through JAX, which then ends it."""
     if code == distributed.EXIT_CODE_OF_LOST_PROCESS:
         assert "most likely because another process has ended" in text
         assert "Start all of them again: they go on from the last checkpoint" in text
@@ -73,7 +73,7 @@ def assert_lost(code, text):
         assert "most likely indicates that another task died" in text
 
 
-def test_a_run_that_fault_after_fault_ends_comes_to_the_state_of_a_clean_one(clean, tmp_path):
+def test_run_interrupted_by_many_faults_reaches_the_state_of_a_clean_run(clean, tmp_path):
     before = 0
     faults = [(kill, 0), (kill, 1), (terminate, 0), (terminate, 1), (terminate, 0, 1), (fill_disk, 0)]
     for fault, *indices in faults:
@@ -107,7 +107,7 @@ def test_a_run_that_fault_after_fault_ends_comes_to_the_state_of_a_clean_one(cle
     assert checksums == read_checksums(clean / CHECKPOINTS, STEPS)
 
 
-def test_damaged_checkpoints_are_moved_and_named_once_and_all_damaged_end_both(clean, tmp_path):
+def test_damaged_checkpoints_are_moved_and_both_processes_end_if_all_are(clean, tmp_path):
     newest, every = tmp_path / "newest", tmp_path / "every"
     shutil.copytree(clean, newest)
     shutil.copytree(clean, every)
@@ -130,6 +130,6 @@ def test_damaged_checkpoints_are_moved_and_named_once_and_all_damaged_end_both(c
 
 
 def cut_short(workdir, step):
-    """Takes the last bytes of all files with the arrays of a checkpoint."""
+    """Cuts the last bytes off all array files of a checkpoint."""
     for path in (workdir / CHECKPOINTS / str(step) / "state").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:-3])

@@ -1,4 +1,4 @@
-"""What leaves a run: PyTorch's names and back, our own file, and a program that runs without this code."""
+"""Exports of a run: PyTorch's names and back, our own file, and a program that runs without this code."""
 
 import json
 import subprocess
@@ -198,8 +198,8 @@ def test_own_file_describes_itself(tmp_path, model):
     np.testing.assert_array_equal(Predictor(found)(image), Predictor(model)(image))
 
 
-def test_program_alone_labels_as_the_predictor_does(tmp_path, model, program_file):
-    """A fresh process far from this code, which imports nothing but JAX, NumPy and Pillow."""
+def test_standalone_program_labels_as_the_predictor_does(tmp_path, model, program_file):
+    """Runs the program in a fresh process outside this code, with JAX, NumPy and Pillow alone."""
     shown = images(2)
     for number, image in enumerate(shown):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
@@ -238,7 +238,7 @@ def test_program_takes_any_size(model, program_file, height, width):
     labels, confidence = ProgramPredictor(program_file, table).with_confidence(image)
     assert labels.shape == confidence.shape == (height, width)
     expected = Predictor(model)(image)
-    # The two resize the image by different libraries, whose roundings differ by a grey level.
+    # The two resize the image with different libraries, which round differently by up to a grey level.
     assert (labels == expected).mean() > 0.97
 
 
@@ -248,7 +248,7 @@ def test_unknown_endings(tmp_path, model):
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".jaxexport"])
-def test_files_that_cannot_be(tmp_path, model, ending):
+def test_outputs_that_cannot_be_written_are_errors(tmp_path, model, ending):
     (tmp_path / "file").touch()
     (tmp_path / f"folder{ending}").mkdir()
     with pytest.raises(WeightFileError, match=r"file/model.*: .*/file cannot be made \(.+\)\."):

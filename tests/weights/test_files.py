@@ -1,4 +1,4 @@
-"""Files of arrays: what is read from them, and one clear line for each that cannot be used."""
+"""Array files: their contents, and a one-line error for each that cannot be used."""
 
 import pickle
 import sys
@@ -56,7 +56,7 @@ def assert_same(found, expected):
 
 
 def refusal(path):
-    """Returns the message with which a file is refused, which names it and is one line."""
+    """Returns the error for a refused file; checks that it names the file and is one line."""
     with pytest.raises(WeightFileError) as error:
         read_arrays(path)
     message = str(error.value)
@@ -131,7 +131,7 @@ def test_state_dicts_inside_checkpoints(tmp_path, torch, wrapper):
         ),
     ],
 )
-def test_other_things_than_tensors(tmp_path, torch, content, expected):
+def test_contents_other_than_plain_tensors_are_refused(tmp_path, torch, content, expected):
     torch.save(content(torch), tmp_path / "weights.pth")
     assert expected in refusal(tmp_path / "weights.pth")
 
@@ -152,7 +152,7 @@ def test_damaged_files(tmp_path, suffix, damage):
         }[damage]
     )
     if damage == "middle" and suffix != ".npz":
-        assert read_arrays(path)  # These have no check sums over the values.
+        assert read_arrays(path)  # These formats have no checksums over the values.
         return
     assert {".pth": "damaged, or not a file", ".npz": "not an .npz", ".safetensors": "not a .safetensors"}[
         suffix
@@ -160,7 +160,7 @@ def test_damaged_files(tmp_path, suffix, damage):
 
 
 def test_renamed_files(tmp_path):
-    """A file of one format under the ending of another is told, whichever they are."""
+    """A file of one format with the ending of another is refused."""
     for true in (".safetensors", ".npz"):
         for claimed in {".safetensors", ".npz"} - {true}:
             path = save(tmp_path / f"weights{true}")
@@ -175,7 +175,7 @@ def test_files_renamed_to_and_from_pytorch(tmp_path, torch):
         refusal(path.rename(path.with_suffix(claimed)))
 
 
-def test_npz_of_other_things(tmp_path):
+def test_npz_without_arrays_or_with_other_files_is_refused(tmp_path):
     path = tmp_path / "weights.npz"
     np.savez(path)
     assert "expected arrays, found none" in refusal(path)
@@ -185,7 +185,7 @@ def test_npz_of_other_things(tmp_path):
     assert "found another file in it: 'readme.txt'" in refusal(path)
 
 
-def test_places_without_a_weight_file(tmp_path):
+def test_paths_without_a_weight_file_are_refused(tmp_path):
     assert "there is no such file" in refusal(tmp_path / "weights.pth")
     assert "there is no such file" in refusal(tmp_path / "weights")
     (tmp_path / "folder.npz").mkdir()
@@ -202,7 +202,7 @@ def test_nothing_in_an_npz_is_run(tmp_path):
     refusal(path)
     assert not marker.exists()
     pickle.loads(path.read_bytes())
-    assert marker.exists()  # Unpickled without care, it does run.
+    assert marker.exists()  # Plain unpickling does run it.
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])

@@ -19,7 +19,7 @@ STATE = {"params": {"segmenter": {"kernel": jnp.ones(300)}}, "batch_stats": {}, 
 DANGEROUS = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "marshal.loads")
 ODD_NAMES = ("²", "７", "007", "-1", "+3", "1e3", "..", "...", "3 ", "\x1b[31m4")
 _watched: list[str] = []
-sys.addaudithook(lambda event, _: _watched.append(event) if event in DANGEROUS else None)  # None is ever removed.
+sys.addaudithook(lambda event, _: _watched.append(event) if event in DANGEROUS else None)  # Hooks cannot be removed.
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_reading_a_checkpoint_unpickles_and_starts_nothing(saved):
     assert _watched == ["pickle.find_class"]  # The watch itself works.
 
 
-def test_pickles_in_the_place_of_any_file_of_a_checkpoint_are_not_run(saved, tmp_path):
+def test_pickles_in_place_of_checkpoint_files_are_not_run(saved, tmp_path):
     marker = tmp_path / "marker"
     for file in files_of(saved / "2"):
         sound = file.read_bytes()
@@ -75,7 +75,7 @@ def test_names_that_are_no_steps_are_left_alone(saved, tmp_path, kind):
 
 
 @pytest.mark.parametrize("target", ["elsewhere/9", "elsewhere", "nowhere", "."])
-def test_links_in_the_place_of_steps_never_cost_what_they_point_to(saved, tmp_path, target):
+def test_links_in_place_of_steps_never_delete_their_targets(saved, tmp_path, target):
     with Checkpoints(tmp_path / "elsewhere") as checkpoints:
         checkpoints.save(9, STATE, None, {})
     (tmp_path / "elsewhere" / "note.txt").write_text("mine")

@@ -43,7 +43,7 @@ def test_torchvision_resnet():
     assert source.name("params/backbone/block1_conv1/kernel") is None
 
 
-def test_torchvision_pixels_are_those_of_zero_to_one_times_255():
+def test_torchvision_pixel_statistics_are_scaled_by_255():
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     assert TORCHVISION_PIXELS["pixel_mean"] == pytest.approx([255 * value for value in mean])
     assert TORCHVISION_PIXELS["pixel_deviation"] == pytest.approx([255 * value for value in deviation])

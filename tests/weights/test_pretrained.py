@@ -30,7 +30,7 @@ narrow = foreign_weights.narrow
 
 
 def assert_placed(variables, placement, arrays, names):
-    """Checks that what was loaded is bit for bit what the file holds, and that each array was used once."""
+    """Checks that the loaded leaves equal the file's arrays bit for bit, and that each array was used once."""
     leaves = dict(flatten(variables))
     used = []
     for path in placement.loaded:
@@ -76,8 +76,8 @@ def test_torchvision_vgg(tmp_path, narrow):
     }
 
 
-def test_true_sizes():
-    """The tables of this file and the networks are those of torchvision, whose numbers of weights are known."""
+def test_number_of_weights_equals_torchvision():
+    """The tables of shapes and the networks have as many weights as torchvision's models."""
     zero = np.zeros((), np.float32)
     for backbone, shapes, weights in (
         ("resnet50", resnet_shapes(STAGES["resnet50"], 64) | linear("fc", 1000, 2048), 25_557_032),
@@ -127,12 +127,12 @@ def test_adaptsegnet_with_two_classifiers(tmp_path, narrow):
     assert placement.random == ()
     not_used = {name for name, reason in placement.skipped.items() if reason == "no part of this model"}
     assert not_used == {*pyramid("layer5", 19, 1), *(name for name in pyramid("layer6", 19, 1) if name[19] in "23")}
-    # For another task, all four branches are new and act.
+    # For other classes, all four branches are new and used.
     assert "branches" not in pretrained.settings_for(16)
 
 
 def test_initial_weights_of_adaptsegnet(tmp_path, narrow):
-    """Trained on COCO: the classifier is for 21 classes, and is left out as a whole."""
+    """Weights trained on COCO have a classifier for 21 classes, which is left out as a whole."""
     arrays = draw(resnet_shapes(STAGES["resnet101"], NARROW) | pyramid("layer5", 21, 32 * NARROW))
     arrays = {f"Scale.{name}": array for name, array in arrays.items() if not name.endswith("tracked")}
     pretrained = opened(tmp_path / "init.npz", arrays)

@@ -70,7 +70,7 @@ def test_run(run):
     assert_equal(open_run(workdir, step=1).variables["params"], first)
 
 
-def test_folders_that_are_no_run(tmp_path, run):
+def test_folders_without_a_run_are_refused(tmp_path, run):
     with pytest.raises(UserError, match=r"absent has no config\.json: it is not the working directory"):
         open_run(tmp_path / "absent")
     write_description(tmp_path, configuration(), CLASSES)
@@ -98,7 +98,7 @@ def test_run_without_an_average_says_so(tmp_path):
 
 
 def broken(text):
-    """Returns texts that are not what `text`, a dictionary in JSON, was, with what is said of them."""
+    """Returns damaged versions of `text`, a dictionary in JSON, each with its error message."""
     return {
         text[: len(text) // 2]: "it is not JSON, or is cut short",
         "": "it is not JSON, or is cut short",
@@ -152,7 +152,7 @@ def test_settings_that_a_configuration_lacks_are_named_if_they_are_needed(tmp_pa
         {"names": ["a", 7], "palette": [[0, 0, 0], [1, 1, 1]]},
     ],
 )
-def test_class_tables_that_cannot_be(tmp_path, run, classes):
+def test_invalid_class_tables_are_refused(tmp_path, run, classes):
     shutil.copytree(run[0], tmp_path / "run")
     (tmp_path / "run" / "classes.json").write_text(json.dumps(classes))
     with pytest.raises(UserError, match=r"classes\.json: expected names of classes, each with a colour of three"):

@@ -35,7 +35,7 @@ def test_command_line_of_a_run(tmp_path):
     assert (run.config.seed, run.config.data.labelled_seed, run.config.steps) == (7, 7, 5)
 
 
-def test_further_words_follow_the_variant(tmp_path):
+def test_extra_words_follow_the_variant(tmp_path):
     run = plan(f"{TOY}:smoke", ["joint"], [0], [], tmp_path)[0]
     assert run.arguments[0] == "--config=configs/toy.py:joint,smoke"
     assert run.config.steps == 6
@@ -71,7 +71,7 @@ def test_override_that_makes_the_comparison_unfair_is_an_error(tmp_path):
         (TOY, "--config.data.readers=0", "data.readers is 0"),
     ],
 )
-def test_mistake_is_a_value_error(tmp_path, config, override, message):
+def test_wrong_setting_is_a_value_error(tmp_path, config, override, message):
     with pytest.raises(ValueError, match=message):
         plan(config, ["ass"], [0], [override], tmp_path)
 
@@ -86,7 +86,7 @@ def test_scores_count_only_after_the_last_step(tmp_path, finish):
         assert run.scores() is None
 
 
-def test_folder_of_other_settings_is_a_conflict(tmp_path, finish):
+def test_folder_with_other_settings_is_a_conflict(tmp_path, finish):
     run = one(tmp_path)
     assert run.conflict() == ""
     finish(run, 0.5)
@@ -102,6 +102,6 @@ def test_folder_of_other_settings_is_a_conflict(tmp_path, finish):
     assert "without config.json" in run.conflict()
 
 
-def test_configuration_is_that_of_the_command_line():
+def test_configuration_follows_the_command_line():
     config = load_config(f"{TOY}:joint", ["--config.data.source_size=(32, 64)", "--config.augment.flip"])
     assert (config.variant, config.data.source_size, config.augment.flip) == ("joint", (32, 64), True)

@@ -14,7 +14,7 @@ SERVES = "from benchmarks.common import turns; print('noise'); turns.serve(lambd
 
 @pytest.fixture
 def start(tmp_path):
-    """Returns a function that starts a player of a program; all are ended afterwards."""
+    """Returns a function that starts a player for a program; ends all players afterwards."""
     players = []
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
@@ -45,7 +45,7 @@ def test_a_failure_between_turns_is_reported(start):
         player.go(1)
 
 
-def test_patience_ends(start):
+def test_player_that_is_never_ready_is_an_error(start):
     begun = time.monotonic()
     with pytest.raises(PlayerError, match="too long"):
         start("import time; time.sleep(60)", patience=0.2)

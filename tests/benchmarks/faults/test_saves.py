@@ -12,7 +12,7 @@ from ass_jax.training.monitor import Monitor
 from benchmarks.faults.saves import Watch, verdict
 
 
-def test_steps_and_calls_are_timed_apart(tmp_path, monkeypatch):
+def test_steps_and_calls_are_timed_separately(tmp_path, monkeypatch):
     for name in ("save", "raise_failed_save", "wait", "close"):
         monkeypatch.setattr(Checkpoints, name, getattr(Checkpoints, name))
     monkeypatch.setattr(integrity, "checksums", integrity.checksums)
@@ -41,7 +41,7 @@ def test_steps_and_calls_are_timed_apart(tmp_path, monkeypatch):
     assert all(0.02 <= seconds < 0.2 for seconds, _ in watch.steps)
 
 
-def test_share_is_that_of_calls_and_slower_steps():
+def test_share_counts_calls_and_slower_steps():
     steps = [(0.1, False)] * 95 + [(0.12, True)] * 5
     text, holds = verdict({"steps": steps, "calls": 0.1, "checksums": 0.01, "saves": 3})
     assert holds

@@ -1,8 +1,9 @@
-"""The table of faults: its rows, and what is written about them."""
+"""The table of faults: its rows and its report."""
 
 import json
 import random
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,15 @@ def table(tmp_path, monkeypatch):
     return run, seen, tmp_path
 
 
+def test_rows_name_tests_that_exist(monkeypatch):
+    named = []
+    monkeypatch.setattr(faults, "tests", lambda *arguments: named.extend(arguments))
+    faults.rows(None)
+    files = [argument for argument in named if argument.startswith("tests/")]
+    assert files
+    assert [file for file in files if not (Path(faults.__file__).parents[2] / file).is_file()] == []
+
+
 def test_rows_are_measured_alone_or_together_and_stored(table, capsys):
     run, seen, folder = table
     assert run("--rows=3", "--scale=0.2", "--seed=5") == 0
@@ -54,7 +64,7 @@ def test_unknown_rows_are_an_error(table, capsys):
     assert "valid: 3, 7" in capsys.readouterr().err
 
 
-def test_all_rows_are_there(tmp_path):
+def test_table_has_all_rows(tmp_path):
     assert set(faults.rows(tmp_path / "picture.png")) == set(range(1, 24))
 
 
@@ -68,9 +78,9 @@ def test_damage_changes_something(tmp_path, kind):
     assert found != [b"content"] * 4
 
 
-def test_training_time_is_that_between_reports_however_they_are_spread(tmp_path):
+def test_training_time_is_summed_over_uneven_reports(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"data": {"batch": {"source": 1, "labelled": 3}}}))
-    reports = [(20, 1.0), (40, 8.0), (50, 4.0), (60, 8.0)]  # Step and images a second; the one at 50 is a save's.
+    reports = [(20, 1.0), (40, 8.0), (50, 4.0), (60, 8.0)]  # Step and images per second; the save's is at 50.
     lines = [{"step": step, "images_per_second": speed} for step, speed in reports]
     lines.insert(2, {"step": 40, "validation/mIoU_toy": 0.5})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

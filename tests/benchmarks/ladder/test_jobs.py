@@ -21,12 +21,12 @@ def train(runs, program, count=2):
     return jobs.train_all(runs, command=command, jobs=count, environment=dict(os.environ), machine={"cores": 2})
 
 
-def test_runs_alone_keep_the_environment(monkeypatch):
+def test_one_job_keeps_the_environment(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     assert jobs.environment_of_jobs(1) == dict(os.environ)
 
 
-def test_runs_beside_others_compute_in_one_thread_on_the_processor(monkeypatch):
+def test_parallel_jobs_use_one_thread_on_the_cpu(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--mine=1")
     environment = jobs.environment_of_jobs(2)
     assert environment["XLA_FLAGS"] == "--mine=1 --xla_cpu_multi_thread_eigen=false"
@@ -47,7 +47,7 @@ def test_shares_of_the_cores(cores, count, expected):
     assert jobs._shares(cores, count) == expected
 
 
-# In place of a training run: prints the cores that it may use.
+# Stands in for a training run; prints the cores that it may use.
 CORES = "from benchmarks.common.machine import usable_cores; print(*usable_cores())"
 
 
@@ -63,7 +63,7 @@ def test_run_is_pinned_to_its_share_and_the_caller_is_not(runs):
     assert usable_cores() == cores
 
 
-def test_run_has_all_cores_where_the_system_cannot_pin(runs, monkeypatch):
+def test_run_has_all_cores_if_the_system_cannot_pin(runs, monkeypatch):
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
     list(train(runs[:2], CORES))
     assert [cores_of(run) for run in runs[:2]] == [usable_cores()] * 2

@@ -67,7 +67,7 @@ def test_report_shows_the_numbers(summary):
         assert absent not in text
 
 
-def test_teacher_has_a_column_where_there_is_one(tmp_path, request, monkeypatch, finish):
+def test_runs_with_a_teacher_add_its_column(tmp_path, request, monkeypatch, finish):
     monkeypatch.chdir(request.config.rootpath)
     runs = plan("configs/toy.py", ["ass", "teacher", "ass_plus"], [0, 1], [], tmp_path)
     for run in runs:
@@ -94,7 +94,7 @@ def test_teacher_has_a_column_where_there_is_one(tmp_path, request, monkeypatch,
     save_plot(summary, tmp_path / "ladder.png")
 
 
-def test_negative_difference_is_shown_as_one(runs, finish):
+def test_negative_difference_has_a_minus_sign(runs, finish):
     for run in runs:
         finish(run, {"joint": 0.6, "ass": 0.5875, "oracle": 0.8}[run.variant])
     text = markdown(summarise(runs, "configs/toy.py", "", []))
@@ -126,7 +126,7 @@ def test_one_seed_has_no_spread(tmp_path, request, monkeypatch, finish):
     assert "One seed" in text
 
 
-def test_nothing_to_report(runs):
+def test_report_needs_a_finished_run(runs):
     with pytest.raises(ValueError, match="No run has finished"):
         summarise(runs, "configs/toy.py", "", [])
 

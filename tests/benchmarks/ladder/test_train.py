@@ -9,7 +9,7 @@ from benchmarks.common import machine
 from benchmarks.common.runs import plan
 from benchmarks.ladder import train as ladder
 
-# Fails for the variant of its first argument; for others, writes the files of a training run.
+# Fails for the variant named by its first argument; for others, writes the files of a training run.
 PROGRAM = """
 import json, os, pathlib, shutil, sys
 given = dict(argument.split("=", 1) for argument in sys.argv[2:])
@@ -49,7 +49,7 @@ def climb(tmp_path, request, monkeypatch):
 FACTS = ("cpu", "cores", "memory_gib", "system", "python", "devices")
 
 
-def test_trains_reports_and_skips_what_is_finished(climb, tmp_path, capsys, monkeypatch):
+def test_trains_reports_and_skips_finished_runs(climb, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # A folder chosen by the user would be used.
     assert climb(FEW) == 0
     output = capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_report_only_trains_nothing(climb, tmp_path, capsys):
     assert not list((tmp_path / "runs").glob("*/"))
 
 
-def test_runs_of_other_settings_are_an_error(climb, tmp_path, capsys):
+def test_runs_with_other_settings_are_an_error(climb, tmp_path, capsys):
     assert climb(FEW) == 0
     assert climb(FEW, "--config.steps=10") == 2
     assert "steps 1500 there, 10 here" in capsys.readouterr().err
@@ -131,13 +131,13 @@ def test_runs_of_other_settings_are_an_error(climb, tmp_path, capsys):
         ("stray", "unexpected argument 'stray'"),
     ],
 )
-def test_mistake_of_the_command_line(climb, capsys, argument, message):
+def test_wrong_argument_is_an_error(climb, capsys, argument, message):
     with pytest.raises(SystemExit, match="2"):
         climb(argument)
     assert message in capsys.readouterr().err
 
 
-def test_mistake_of_a_setting(climb, capsys):
+def test_unknown_setting_is_an_error(climb, capsys):
     assert climb("--config.stebs=4") == 2
     assert "stebs" in capsys.readouterr().err
 

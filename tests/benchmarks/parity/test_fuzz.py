@@ -36,14 +36,14 @@ def stem(kernel, shape, options):
 
 @pytest.mark.parametrize("options", fuzz_cases.OPTIONS)
 @pytest.mark.parametrize(("kernel", "shape"), STEMS)
-def test_stems_that_rounding_makes_hard(kernel, shape, options):
+def test_stems_that_are_sensitive_to_rounding(kernel, shape, options):
     verdict = fuzz_programs.judge(stem(kernel, shape, options))
     assert verdict.passed, (verdict.worst, verdict.errors)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def pool_that_compares(x, side, padding):
-    """A faulty max pool: its backward pass looks for the entry that equals the maximum but rounds it first."""
+    """Faulty max pool: its backward pass rounds the entries before it compares them with the maximum."""
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, side, side, 1), (1, 2, 2, 1), ((0, 0), padding, padding, (0, 0)))
 
 
@@ -68,7 +68,7 @@ pool_that_compares.defvjp(_forward, _backward)
 
 @pytest.fixture
 def no_compiled_programs():
-    """Frees compiled programs, which do not depend on replaced operations."""
+    """Clears compiled programs, which would not use a replaced operation."""
     fuzz_programs.forget()
     yield
     fuzz_programs.forget()

@@ -41,7 +41,7 @@ def peer(config, setting="plain"):
     return training
 
 
-def test_losses_are_ours():
+def test_losses_equal_ours():
     config = inputs.training_config("ass")
     config.loss.semantic_outputs = "class_domain"
     networks, optimizer = build_networks(config, inputs.NUM_CLASSES), make_optimizer(config)
@@ -58,7 +58,7 @@ def test_losses_are_ours():
         assert set(found) == {name for name in metrics if name.startswith("loss/")}
 
 
-def test_bfloat16_is_near():
+def test_bfloat16_is_close_to_float32():
     config = inputs.training_config("ass")
     batch = inputs.training_batch(0, tuple(SIZES), SIZES)
     found = {}
@@ -71,7 +71,7 @@ def test_bfloat16_is_near():
 
 
 @pytest.mark.parametrize("variant", ["joint", "adaptsegnet", "semantic"])
-def test_only_the_active_losses(variant):
+def test_only_active_losses_are_reported(variant):
     config = inputs.training_config(variant)
     streams = ("source", "labelled") + ("unlabelled",) * (variant == "adaptsegnet")
     training = torch_training.Training(
@@ -84,7 +84,7 @@ def test_only_the_active_losses(variant):
 
 
 @pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
-def test_weights_of_resnet101_are_ours(stride_in):
+def test_weights_of_resnet101_have_our_names_and_shapes(stride_in):
     config = inputs.forward_config()
     config.model.stride_in = stride_in
     variables = abstract_segmenter(build_networks(config, inputs.NUM_CLASSES), config)

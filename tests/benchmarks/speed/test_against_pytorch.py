@@ -69,7 +69,7 @@ def test_settings_near_the_fastest_are_judged_in_turns(settings):
         found["sides"]["torch"]["setting"] == "channels_last"
     )  # Neither the fastest alone nor one that was far slower.
     assert found["ratio"]["median"] == 2.0
-    # From its turns where it took some, else from the trial alone.
+    # Measured in turns if the setting took any, else alone.
     assert found["tried"] == {"plain": 3.0, "channels_last": 2.0, "compile": 2.5, "slow": 9.0}
 
 

@@ -17,7 +17,7 @@ ENTRY %main (x: bf16[4,8]) -> f32[] {
 """
 
 
-def test_traffic_counts_operands_and_results_of_what_works():
+def test_traffic_counts_operands_and_results_of_fusions_and_calls():
     assert traffic(TEXT) == {
         "loop_add_fusion": (2, (64 + 4 + 128 + 32) + (128 + 4)),
         "__cudnn$convForward": (1, 128 + 64 + 128 + 16),

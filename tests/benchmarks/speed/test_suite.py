@@ -103,7 +103,7 @@ def test_report_of_stored_results(tmp_path):
     assert "python -m benchmarks.speed.against_pytorch" in text
 
 
-def test_precisions_of_one_benchmark_are_cases_of_their_own():
+def test_precisions_of_one_benchmark_are_separate_cases():
     case = RESULTS["compare_toy"]
     low = case | {"sides": case["sides"] | {"jax": case["sides"]["jax"] | {"dtype": "bfloat16"}}}
     both = {"compare_paper": {"command": "python -m benchmarks.speed.precisions", "precisions": {"a": low, "b": case}}}
@@ -133,18 +133,18 @@ def test_short_table():
     assert report.short_table({}) == ""
 
 
-def test_report_of_nothing():
+def test_report_without_results():
     assert "How it was measured" in report.markdown({}, {})
 
 
 @pytest.mark.parametrize("parts", [suite.parts_of_cpu(), suite.parts_of_accelerator(4)])
-def test_parts_have_names_and_commands_of_their_own(parts):
+def test_parts_have_unique_names_and_their_own_commands(parts):
     assert len({part.name for part in parts}) == len(parts)
     assert all(part.command.startswith(f"python -m benchmarks.{part.module} ") for part in parts)
     assert sum(part.seconds for part in parts if part.name.startswith("scaling/")) > 0
 
 
-def test_points_of_devices_that_are_there():
+def test_scaling_uses_only_available_devices():
     names = {part.name for part in scaling.parts("gpu", 2)}
     assert {"scaling/devices_1", "scaling/devices_2"} <= names
     assert "scaling/devices_4" not in names

@@ -1,5 +1,6 @@
-"""`--mode=check` names whatever is wrong with the files on disk, and counts what is in them."""
+"""`--mode=check` names every fault of the files on disk and counts what is in them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.helpers.miniature_specs import SIZES
 
 
 def write(config, data_set, folder, count):
-    """Writes the tree of a data set as the domain that it can be; returns it."""
+    """Writes a dataset for the domain that it fits, and another for the other domain; returns the first."""
     domain = "target" if data_set == "cityscapes" else "source"
     if domain == "source":
         config.data.update(source=data_set, source_size=SIZES[data_set])
@@ -28,7 +29,7 @@ def write(config, data_set, folder, count):
 
 
 @pytest.mark.parametrize("source", ["gta5", "synthia", "custom"])
-def test_clean_trees_would_work(config, source, capsys, tmp_path):
+def test_clean_data_passes(config, source, capsys, tmp_path):
     write(config, source, tmp_path, 4)
     works, text = run_check(config, capsys)
     assert works
@@ -47,9 +48,9 @@ def test_every_planted_fault_is_named(config, data_set, tmp_path, capsys):
     assert works
     for fault in expected:
         assert f"    {fault.file}: {fault.kind}: " in text
-        assert f"{fault.kind}: " in text
         assert report.REMEDIES[fault.kind] in text
-    assert f"{len(expected)} files" not in text or "would be left out" in text
+    # Some faults are of two files.
+    assert int(re.search(r"(\d+) files would be left out", text)[1]) >= len(expected)
     config.data.rejected_limit = len(expected) - 1
     works, text = run_check(config, capsys)
     assert not works
@@ -60,7 +61,7 @@ def test_every_planted_fault_is_named(config, data_set, tmp_path, capsys):
     ("data_set", "name"),
     [(data_set, name) for name, plant in file_faults.FAULTS.items() for data_set in plant.data_sets],
 )
-def test_no_fault_is_silent_on_its_own(config, data_set, name, tmp_path, capsys):
+def test_each_fault_alone_is_named(config, data_set, name, tmp_path, capsys):
     tree = write(config, data_set, tmp_path, 2)
     fault = file_faults.plant(name, tree, 1)
     config.data.rejected_limit = 0
@@ -69,7 +70,7 @@ def test_no_fault_is_silent_on_its_own(config, data_set, name, tmp_path, capsys)
     assert f"{fault.file}: {fault.kind}: " in text
 
 
-def test_every_kind_of_fault_has_its_mending():
+def test_every_kind_of_fault_has_a_remedy():
     assert report.REMEDIES.keys() == faults.KINDS.keys()
 
 
@@ -95,7 +96,7 @@ def test_missing_data_sets_are_all_explained(config, capsys, tmp_path):
         assert f"{tmp_path / 'leftImg8bit' / split}: missing folder" in text
 
 
-def test_one_missing_split(config, clean, capsys):
+def test_only_the_missing_split_is_reported(config, clean, capsys):
     shutil.rmtree(clean[2].label_files[0].parents[1])
     works, text = run_check(config, capsys)
     assert not works
@@ -103,7 +104,7 @@ def test_one_missing_split(config, clean, capsys):
     assert "'gta5'" not in text
 
 
-def test_numbers_of_a_split(config, clean, capsys):
+def test_numbers_of_a_split_are_reported(config, clean, capsys):
     source, train, _ = clean
     _, text = run_check(config, capsys)
     assert "pairs: 4 of 24966 in the complete dataset: 24962 are not there" in text
@@ -124,7 +125,7 @@ def test_numbers_of_a_split(config, clean, capsys):
     assert len(source.names) == 4
 
 
-def test_a_few_unknown_ids_are_told_though_they_are_no_fault(config, tmp_path, capsys):
+def test_a_few_unknown_ids_are_reported_but_are_no_fault(config, tmp_path, capsys):
     trees.write_cityscapes(tmp_path / "target", "train")
     trees.write_cityscapes(tmp_path / "target", "val", 3)
     tree = trees.write_gta5(tmp_path / "source", size=(52, 96))
@@ -135,7 +136,7 @@ def test_a_few_unknown_ids_are_told_though_they_are_no_fault(config, tmp_path, c
     assert f"UNKNOWN, ignored; the first one: {tree.label_files[2]}" in text
 
 
-def test_classes_that_are_in_no_label(config, clean, capsys):
+def test_classes_missing_from_all_labels_are_reported(config, clean, capsys):
     source = clean[0]
     for file, label in zip(source.label_files, source.labels, strict=True):
         file.write_bytes(trees.encode_label("gta5", np.where(np.isin(label, (31, 33)), 7, label)))
@@ -143,7 +144,7 @@ def test_classes_that_are_in_no_label(config, clean, capsys):
     assert "expected, but in no label: train, bicycle" in text
 
 
-def test_labels_without_a_class_of_the_run(config, clean, capsys):
+def test_labels_without_any_class_are_reported(config, clean, capsys):
     """Terrain is a class of GTA5 but not of the sixteen of SYNTHIA."""
     source = clean[0]
     source.label_files[1].write_bytes(trees.encode_label("gta5", source.labels[1] * 0 + 22))
@@ -153,14 +154,14 @@ def test_labels_without_a_class_of_the_run(config, clean, capsys):
     assert "ignored (terrain: not in data.classes)" in text
 
 
-def test_own_ids_that_are_not_declared(config, tmp_path, capsys):
+def test_undeclared_own_ids_are_reported(config, tmp_path, capsys):
     write(config, "custom", tmp_path, 2)
     _, text = run_check(config, capsys)
     assert "ignored (not in data.custom.source_ids)" in text
     assert "pairs: 2\n" in text
 
 
-def test_known_bad_pairs(config, clean, capsys):
+def test_known_bad_pairs_are_marked(config, clean, capsys):
     source = clean[0]
     for name in gta5.SPEC.known_bad:
         (source.root / "images" / f"{name}.png").write_bytes(trees.png_bytes(source.images[0][:-6]))

@@ -1,4 +1,4 @@
-"""`--mode=check` says whether a run would work: its settings, labelled images and disk, and data prepared earlier."""
+"""`--mode=check` says whether a run would work: its settings, labelled images, disk and prepared data."""
 
 import shutil
 
@@ -13,7 +13,7 @@ from tests.helpers import file_faults, trees
 from tests.helpers.data_check import run_check
 
 
-def test_labelled_list_that_is_not_on_disk(config, clean, capsys, tmp_path):
+def test_missing_images_of_a_list_are_named(config, clean, capsys, tmp_path):
     names, train = tmp_path / "list.txt", clean[1]
     names.write_text("\n".join(train.names))
     config.data.labelled_list = str(names)
@@ -31,7 +31,7 @@ def test_labelled_list_that_is_not_on_disk(config, clean, capsys, tmp_path):
     assert "3 of the 5 images" in text.partition("Training would not work")[2]
 
 
-def test_count_of_labelled_images_that_are_not_all_there(config, clean, capsys):
+def test_missing_labelled_images_are_counted(config, clean, capsys):
     config.data.labelled_count = 100
     works, text = run_check(config, capsys)
     assert not works
@@ -49,7 +49,7 @@ def test_only_what_the_run_needs_is_checked(config, tmp_path, capsys):
     assert "labelled target images: none are needed" in text
 
 
-def test_few_files(config, clean, capsys):
+def test_limit_checks_a_few_evenly_spread_pairs(config, clean, capsys):
     source = clean[0]
     file_faults.plant("empty label", source, 1)
     works, text = run_check(config, capsys, limit=2)
@@ -69,7 +69,7 @@ def test_evenly_spread():
     assert survey.spread_evenly([], 16) == []
 
 
-def test_validation_labels_of_several_sizes(config, clean, capsys):
+def test_validation_labels_of_several_sizes_need_batch_one(config, clean, capsys):
     image, label = trees.scene("cityscapes", 7, (20, 40))
     clean[2].image_files[1].write_bytes(trees.png_bytes(image))
     clean[2].label_files[1].write_bytes(trees.png_bytes(label))
@@ -80,7 +80,7 @@ def test_validation_labels_of_several_sizes(config, clean, capsys):
     assert "evaluation.batch=1" in text
 
 
-def test_disk_that_is_too_small(config, clean, capsys, monkeypatch, tmp_path):
+def test_too_small_disk_is_reported(config, clean, capsys, monkeypatch, tmp_path):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(check.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
     works, text = run_check(config, capsys)
@@ -101,18 +101,18 @@ def test_prepared_data_needs_no_files(config, clean, capsys, tmp_path):
     assert text.count("prepared earlier: ") == 3
 
 
-def test_prepared_folder_that_lost_files(config, clean, capsys, tmp_path):
+def test_prepared_folder_with_missing_files_is_reported(config, clean, capsys, tmp_path):
     pipeline.prepare(config)
     (file,) = (tmp_path / "prepared" / "gta5").rglob("index_train.json")
     file.unlink()
-    for _ in range(2):  # With and without the files that it is made of.
+    for _ in range(2):  # With and without the original files.
         works, text = run_check(config, capsys)
         assert not works
         assert f"{file.parent} is not a complete dataset; remove it" in text
         shutil.rmtree(tmp_path / "source", ignore_errors=True)
 
 
-def test_report_in_a_file_names_all(config, clean, capsys, tmp_path):
+def test_report_file_names_every_fault(config, clean, capsys, tmp_path):
     for number in range(100, 130):
         (clean[0].root / "images" / f"{number:05}.png").write_bytes(b"")
     config.data.rejected_limit = 100
@@ -122,7 +122,7 @@ def test_report_in_a_file_names_all(config, clean, capsys, tmp_path):
     assert all(f"{number:05}.png: missing label" in report for number in range(100, 130))
 
 
-def test_processes_see_the_same(config, tmp_path, monkeypatch):
+def test_several_processes_find_the_same(config, tmp_path):
     tree = trees.write_gta5(tmp_path / "source", 30)
     file_faults.plant("train ids", tree, 20)
     place = locate_split(config.data, "source_train")
@@ -134,7 +134,7 @@ def test_processes_see_the_same(config, tmp_path, monkeypatch):
     assert [fault.kind for fault in found[0].faults] == ["train ids"]
 
 
-def test_dead_process_is_told_plainly(config, tmp_path, monkeypatch):
+def test_dead_process_is_explained(config, tmp_path, monkeypatch):
     trees.write_gta5(tmp_path / "source", 30)
     place = locate_split(config.data, "source_train")
 
@@ -147,7 +147,7 @@ def test_dead_process_is_told_plainly(config, tmp_path, monkeypatch):
         survey.survey_pairs(place.files.pairs, place.spec.labels, frozenset(), "gta5")
 
 
-def test_generated_data():
+def test_generated_data_is_checked():
     config = toy.get_config()
     assert check.check_data(config)
     config.data.labelled_count = 151
@@ -157,14 +157,14 @@ def test_generated_data():
     assert not check.check_data(config)
 
 
-def test_configurations_of_the_project():
-    """Without data, all of them explain what is missing instead of failing otherwise."""
+def test_configurations_without_data_fail_the_check():
+    """Missing data makes the check return False, not raise."""
     for config in (gta5.get_config(), custom.get_config()):
         config.data.update(source_root="nowhere", target_root="nowhere", directory="nowhere")
         assert not check.check_data(config)
 
 
-def test_needed_disk_is_what_preparation_takes(config, clean, tmp_path):
+def test_estimated_disk_space_is_close_to_the_actual(config, clean, tmp_path):
     trees.write_gta5(tmp_path / "source", 6, size=(520, 960))
     config.data.full_size = True
     place = locate_split(config.data, "source_train")

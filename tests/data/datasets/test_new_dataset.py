@@ -1,4 +1,4 @@
-"""A dataset of three pictures is added by its spec alone: checked, prepared, read for training and for scores."""
+"""A new dataset needs only a spec to be checked, prepared, and read for training and evaluation."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def labels(monkeypatch, tmp_path):
     return found
 
 
-def test_three_pictures(config, labels, capsys, tmp_path):
+def test_new_dataset_is_checked_prepared_and_read(config, labels, capsys, tmp_path):
     config.data.update(source="toy", target=SPEC.name, target_size=SIZE, labelled_count=2)
     config.data.toy.update(source_count=2, target_count=0, validation_count=0, height=16, width=16)
     works, text = run_check(config, capsys)

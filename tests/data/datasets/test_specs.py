@@ -20,13 +20,13 @@ from tests.helpers.miniature_specs import miniature_spec, own_settings
 
 
 def own_data():
-    """Returns settings of the data whose domains are both own data."""
+    """Returns data settings with own data in both domains."""
     config = own_settings(base.default_config())
     config.data.update(source="custom", target="custom")
     return config.data
 
 
-def test_cityscapes_names_are_those_of_the_official_lists(tmp_path):
+def test_cityscapes_names_match_the_official_lists(tmp_path):
     for split, names in trees.CITYSCAPES_NAMES.items():
         trees.write_cityscapes(tmp_path, split, len(names))
         found = cityscapes.SPEC.find(tmp_path, split)
@@ -50,7 +50,7 @@ def test_zip_files_read_like_folders(tmp_path):
             np.testing.assert_array_equal(read.label, same.label)
 
 
-def test_one_folder_unpacked_and_one_not(tmp_path):
+def test_one_folder_may_be_unpacked_and_the_other_zipped(tmp_path):
     trees.write_cityscapes(tmp_path / "tree", "train", 2)
     root = trees.write_zip_files(tmp_path / "tree", tmp_path / "mixed")
     shutil.copytree(tmp_path / "tree" / "gtFine", root / "gtFine")
@@ -99,7 +99,7 @@ def test_names_in_a_zip_file_lead_nowhere(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before  # Nothing is unpacked.
 
 
-def test_a_file_that_is_no_zip_file(tmp_path):
+def test_invalid_zip_file_is_unreadable(tmp_path):
     for archive in cityscapes.ARCHIVES.values():
         (tmp_path / archive).write_bytes(b"<html>Log in</html>")
     found = cityscapes.SPEC.find(tmp_path, "train")
@@ -109,7 +109,7 @@ def test_a_file_that_is_no_zip_file(tmp_path):
 
 
 @pytest.mark.parametrize("data_set", trees.WRITERS)
-def test_empty_root_names_the_folders(data_set, tmp_path):
+def test_empty_root_names_the_missing_folders(data_set, tmp_path):
     spec, split = miniature_spec(data_set)
     found = spec.find(tmp_path, split)
     assert found.pairs == []
@@ -131,7 +131,7 @@ def test_explanation_fits_a_screen_and_says_what_to_do(data_set):
     assert spec.page in text
 
 
-def test_names_of_nested_own_data(tmp_path):
+def test_names_of_own_data_include_subfolders(tmp_path):
     trees.write_custom(tmp_path, images="photos/a b/c", labels="masks/a b/c", count=2)
     spec, split = miniature_spec("custom")
     assert [pair.name for pair in spec.find(tmp_path, split).pairs] == ["a b/c/photo 0", "a b/c/photo 1"]
@@ -161,8 +161,8 @@ def test_own_data_with_large_ids_is_kept_in_16_bits():
     assert find_spec(data, "target").labels.values == 256
 
 
-def test_known_bad_pairs_of_gta5_are_noticed(tmp_path):
-    """Planted as the official archives have them: the label is of another size."""
+def test_known_bad_pairs_of_gta5_are_rejected(tmp_path):
+    """Pairs are damaged as in the official archives: image and label differ in size."""
     tree = trees.write_gta5(tmp_path, count=1)
     for name in sorted(gta5.SPEC.known_bad):
         (tmp_path / "images" / f"{name}.png").write_bytes(trees.png_bytes(tree.images[0][:-6]))
@@ -186,7 +186,7 @@ def test_own_folders_must_be_named(key, tmp_path):
         find_spec(data, "source").find(tmp_path, "source_train")
 
 
-def test_all_images_of_own_target_may_lack_labels(tmp_path):
+def test_own_target_may_have_no_labels(tmp_path):
     tree = trees.write_custom(tmp_path)
     data = own_data()
     data.custom.target_labels = ""
@@ -196,7 +196,7 @@ def test_all_images_of_own_target_may_lack_labels(tmp_path):
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_labels_of_specs_are_readable_and_name_known_classes(spec):
+def test_specs_have_known_encodings_and_classes(spec):
     known = {name for table in CLASS_TABLES.values() for name in table.names}
     assert spec.labels.encoding in ENCODINGS
     assert set(spec.labels.raw_ids.values()) <= known

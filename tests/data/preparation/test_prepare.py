@@ -1,4 +1,4 @@
-"""Data sets prepared from their files hold what the files hold, and are prepared anew only when something changed."""
+"""Prepared datasets hold what their files hold, and are prepared again only after a change."""
 
 import shutil
 import threading
@@ -34,7 +34,7 @@ def by_hand(data_set, raw, classes="cityscapes19"):
 
 
 @pytest.mark.parametrize("source", ["gta5", "synthia", "custom"])
-def test_training_and_evaluation_batches(config, source, tmp_path):
+def test_batches_match_the_files(config, source, tmp_path):
     sources = trees.WRITERS[source](tmp_path / "source", count=3)
     targets = trees.write_cityscapes(tmp_path / "target", "train", 3)
     validation = trees.write_cityscapes(tmp_path / "target", "val", 2)
@@ -54,7 +54,7 @@ def test_training_and_evaluation_batches(config, source, tmp_path):
     assert batch["valid"].all()
 
 
-def test_own_data_in_both_domains(config, tmp_path):
+def test_own_data_works_in_both_domains(config, tmp_path):
     trees.write_custom(tmp_path / "source")
     target = trees.write_custom(tmp_path / "target", count=3)
     trees.write_custom(tmp_path / "target", "more", "more masks", count=2)
@@ -75,7 +75,7 @@ def test_own_data_in_both_domains(config, tmp_path):
     assert next(pipeline.training_batches(config))["source"]["label"].shape == (1, 24, 40)
 
 
-def test_own_labels_with_large_ids(config, tmp_path):
+def test_own_labels_may_have_large_ids(config, tmp_path):
     tree = trees.write_custom(tmp_path / "source", count=1)
     raw = tree.labels[0].astype(np.uint16) + 1000
     raw[0, 0] = 65535
@@ -92,7 +92,7 @@ def test_own_labels_with_large_ids(config, tmp_path):
 
 
 @pytest.mark.parametrize("full_size", [False, True])
-def test_sizes(config, full_size, tmp_path):
+def test_images_and_labels_are_resized_unless_full_size(config, full_size, tmp_path):
     tree = trees.write_gta5(tmp_path / "source", count=2, size=(53, 95))
     config.data.update(source_size=(26, 48), full_size=full_size)
     for number, example in enumerate(read(open_split(config)).values()):
@@ -136,7 +136,7 @@ def test_test_images_are_prepared_on_demand(config, tmp_path):
     np.testing.assert_array_equal([example["image"] for example in read(builder).values()], tree.images)
 
 
-def test_index_tells_what_the_records_hold(config, tmp_path):
+def test_index_matches_the_records(config, tmp_path):
     tree = trees.write_gta5(tmp_path / "source", count=5)
     split = split_reader.open_splits(config, ["source_train"])["source_train"]
     assert split.names() == tree.names
@@ -156,7 +156,7 @@ def test_zip_files_give_the_same_records(config, tmp_path):
     assert files_of(folder) == files_of(again)
 
 
-def test_changed_files_and_settings_are_prepared_anew(config, tmp_path):
+def test_changed_files_and_settings_are_prepared_again(config, tmp_path):
     tree = trees.write_gta5(tmp_path / "source", count=2)
     folders = [open_split(config).data_path]
     assert open_split(config).data_path == folders[0]
@@ -171,7 +171,7 @@ def test_changed_files_and_settings_are_prepared_anew(config, tmp_path):
     assert len(set(folders)) == 5
 
 
-def test_prepared_data_is_read_without_its_files(config, tmp_path):
+def test_prepared_data_is_read_without_the_original_files(config, tmp_path):
     trees.write_gta5(tmp_path / "source", count=2)
     folder = open_split(config).data_path
     shutil.rmtree(tmp_path / "source")
@@ -187,7 +187,7 @@ def test_prepared_data_is_read_without_its_files(config, tmp_path):
         open_split(config)
 
 
-def test_two_preparations_at_once(config, tmp_path, monkeypatch):
+def test_concurrent_preparations_make_each_record_once(config, tmp_path, monkeypatch):
     trees.write_gta5(tmp_path / "source", count=6)
     made, make = [], records.make_record
 
@@ -230,7 +230,7 @@ def test_files_are_listed_once(config, tmp_path, monkeypatch):
     ("data_set", "size"),
     [("gta5", (1052, 1914)), ("gta5", (1046, 1914)), ("synthia", (960, 1280)), ("cityscapes", (1024, 2048))],
 )
-def test_full_size_bit_for_bit(config, data_set, size, tmp_path):
+def test_full_size_records_equal_the_files_bit_for_bit(config, data_set, size, tmp_path):
     domain = "target" if data_set == "cityscapes" else "source"
     tree = trees.WRITERS[data_set](tmp_path / domain, count=1, size=size)
     config.data.update({domain: data_set, f"{domain}_size": size, "full_size": True})
@@ -240,14 +240,14 @@ def test_full_size_bit_for_bit(config, data_set, size, tmp_path):
     np.testing.assert_array_equal(example["label"][..., 0], by_hand(data_set, tree.labels[0]))
 
 
-def test_own_class_255_is_not_what_images_without_label_show(config, tmp_path):
-    """Such images are stored with 255 everywhere: no stream that reads labels may hold them."""
+def test_own_class_255_is_not_confused_with_missing_labels(config, tmp_path):
+    """Images without a label are stored with 255 in every pixel; no stream with labels may contain them."""
     trees.write_custom(tmp_path / "source")
     tree = trees.write_custom(tmp_path / "target", count=6)
     trees.write_custom(tmp_path / "target", "more", "more masks", count=2)
     for place, (file, label) in enumerate(zip(tree.label_files, tree.labels, strict=True)):
         mask = np.where(label == 0, 255, 0).astype(np.uint8)
-        mask[0, 0] = place  # Tells the labels apart; of no class.
+        mask[0, 0] = place  # Makes each label unique; belongs to no class.
         file.write_bytes(trees.png_bytes(mask))
     for place in (0, 3):
         tree.label_files[place].unlink()

@@ -1,4 +1,4 @@
-"""Preparation when files are damaged or missing, the disk is full, or what was prepared has lost files."""
+"""Preparation with damaged or missing files, a full disk, or an incomplete prepared folder."""
 
 import shutil
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_too_many_rejected_files_stop_preparation(config, tmp_path):
 
 
 def test_repaired_files_are_read_again(config, tmp_path, monkeypatch):
-    """Even where their sizes are the same, and the shard that left them out was finished."""
+    """Repaired files are read even if their size is unchanged and the shard without them is finished."""
     monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 2)
     tree = trees.write_gta5(tmp_path / "source", count=6)
     for place in (0, 5):
@@ -57,7 +57,7 @@ def test_repaired_files_are_read_again(config, tmp_path, monkeypatch):
     assert list(read(open_split(config))) == tree.names
 
 
-def test_nothing_usable(config, tmp_path):
+def test_dataset_without_usable_images_is_refused(config, tmp_path):
     tree = trees.write_gta5(tmp_path / "source", count=1)
     tree.label_files[0].write_bytes(b"")
     with pytest.raises(ValueError, match=r"No image of gta5 train can be used:\n.*00001\.png: damaged"):
@@ -74,7 +74,7 @@ def test_missing_data_is_explained(config, name, domain, tmp_path):
             open_split(config, f"{domain}_train")
 
 
-def test_full_disk_is_noticed_first(config, tmp_path, monkeypatch):
+def test_full_disk_is_reported_before_preparation(config, tmp_path, monkeypatch):
     trees.write_gta5(tmp_path / "source", count=3)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
@@ -84,7 +84,7 @@ def test_full_disk_is_noticed_first(config, tmp_path, monkeypatch):
     assert len(read(open_split(config))) == 3
 
 
-def test_disk_that_fills_up_on_the_way(config, tmp_path, monkeypatch):
+def test_preparation_resumes_after_the_disk_was_full(config, tmp_path, monkeypatch):
     trees.write_gta5(tmp_path / "source", count=5)
     monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 2)
     rename, calls = Path.rename, []
@@ -102,14 +102,14 @@ def test_disk_that_fills_up_on_the_way(config, tmp_path, monkeypatch):
     assert len(read(open_split(config))) == 5
 
 
-def test_folder_that_lost_files(config, tmp_path):
+def test_folder_with_missing_files_is_reported(config, tmp_path):
     trees.write_gta5(tmp_path / "source", count=2)
     (open_split(config).data_path / "dataset_info.json").unlink()
     with pytest.raises(ValueError, match="remove it"):
         open_split(config)
 
 
-def test_all_files_are_looked_for_before_any_are_prepared(config, tmp_path):
+def test_missing_files_are_reported_before_preparation(config, tmp_path):
     trees.write_gta5(tmp_path / "source", count=2)
     trees.write_cityscapes(tmp_path / "target", "train", 2)
     with pytest.raises(ValueError, match=r"(?s)'cityscapes' was not found.*val: missing folder"):

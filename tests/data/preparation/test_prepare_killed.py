@@ -1,4 +1,4 @@
-"""A preparation that is killed resumes where it was, and makes the same files."""
+"""A killed preparation resumes where it stopped and makes the same files."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def is_running(pid):
-    """Returns whether a process is alive; one that ended but was not waited for is not."""
+    """Returns whether a process is alive; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def is_running(pid):
 
 
 def killed_preparation(directory, root, killed_at, processes):
-    """Runs a preparation that kills itself; returns the numbers of its worker processes."""
+    """Runs a preparation that kills itself; returns the process ids of its workers."""
     program = PROGRAM.format(per_shard=PER_SHARD)
     arguments = [sys.executable, "-c", program, str(directory), str(root), str(killed_at), str(processes)]
     result = subprocess.run(arguments, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
@@ -81,18 +81,18 @@ def open_split(directory, root, processes=1):
 
 
 @pytest.mark.parametrize(("killed_at", "processes"), [(11, 2), (1, 1), (PAIRS - 1, 1)])
-def test_killed_preparation_goes_on(tree, killed_at, processes, tmp_path, monkeypatch):
+def test_killed_preparation_resumes(tree, killed_at, processes, tmp_path, monkeypatch):
     workers = killed_preparation(tmp_path / "killed", tree.root, killed_at, processes)
     assert len(workers) == (processes if processes > 1 else 0)
     finished = {path.name: path.stat() for path in tmp_path.rglob("gta5-train*")}
-    # Each pair gives a record but the second one, and the last record was not written.
+    # Every pair but the second gives a record, and the last record was not written.
     assert len(finished) == killed_at // PER_SHARD
     assert not list((tmp_path / "killed").rglob("dataset_info.json"))
 
     made, make = [], records.make_record
     monkeypatch.setattr(records, "make_record", lambda pair, form: made.append(pair.name) or make(pair, form))
     folder = open_split(tmp_path / "killed", tree.root)
-    assert set(made) == set(tree.names[len(finished) * PER_SHARD :])  # Some twice: their sizes are estimated first.
+    assert set(made) == set(tree.names[len(finished) * PER_SHARD :])  # Some twice: the size is estimated first.
     for name, before in finished.items():
         after = (folder / name).stat()
         assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)

@@ -14,7 +14,7 @@ def test_results_come_in_order(processes):
     assert list(workers.map_in_order(operator.neg, range(30), processes)) == [-number for number in range(30)]
 
 
-def test_it_does_not_run_far_ahead():
+def test_input_is_not_read_far_ahead():
     taken = []
     results = workers.map_in_order(operator.neg, (taken.append(number) or number for number in range(1000)), 2)
     next(results)
@@ -22,17 +22,17 @@ def test_it_does_not_run_far_ahead():
     results.close()
 
 
-def test_a_process_that_dies_is_an_error_and_no_hang():
+def test_dead_process_raises_instead_of_hanging():
     with pytest.raises(BrokenProcessPool):
         list(workers.map_in_order(os._exit, [1], 2))
 
 
-def test_errors_of_the_work_are_passed_on():
+def test_worker_errors_are_raised():
     with pytest.raises(TypeError):
         list(workers.map_in_order(operator.neg, [1, "a", 2], 2))
 
 
-def test_no_process_or_thread_is_left():
+def test_closing_leaves_no_thread():
     threads = threading.active_count()
     results = workers.map_in_order(operator.neg, range(100), 2)
     next(results)

@@ -17,7 +17,7 @@ SIZES = {"gta5": (1052, 1914), "synthia": (960, 1280), "cityscapes": (1024, 2048
 
 @pytest.mark.parametrize("size", ["small", "real"])
 @pytest.mark.parametrize("data_set", trees.WRITERS)
-def test_every_raw_id_comes_back(data_set, size, tmp_path):
+def test_every_raw_id_is_read_back(data_set, size, tmp_path):
     options = {"size": SIZES[data_set]} if size == "real" else {}
     tree = trees.WRITERS[data_set](tmp_path, count=1, **options)
     spec, split = miniature_spec(data_set)
@@ -31,7 +31,7 @@ def test_every_raw_id_comes_back(data_set, size, tmp_path):
 
 
 @pytest.mark.parametrize("data_set", ["gta5", "synthia", "cityscapes"])
-def test_train_ids_are_those_of_the_published_map(data_set, tmp_path):
+def test_train_ids_match_the_published_map(data_set, tmp_path):
     shared = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13}
     shared |= {27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
     synthia = {3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 1: 10, 10: 11, 17: 12, 8: 13, 19: 15}
@@ -54,17 +54,17 @@ def test_car_and_licence_plate_share_a_colour_but_not_an_id(tmp_path):
     assert {26, 34} <= set(np.unique(label))
 
 
-def test_high_bytes_of_16_bits_count(tmp_path):
+def test_16_bit_labels_keep_their_high_bytes(tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (37, 53, 3), np.uint16)
     (tmp_path / "a.png").write_bytes(trees.png_bytes(values))
     np.testing.assert_array_equal(image_files.read_label(tmp_path / "a.png", "first of three"), values[..., 0])
 
 
-def test_16_bits_as_tensorflow_reads_them(tmp_path):
+def test_16_bit_labels_match_tensorflow(tmp_path):
     import tensorflow as tf
 
     values = np.random.default_rng(1).integers(0, 65536, (960, 1280, 3), np.uint16)
-    values[::2] //= 3000  # Runs, so that the encoder uses its filters.
+    values[::2] //= 3000  # Runs of equal values, so that the encoder uses its filters.
     content = tf.io.encode_png(values).numpy()
     (tmp_path / "a.png").write_bytes(content)
     label = image_files.read_label(tmp_path / "a.png", "first of three")
@@ -72,7 +72,7 @@ def test_16_bits_as_tensorflow_reads_them(tmp_path):
 
 
 @pytest.mark.parametrize("values", [256, 65536])
-def test_own_labels_of_16_bits(values, tmp_path):
+def test_own_labels_may_have_16_bits(values, tmp_path):
     label = np.random.default_rng(0).integers(0, values, (9, 11)).astype(np.uint16)
     (tmp_path / "a.png").write_bytes(trees.png_bytes(label))
     found = image_files.read_label(tmp_path / "a.png", "any indices")
@@ -97,13 +97,13 @@ def test_other_images_become_rgb(mode, kind, tmp_path):
         np.testing.assert_array_equal(found, np.stack([grey] * 3, -1))
 
 
-def test_labels_of_one_bit(tmp_path):
+def test_labels_may_have_one_bit(tmp_path):
     mask = np.random.default_rng(0).random((8, 9)) < 0.5
     Image.fromarray(mask).save(tmp_path / "a.png")
     np.testing.assert_array_equal(image_files.read_label(tmp_path / "a.png", "any indices"), mask)
 
 
-def test_unknown_encoding(tmp_path):
+def test_unknown_encoding_lists_the_valid_ones(tmp_path):
     with pytest.raises(ValueError, match=r"'runs'.*indices, first of three, any indices"):
         image_files.read_label(tmp_path / "a.png", "runs")
 
@@ -148,8 +148,8 @@ def test_images_of_own_data_need_no_labels(tmp_path):
     assert not read.counts.any()
 
 
-def test_damage_inside_a_file_that_pillow_forgives(tmp_path):
-    """Pillow by itself does not check sums of image data; what it reads must at least not be silent noise."""
+def test_damage_that_pillow_accepts_is_found(tmp_path):
+    """Pillow alone does not verify the checksums of image data; damaged pixels must not pass silently."""
     buffer = io.BytesIO()
     Image.fromarray(trees.scene("gta5", 0, (64, 96))[0]).save(buffer, "PNG")
     content = bytearray(buffer.getvalue())

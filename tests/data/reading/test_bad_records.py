@@ -1,4 +1,4 @@
-"""Records that do not decode are replaced, the same ones by the same ones in every run; the others stay in place."""
+"""Records that do not decode are replaced, in the same way in every run; all others stay in place."""
 
 import hashlib
 import itertools
@@ -10,7 +10,6 @@ from data import pipeline
 from data.reading.bad_records import UndecodableError
 from data.reading.split_reader import Split, open_splits
 
-SIZE = (16, 32)
 BAD = {"source_train": (2, 5), "target_train": (1,)}
 
 
@@ -30,7 +29,7 @@ def corrupt(record):
 
 
 def damage(monkeypatch, bad, how=corrupt):
-    """Damages records, by split and index, as the disk would; what was known of them before is forgotten."""
+    """Damages records, given by split and index, as a failing disk would."""
     sound = Split._fetch_one
 
     def fetch(split, index):
@@ -59,9 +58,9 @@ def digests(config, start, count):
 @pytest.mark.parametrize(
     ("how", "temperature"),
     [(corrupt, 0.5), (lambda record: record[:40], 0.0), (lambda record: b"", 0.0)],
-    ids=["images", "cut short", "unreadable"],
+    ids=["images", "truncated", "empty"],
 )
-def test_bad_records_are_replaced_alike_from_wherever_a_run_starts(config, monkeypatch, caplog, how, temperature):
+def test_replacements_do_not_depend_on_the_start_step(config, monkeypatch, caplog, how, temperature):
     config.data.rare_class_temperature = temperature
     pipeline.labelled_list(config)
     names = [pipeline.names_of_step(config, step) for step in range(12)]
@@ -92,7 +91,7 @@ def test_control_characters_of_names_are_escaped(config, monkeypatch, caplog):
     assert all(name.isprintable() for name in [*names, *split.undecodable[("image", "label")].values()])
 
 
-def test_names_are_those_of_the_images_that_are_read(config, monkeypatch):
+def test_names_of_a_step_match_its_images(config, monkeypatch):
     config.seed = 3
     damage(monkeypatch, BAD)
     records = {}
@@ -106,7 +105,7 @@ def test_names_are_those_of_the_images_that_are_read(config, monkeypatch):
         assert pipeline.names_of_step(config, step) == names
 
 
-def test_a_label_that_does_not_decode_matters_only_where_it_is_read(config, monkeypatch):
+def test_damaged_label_matters_only_where_labels_are_read(config, monkeypatch):
     images = [batch["unlabelled"]["image"] for batch in itertools.islice(pipeline.training_batches(config), 8)]
     damage(
         monkeypatch,
@@ -115,25 +114,25 @@ def test_a_label_that_does_not_decode_matters_only_where_it_is_read(config, monk
     )
     split = open_splits(config, ["target_train"])["target_train"]
     if split.fault(1, ("image",)):
-        pytest.skip("The record holds its image behind its label.")
+        pytest.skip("The record stores its image after its label.")
     for before, batch in zip(images, pipeline.training_batches(config), strict=False):
         np.testing.assert_array_equal(before, batch["unlabelled"]["image"])
 
 
-def test_past_the_limit_the_run_stops_and_names_them(config, monkeypatch):
+def test_too_many_damaged_records_stop_the_run_and_are_named(config, monkeypatch):
     config.data.undecodable_limit = 1
     damage(monkeypatch, BAD)
     with pytest.raises(UndecodableError, match=r"More than 1 images do not decode .*source_train_00000[25]"):
         digests(config, 0, 12)
 
 
-def test_stream_without_any_sound_image_stops_the_run(config, monkeypatch):
+def test_stream_of_only_damaged_images_stops_the_run(config, monkeypatch):
     damage(monkeypatch, {"source_train": range(7)})
     with pytest.raises(ValueError, match="None of the 7 images of toy_streets/source_train decodes"):
         digests(config, 0, 12)
 
 
-def test_image_to_be_scored_is_named_not_replaced(config, monkeypatch):
+def test_damaged_evaluation_image_is_named_not_replaced(config, monkeypatch):
     config.evaluation.batch = 2
     damage(monkeypatch, {"target_validation": (3,)})
     batches = pipeline.evaluation_batches(config)

@@ -1,4 +1,4 @@
-"""Streams kept decoded in memory: the same batches as without, each image decoded once, and no more than fits."""
+"""Cache of decoded images: the batches stay the same, each image is decoded once, and the limit is kept."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def config(toy_config):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The indices of the records that are read, by split, in order."""
+    """Indices of the records read, in order, by split."""
     found, fetch = {}, Split._fetch_one
 
     def note(split, index):
@@ -46,7 +46,7 @@ def assert_same(found, expected):
                 np.testing.assert_array_equal(value, other[stream][key])
 
 
-def test_batches_are_the_same_from_any_step_on_any_host(config):
+def test_cached_batches_equal_uncached_ones(config):
     held = take(config), take(config, 5, 7), take(config, host=1, hosts=2)
     config.data.decoded_memory = 0
     read = take(config), take(config, 5, 7), take(config, host=1, hosts=2)
@@ -62,7 +62,7 @@ def test_every_image_of_a_stream_is_read_once(config, reads):
     assert sorted(reads["target_train"]) == sorted([*range(6), *labelled])
 
 
-def test_no_more_is_held_than_fits(config):
+def test_cache_stays_within_its_limit(config):
     split = open_splits(config, ["source_train"])["source_train"]
     height, width, _ = split.shapes("image")[0]
     keys, chosen = ("image", "label"), np.array([4, 1, 6])
@@ -75,7 +75,7 @@ def test_no_more_is_held_than_fits(config):
             np.testing.assert_array_equal(value, expected[key])
 
 
-def test_nothing_is_held_where_sizes_differ_or_an_image_does_not_decode(config, monkeypatch):
+def test_nothing_is_cached_if_sizes_differ_or_an_image_is_damaged(config, monkeypatch):
     split = open_splits(config, ["source_train"])["source_train"]
     everything = {"keys": ("image",), "chosen": np.arange(7), "limit": 2**30, "readers": 1}
     with monkeypatch.context() as patch:

@@ -51,14 +51,14 @@ def test_records_are_the_scenes_in_order(builder):
             np.testing.assert_array_equal(example["label"], label[..., None])
 
 
-def test_opened_again_it_is_not_generated_again(builder, monkeypatch):
+def test_existing_data_is_not_generated_again(builder, monkeypatch):
     monkeypatch.setattr(toy.ToyStreets, "_generate_examples", None)
     again = toy.open_toy_builder(data_config(builder.data_dir.split("/toy_streets")[0]))
     assert again.data_path == builder.data_path
     assert again.info.splits["target_train"].num_examples == 12
 
 
-def test_all_settings_and_the_drawing_name_the_folder(monkeypatch):
+def test_folder_name_depends_on_all_settings_and_the_drawing(monkeypatch):
     def name(**settings):
         return toy.folder_name(data_config("", **settings).toy)
 
@@ -78,12 +78,12 @@ def test_all_settings_and_the_drawing_name_the_folder(monkeypatch):
     assert len(names | {name()}) == len(changes) + 2
 
 
-def test_split_of_no_images_is_left_out(tmp_path):
+def test_split_without_images_is_left_out(tmp_path):
     builder = toy.open_toy_builder(data_config(tmp_path, source_count=0, target_count=1, validation_count=1))
     assert set(builder.info.splits) == {"target_train", "target_validation"}
 
 
-def test_killed_while_generating(tmp_path):
+def test_data_is_complete_after_a_killed_generation(tmp_path):
     program = f"""
 import os, signal
 from data.reading import toy_builder as toy
@@ -104,7 +104,7 @@ toy.open_toy_builder(data_config({str(tmp_path)!r}))
     assert len(read(toy.open_toy_builder(data_config(tmp_path)), "target_train")) == 12
 
 
-def test_two_processes_generate_at_once(tmp_path, monkeypatch):
+def test_concurrent_generations_do_not_collide(tmp_path, monkeypatch):
     config = data_config(tmp_path)
     generate = toy.ToyStreets._generate_examples
 
@@ -119,7 +119,7 @@ def test_two_processes_generate_at_once(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("incomplete*"))
 
 
-def test_folder_that_lost_files(tmp_path):
+def test_folder_with_missing_files_is_reported(tmp_path):
     builder = toy.open_toy_builder(data_config(tmp_path))
     (builder.data_path / "dataset_info.json").unlink()
     with pytest.raises(UserError, match="remove it"):

@@ -8,7 +8,7 @@ from configs.user_error import UserError
 from data.datasets.registry import SPECS
 from data.sampling import labelled_subset, ranking
 
-NAMES = ["a", "b", "c", "d", "e"]  # Ranked d, a, c, b, e by seed 0: see test_splits.py.
+NAMES = ["a", "b", "c", "d", "e"]  # Ranked d, a, c, b, e by seed 0: see test_ranking.py.
 ALL = np.ones(5, bool)
 
 
@@ -30,7 +30,7 @@ def choose(config, names=NAMES, has_label=ALL):
     return labelled_subset.choose(config.data, names, has_label)
 
 
-def test_first_ones_by_rank(config):
+def test_first_images_by_rank_are_chosen(config):
     choice = choose(config)
     assert choice.description == "toy seed 0, 3 images"
     assert choice.sha256 == hashlib.sha256(b"a\nc\nd").hexdigest()
@@ -40,19 +40,19 @@ def test_first_ones_by_rank(config):
     assert choice.training.dtype == choice.held_out.dtype == np.int64
 
 
-def test_order_of_the_images_changes_the_indices_alone(config):
+def test_image_order_changes_only_the_indices(config):
     choice = choose(config, NAMES[::-1])
     assert choice.training.tolist() == [1, 2, 4]
     assert choice[:3] == choose(config)[:3]
 
 
-def test_all_images(config):
+def test_all_images_may_be_chosen(config):
     config.data.labelled_count = -1
     choice = choose(config)
     assert (choice.description, choice.names) == ("toy, all 5 images", tuple(NAMES))
 
 
-def test_all_images_are_those_with_a_label(config):
+def test_only_images_with_a_label_are_chosen(config):
     has_label = np.array([True, False, True, True, False])
     config.data.labelled_count = -1
     assert choose(config, has_label=has_label).names == ("a", "c", "d")
@@ -64,7 +64,7 @@ def test_all_images_are_those_with_a_label(config):
 
 
 @pytest.mark.parametrize(("held_out", "training", "expected"), [(1, [0, 3], [2]), (2, [3], [0, 2]), (0, [0, 2, 3], [])])
-def test_last_ones_by_rank_are_held_out(config, held_out, training, expected):
+def test_last_images_by_rank_are_held_out(config, held_out, training, expected):
     config.data.held_out = held_out
     choice = choose(config)
     assert (choice.training.tolist(), choice.held_out.tolist()) == (training, expected)
@@ -86,7 +86,7 @@ def test_lists_too_short_to_hold_out_images_are_refused_early(config, tmp_path, 
         labelled_subset.check_list(config.data)
 
 
-def test_impossible_slice_of_all_images_is_refused(config):
+def test_holding_out_all_images_is_refused(config):
     config.data.update(labelled_count=-1, held_out=5)
     with pytest.raises(ValueError, match=r"data.held_out is 5; expected 0 to 4"):
         choose(config)
@@ -126,7 +126,7 @@ def test_missing_and_unreadable_lists_are_refused_early(config, tmp_path):
         labelled_subset.check_list(config.data)
 
 
-def test_unknown_names_of_a_list_are_named_with_close_ones(config, tmp_path):
+def test_unknown_names_of_a_list_get_suggestions(config, tmp_path):
     names = ["street_01", "street_02", "street_03"]
     use_list(config, tmp_path, "street_02\nstreet_2\nx\ny\nz\n")
     message = r"4 of the 5 images .*mine.txt are not among the 3 images .*: street_2 \(did you mean street_02\?\), x, y"
@@ -172,7 +172,7 @@ def test_missing_official_image_is_named(cityscapes, count):
         choose(cityscapes, names, np.ones(2974, bool))
 
 
-def test_more_than_the_official_images_are_refused(cityscapes):
+def test_count_above_the_official_images_is_refused(cityscapes):
     cityscapes.data.labelled_count = 2976
     with pytest.raises(ValueError, match=r"labelled_count is 2976, but .* 2975 images"):
         choose(cityscapes)

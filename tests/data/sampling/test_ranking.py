@@ -31,14 +31,14 @@ def test_possible_counts_are_accepted(count):
     ranking.check_count(count, 40)
 
 
-def test_names_of_a_file(tmp_path):
+def test_names_are_read_from_a_file(tmp_path):
     file = tmp_path / "list.txt"
     file.write_bytes("\ufeff# Mine.\r\n\r\n b \r\nå c\n#d\na".encode())
     assert ranking.read_names(file) == ["b", "å c", "a"]
 
 
 @pytest.mark.parametrize("spec", LISTED, ids=lambda spec: spec.name)
-def test_committed_lists_are_those_of_the_rule(spec, tmp_path):
+def test_committed_lists_follow_the_rule(spec, tmp_path):
     ranking.write_lists(spec, tmp_path)
     made = {file.relative_to(tmp_path): file.read_text() for file in tmp_path.rglob("*.txt")}
     committed = {file.relative_to(ranking.FOLDER): file.read_text() for file in ranking.FOLDER.rglob("*/seed*/*.txt")}
@@ -67,7 +67,7 @@ def test_official_names_of_cityscapes():
     assert ranking.official_names(SPECS["toy"]) is None
 
 
-def test_the_last_listed_count_is_that_of_all_training_images():
+def test_last_listed_count_is_all_training_images():
     for spec in LISTED:
         assert list(spec.listed_counts) == sorted(spec.listed_counts)
         assert spec.listed_counts[-1] == spec.splits["target_train"].count

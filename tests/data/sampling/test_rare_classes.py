@@ -10,7 +10,7 @@ from data.sampling.rare_classes import RareClassSampler, by_train_id, class_prob
 # Raw ids 0 (ignored), 1 and 2 (class 0), 3 (class 1), 4 (class 2) of three images of 1000 pixels.
 RAW = np.array([[400, 300, 300, 0, 0], [0, 500, 100, 400, 0], [700, 0, 299, 0, 1]])
 TRAIN_IDS = np.array([IGNORED, 0, 0, 1, 2], np.uint8)
-# So class 0 has 1499, class 1 has 400 and class 2 has 1 of 1900 pixels; one pixel is too few to be shown.
+# Of 1900 pixels, class 0 has 1499, class 1 has 400 and class 2 has 1, too few for an image to show it.
 
 
 def test_raw_ids_are_added_up_by_class():
@@ -50,7 +50,7 @@ def test_left_out_rare_class_does_not_drown_the_others():
     np.testing.assert_array_equal(class_probabilities(counts, shown, 1e-6), [0, 1, 0])
 
 
-def test_high_temperature_makes_classes_alike():
+def test_high_temperature_makes_classes_equally_likely():
     counts = np.array([[60, 10, 30]])
     np.testing.assert_allclose(class_probabilities(counts, counts > 0, 1e6), 1 / 3, atol=1e-6)
 
@@ -61,7 +61,7 @@ def test_labels_without_any_class_are_refused():
         RareClassSampler(raw, np.array([IGNORED, 0], np.uint8), 0.01, (0, 0))
 
 
-def test_draws_have_the_frequencies_of_the_rule():
+def test_draws_have_the_expected_frequencies():
     sampler = RareClassSampler(RAW, TRAIN_IDS, 0.5, (0, 0))
     rare = 1 / (1 + math.exp((400 - 1499) / 1900 / 0.5))  # Class 1: image 1 alone. Class 0: each of the three.
     np.testing.assert_allclose(sampler.probabilities[:3], [1 - rare, rare, 0], rtol=1e-12)

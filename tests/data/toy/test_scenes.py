@@ -12,7 +12,7 @@ def scenes(domain, count, **options):
     return [render(domain, 0, "scenes", index, 64, 128, **options) for index in range(count)]
 
 
-def test_classes_are_those_of_the_table():
+def test_classes_match_the_table():
     assert class_table("toy").names == CLASSES
     assert SWAPS.keys() | set(SWAPS.values()) <= set(CLASSES)
     assert all(look != name for name, look in SWAPS.items())
@@ -21,7 +21,7 @@ def test_classes_are_those_of_the_table():
 @pytest.mark.parametrize("domain", ["source", "target"])
 def test_a_scene_depends_on_its_arguments_alone(domain):
     image, label = render(domain, 1, "a", 2, 32, 64)
-    np.random.seed(7)  # noqa: NPY002 (that it changes nothing is the point)
+    np.random.seed(7)  # noqa: NPY002 (must have no effect)
     render(domain, 0, "b", 0, 48, 48)
     again_image, again_label = render(domain, 1, "a", 2, 32, 64)
     np.testing.assert_array_equal(image, again_image)
@@ -34,7 +34,7 @@ def test_a_scene_depends_on_its_arguments_alone(domain):
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 40), (33, 65), (64, 128), (63, 17), (150, 301)])
 @pytest.mark.parametrize("domain", ["source", "target"])
-def test_any_size(domain, size):
+def test_scenes_have_any_size(domain, size):
     for index in range(4):
         image, label = render(domain, 0, "a", index, *size)
         assert image.shape == (*size, 3)
@@ -49,7 +49,7 @@ def test_a_scene_is_the_same_at_every_size():
     assert (small == large[1::3, 1::3]).mean() > 0.99
 
 
-def test_shares_of_the_classes():
+def test_class_shares_are_in_range():
     labels = np.stack([label for _, label in scenes("source", 200)])
     counts = np.stack([np.bincount(label.ravel(), minlength=256) for label in labels])
     shares = dict(zip(CLASSES, counts.sum(0) / counts.sum(), strict=False))
@@ -73,13 +73,13 @@ def test_shares_of_the_classes():
     assert 0.3 <= (labels == IGNORED).any((1, 2)).mean() <= 0.7
 
 
-def test_without_shift_the_domains_are_one():
+def test_domains_are_equal_without_shift():
     for source, target in zip(scenes("source", 3), scenes("target", 3, shift=0.0), strict=True):
         np.testing.assert_array_equal(source[0], target[0])
         np.testing.assert_array_equal(source[1], target[1])
 
 
-def test_shift_leaves_the_labels_alone_and_grows():
+def test_shift_changes_images_but_not_labels():
     source = scenes("source", 8)
     distances = []
     for shift in (0.0, 0.3, 1.0):
@@ -105,6 +105,6 @@ def test_target_road_looks_like_source_sidewalk():
     assert to_sidewalk < to_road
 
 
-def test_unknown_domain():
+def test_unknown_domain_is_refused():
     with pytest.raises(ValueError, match=r"'both'.*source, target"):
         render("both", 0, "a", 0, 32, 64)
