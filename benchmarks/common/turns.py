@@ -103,7 +103,7 @@ class Player:
     def _ended(self) -> PlayerError:
         code = self._process.wait()
         tail = self._log.read_text(errors="replace").splitlines()[-_TAIL:]
-        why = "it took too long to be ready" if code == -signal.SIGKILL else f"exit code {code}"
+        why = "killed: not ready in time, or out of memory" if code == -signal.SIGKILL else f"exit code {code}"
         return PlayerError("\n".join([why, *tail]))
 
 

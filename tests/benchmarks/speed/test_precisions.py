@@ -25,7 +25,7 @@ class Player:
     def record(self, what):
         self._events.append(f"{self._dtype} {self._name} {what}")
         if self._events[-1] in self._failing:
-            raise PlayerError("it took too long to be ready")
+            raise PlayerError("killed: not ready in time, or out of memory")
 
     def ready(self, patience):
         assert 0 < patience <= 600
