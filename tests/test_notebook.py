@@ -1,10 +1,11 @@
 """The notebook's cells run unchanged but for the size; the notebook has no outputs."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.helpers import quick_compilation
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "ass_colab.ipynb"
@@ -31,13 +32,12 @@ def test_cells_run(tmp_path):
     for whole, small in CHANGES.items():
         assert script.count(whole) == 1, whole
         script = script.replace(whole, small)
-    environment = os.environ | {
-        "NOTEBOOK_WORKDIR": str(tmp_path / "run"),
-        "TFDS_DATA_DIR": str(tmp_path / "data"),
-        "MPLBACKEND": "agg",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),  # As if the project were installed.
-    }
+    environment = quick_compilation.environment(
+        NOTEBOOK_WORKDIR=str(tmp_path / "run"),
+        TFDS_DATA_DIR=str(tmp_path / "data"),
+        MPLBACKEND="agg",
+        PYTHONPATH=str(ROOT),  # As if the project were installed.
+    )
     # Jupyter starts in the notebook's folder.
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=NOTEBOOK.parent, env=environment, capture_output=True, text=True

@@ -30,6 +30,12 @@ def golden(name):
         return dict(file)
 
 
+@pytest.fixture(autouse=True)
+def forget_programs():
+    yield
+    jax.clear_caches()  # Tests share no program, and all programs together take a gigabyte.
+
+
 @pytest.fixture(scope="module")
 def resnet101():
     config = inputs.forward_config()

@@ -15,7 +15,7 @@ from PIL import Image
 from configs import custom as custom_configuration
 from data.classes import class_table
 from data.datasets.registry import SPECS
-from tests.helpers import file_faults, trees
+from tests.helpers import file_faults, quick_compilation, trees
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,9 @@ def main(tmp_path):
         folders = {"directory": "prepared", "source_root": "source", "target_root": "target"}
         command = [sys.executable, "main.py", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
         command += [f"--config.data.{key}={tmp_path / folder}" for key, folder in folders.items()]
-        result = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+        result = subprocess.run(
+            [*command, *arguments], cwd=ROOT, env=quick_compilation.environment(), capture_output=True, text=True
+        )
         assert result.returncode == expected, result.stderr
         return result.stdout
 
@@ -63,7 +65,7 @@ def official_scores(tree, folder, classes):
 
 @pytest.mark.parametrize(("source", "classes"), [("gta5", "cityscapes19"), ("synthia", "synthia16")])
 def test_street_scenes(source, classes, main, tmp_path):
-    # One with all streams and terms; what the other adds is another dataset.
+    # GTA5 with all streams, terms and modes; SYNTHIA adds its encoding and its classes.
     config = f"configs/{source}.py:{'ass' if source == 'gta5' else 'joint'},smoke"
     run = tmp_path / "run"
     tree = trees.WRITERS[source](tmp_path / "source", count=6)
@@ -72,21 +74,22 @@ def test_street_scenes(source, classes, main, tmp_path):
     validation = trees.write_cityscapes(tmp_path / "target", "val", 3)
     test = trees.write_cityscapes(tmp_path / "target", "test", 2)
     names = tmp_path / "labelled.txt"
-    if source == "gta5":  # Whatever the source, the official lists name other target images.
+    if source == "gta5":  # The official lists name other target images.
         main(config, "--mode=check", expected=1)
         main(config, expected=1)
         assert not (tmp_path / "prepared").exists()
     names.write_text("\n".join(train.names[1:5]))
     listed = f"--config.data.labelled_list={names}"
-    text = main(config, listed, "--mode=check")
-    assert f"{rejected.file}: {rejected.kind}" in text
-    assert "4 images; 4 are there" in text
-    main(config, listed, "--config.steps=3", "--config.data.held_out=1")
-    assert steps_of(run) == [1, 2, 3]
-    (left_out,) = (tmp_path / "prepared").rglob(f"{source}/**/rejected.txt")
-    assert left_out.read_text().startswith(f"{rejected.file}: {rejected.kind}")
+    if source == "gta5":
+        text = main(config, listed, "--mode=check")
+        assert f"{rejected.file}: {rejected.kind}" in text
+        assert "4 images; 4 are there" in text
+        main(config, listed, "--config.steps=3", "--config.data.held_out=1")
+        assert steps_of(run) == [1, 2, 3]
     main(config, listed, "--config.steps=5", "--config.data.held_out=1")
     assert steps_of(run) == [1, 2, 3, 4, 5]
+    (left_out,) = (tmp_path / "prepared").rglob(f"{source}/**/rejected.txt")
+    assert left_out.read_text().startswith(f"{rejected.file}: {rejected.kind}")
     main(config, listed, "--mode=eval")
     report = json.loads((run / "eval.json").read_text())
     assert report["step"] == steps_of(run)[-1]
@@ -132,18 +135,17 @@ def test_own_data(own, main, tmp_path):
         (tmp_path / "target" / "train" / "labels" / f"photo_{number}.png").unlink()
     flags = [f"--config.data.custom.{key}={value}" for key, value in own.items()]
     config = "configs/custom.py:joint,smoke"
-    text = main(config, *flags, "--mode=check")
-    assert "images: 5, of which 3 have a label" in text
+    if own is TWO:
+        assert "images: 5, of which 3 have a label" in main(config, *flags, "--mode=check")
     main(config, *flags, "--config.steps=2", "--config.data.held_out=1")
     report = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert set(report["class_iou"]) == set(own["names"])
     assert report["labelled"]["images"] == 3
     assert report["labelled"]["held_out"] == 1
-    main(config, *flags, "--config.steps=3", "--config.data.held_out=1")
-    assert steps_of(tmp_path / "run") == [1, 2, 3]
+    assert steps_of(tmp_path / "run") == [1, 2]
     main(config, *flags, "--mode=eval")
     report = json.loads((tmp_path / "run" / "eval.json").read_text())
-    assert report["step"] == 3
+    assert report["step"] == 2
     assert report["class_iou"] == pytest.approx(own_scores(own, tmp_path))
 
 

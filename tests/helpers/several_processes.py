@@ -14,6 +14,8 @@ import threading
 import time
 from pathlib import Path
 
+from tests.helpers import quick_compilation
+
 ROOT = Path(__file__).parents[2]
 SIZE = 400_000  # Numbers in the state: a checkpoint's files are far larger than the log.
 SETTINGS = {
@@ -33,7 +35,7 @@ class Pair:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": ""}
+        environment = quick_compilation.environment(JAX_NUM_CPU_DEVICES="1")
         settings = SETTINGS | settings | {"steps": steps, "distributed.coordinator": f"127.0.0.1:{port}"}
         work = json.dumps({"workdirs": list(map(str, workdirs)), "pause": pause, "settings": settings})
         self.children = [

@@ -18,6 +18,7 @@ from ass_jax.runtime.sharding import make_mesh, on_mesh
 from ass_jax.runtime.workdir import CHECKPOINTS
 from ass_jax.training import loop
 from configs import base
+from tests.helpers import quick_compilation
 
 SIZE = (32, 64)
 CHOICE = {"list": "made up, 2 images", "sha256": "0a1b"}
@@ -30,10 +31,11 @@ CLASSES = SimpleNamespace(
 
 
 def shrink(patch):
-    """Makes the small backbone smaller still, and compiles steps without optimising them: they hardly run."""
+    """Makes the small backbone smaller still, and compiles steps quickly."""
     tiny = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), block="basic", width=4, stem_width=4)
     patch.setitem(deeplab.BACKBONES, "resnet_tiny", tiny)
-    patch.setitem(compilation._STEP_OPTIONS_ON_CPU, "xla_backend_optimization_level", 0)
+    for option, value in quick_compilation.OPTIONS.items():
+        patch.setitem(compilation._STEP_OPTIONS_ON_CPU, option, value)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Several real processes on this machine against one process with as many devices."""
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -15,13 +14,14 @@ import pytest
 from ass_jax.checkpoints import integrity
 from ass_jax.runtime import distributed
 from configs import base
+from tests.helpers import quick_compilation
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "main.py", "--config=configs/toy.py:joint,smoke", "--config.steps=3")
 
 
 def start(workdir, data, devices, *arguments):
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = quick_compilation.environment(JAX_NUM_CPU_DEVICES=str(devices))
     command = [*COMMAND, f"--workdir={workdir}", f"--config.data.directory={data}", *arguments]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **output)

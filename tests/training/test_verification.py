@@ -9,20 +9,20 @@ import jax
 import pytest
 
 from ass_jax import ops
-from ass_jax.models import deeplab
+from ass_jax.runtime import compilation
 from ass_jax.training import verification
 from ass_jax.training.verification import DifferentError, verify_configuration
 from configs import base
 from tests.helpers import small_runs
 
 ROOT = Path(__file__).parents[2]
+OPTIONS = dict(compilation._STEP_OPTIONS_ON_CPU)
 SIZES = {"source": (2, 33, 47, True), "labelled": (1, 33, 47, True), "unlabelled": (1, 33, 47, False)}
 
 
 @pytest.fixture(autouse=True)
 def small_backbone(monkeypatch):
-    tiny = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), block="basic", width=4, stem_width=4)
-    monkeypatch.setitem(deeplab.BACKBONES, "resnet_tiny", tiny)
+    small_runs.shrink(monkeypatch)
 
 
 def configuration(words="ass", **settings):
@@ -49,7 +49,8 @@ def wrong_pool(monkeypatch):
     monkeypatch.setattr(ops, "max_pool", ops._either(pool, ops._reference.max_pool))
 
 
-def test_a_right_step_agrees():
+def test_a_right_step_agrees(monkeypatch):
+    monkeypatch.setattr(compilation, "_STEP_OPTIONS_ON_CPU", OPTIONS)  # Those of a training.
     assert 0 < verify_configuration(configuration("ass_plus"), 5, SIZES) < 1e-3
 
 
