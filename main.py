@@ -149,17 +149,19 @@ def predict(
       UserError: there are no images, the weights do not fit, or the output cannot be written.
     """
     class_table = _validated_classes(config)
-    model, folder = weights or workdir, output or (Path(workdir) / run_files.LABEL_MAPS if workdir else None)
-    if not (model and folder):
-        raise UserError("Expected a working directory, or both weights and an output folder; found neither.")
+    if not (workdir or (weights and output)):
+        raise UserError(
+            "Expected a working directory, or both weights and an output folder; "
+            f"found weights {weights} and output {output}."
+        )
 
     from ass_jax.inference import image_files, prediction_files, predictor
 
     inputs = image_files.find_images(pattern)
-    labeller = predictor.open_predictor(Path(model), config, class_table)
-    folder = Path(folder)
-    failures = prediction_files.predict_files(labeller, inputs, folder, confidence)
-    console.say(f"Label maps: {len(inputs) - len(failures)}, in {folder}/")
+    labeller = predictor.open_predictor(Path(weights or workdir), config, class_table)
+    output = Path(output or Path(workdir) / run_files.LABEL_MAPS)
+    failures = prediction_files.predict_files(labeller, inputs, output, confidence)
+    console.say(f"Label maps: {len(inputs) - len(failures)}, in {output}/")
     if failures:
         console.print_error(f"Unreadable images: {len(failures)}:", *failures)
     return failures

@@ -16,9 +16,9 @@ SIZES = {"source": (2, 256, 256, True), "labelled": (1, 256, 256, True), "unlabe
 
 @pytest.fixture
 def config(monkeypatch):
-    tiny = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), block="basic", width=4, stem_width=4)
+    tiny = functools.partial(deeplab._resnet, stage_sizes=(1, 1, 1, 1), width=2, stem_width=4)
     monkeypatch.setitem(deeplab.BACKBONES, "resnet_tiny", tiny)
-    config = base.get_config("joint,smoke")
+    config = base.get_config("ass,smoke")
     config.data.target_size = (32, 64)
     return config
 
@@ -33,11 +33,10 @@ def test_bytes_of_a_program(monkeypatch):
 
 
 def test_need_is_linear_in_the_images_and_the_same_at_any_level(config, monkeypatch):
-    sizes = {stream: SIZES[stream] for stream in ("source", "labelled")}
-    need = memory_estimate.calculate(config, 3, sizes)
+    need = memory_estimate.calculate(config, 3, SIZES)
     assert 0 < need.fixed < need.per_batch
     monkeypatch.setattr(memory_estimate, "_options", compilation.options_of_steps)
-    assert memory_estimate._bytes_of_step(config, 3, sizes, 3) == pytest.approx(
+    assert memory_estimate._bytes_of_step(config, 3, SIZES, 3) == pytest.approx(
         need.fixed + 3 * need.per_batch, rel=0.02
     )
 

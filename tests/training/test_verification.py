@@ -54,7 +54,8 @@ def test_a_right_step_agrees(monkeypatch):
     assert 0 < verify_configuration(configuration("ass_plus"), 5, SIZES) < 1e-3
 
 
-def test_of_bfloat16_the_plain_step_says_what_rounding_does():
+def test_of_bfloat16_the_plain_step_says_what_rounding_does(monkeypatch):
+    monkeypatch.setattr(compilation, "_STEP_OPTIONS_ON_CPU", OPTIONS)
     config = configuration("target_only", **{"model.dtype": "bfloat16"})
     assert 1e-3 < verify_configuration(config, 5, {"labelled": SIZES["labelled"]}) < 1
 
