@@ -9,6 +9,7 @@ import jax
 from ass_jax.runtime.workdir import COMPILATION_CACHE
 
 _LEAST_COMPILE_SECONDS = 0.1  # Programs that compile faster are not worth looking up.
+_ONE_USE_OPTIONS_ON_CPU = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 _STEP_OPTIONS_ON_CPU = {
     "xla_backend_optimization_level": 1,  # LLVM's: higher levels compile longer and give no faster step.
     # This pass would undo `config.model.remat`: it merges what is to be computed again with what was computed before.
@@ -47,7 +48,7 @@ def options_of_steps() -> dict | None:
 
 def options_of_one_use() -> dict | None:
     """Returns the compiler options of programs that run once: on a CPU, optimising takes longer than running."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return _ONE_USE_OPTIONS_ON_CPU if jax.default_backend() == "cpu" else None
 
 
 def _remove_torn(folder: Path) -> None:

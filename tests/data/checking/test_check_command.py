@@ -1,6 +1,5 @@
 """The check on the command line, and the part of it that every training begins with."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 
 from data import pipeline
 from data.checking import check, survey
-from tests.helpers import file_faults, trees
+from tests.helpers import file_faults, quick_compilation, trees
 
 ROOT = Path(__file__).parents[3]
 
@@ -81,7 +80,7 @@ def test_command_line(config, clean, tmp_path):
     folder.mkdir()
     for library in ("tensorflow", "tensorflow_datasets", "clu", "orbax"):
         (folder / f"{library}.py").write_text(f"raise RuntimeError('{library} was imported')\n")
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment = quick_compilation.environment(PYTHONPATH=str(folder))
     trees.write_gta5(tmp_path / "source", 30)  # So many that processes are started.
     begun = time.monotonic()
     result = run(*settings(config), env=environment)
