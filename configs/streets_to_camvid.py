@@ -27,5 +27,5 @@ def get_config(words: str = "") -> ConfigDict:
     config.data.classes = "camvid9"
     config.data.labelled_count = 10
     height, width = config.data.source_size
-    config.data.toy.update(height=height, width=width, source_count=600)
+    config.data.toy.update(height=height, width=width, source_count=600, target_count=0, validation_count=0)
     return base.finish(config, words)
