@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.common.machine import describe_in_words
 from configs._variants import VARIANTS, Variant
+from data.datasets.registry import SPECS
 from data.streams import STREAMS
 
 README_ROWS = ("source_only", "joint", "adaptsegnet", "ass", "ass_plus", "oracle")
@@ -223,7 +224,9 @@ def _settings(config: dict) -> list[str]:
     """Returns the main settings that all variants share, a line each."""
     data, model, loss, optimizer = (config[group] for group in ("data", "model", "loss", "optimizer"))
     discriminator, toy = config["discriminator"], data["toy"]
-    lines = [f"Data: {data['source']} → {data['target']}, classes {data['classes']}."]
+    target = SPECS[data["target"]]
+    scored = "" if target.is_generated else f", scored on {target.splits['target_validation'].name}"
+    lines = [f"Data: {data['source']} → {data['target']}{scored}, classes {data['classes']}."]
     generated = [f"{toy['source_count']} source"] * (data["source"] == "toy")
     generated += [f"{toy['target_count']} target and {toy['validation_count']} validation"] * (data["target"] == "toy")
     if generated:

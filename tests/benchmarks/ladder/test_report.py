@@ -118,7 +118,7 @@ def test_only_generated_domains_are_described(tmp_path, request, monkeypatch, fi
     (run,) = plan("configs/streets_to_camvid.py", ["ass"], [0], ["--config.data.target_root=/mine"], tmp_path)
     finish(run, 0.5)
     text = markdown(summarise([run], "configs/streets_to_camvid.py", "", []))
-    assert "Data: toy → camvid, classes camvid9." in text
+    assert "Data: toy → camvid, scored on test, classes camvid9." in text
     assert "Generated images: 600 source images of 192×256 pixels" in text
     assert "/mine" not in text
 

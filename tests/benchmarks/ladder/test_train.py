@@ -158,6 +158,12 @@ def test_wrong_argument_is_an_error(climb, capsys, argument, message):
     assert message in capsys.readouterr().err
 
 
+def test_counts_and_the_setting_exclude_each_other(climb, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        climb("--counts=4", "--config.data.labelled_count=8")
+    assert "data.labelled_count is set by --counts" in capsys.readouterr().err
+
+
 def test_unknown_setting_is_an_error(climb, capsys):
     assert climb("--config.stebs=4") == 2
     assert "stebs" in capsys.readouterr().err

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
+from configs import camvid as camvid_config
 from data import pipeline
 from data.classes import class_table, train_ids
 from data.datasets import camvid
 from data.datasets.registry import SPECS
 from data.raw.pairs import read_pair
+from data.sampling import labelled_subset
 from data.sampling.ranking import FOLDER, read_names
 from tests.helpers import trees
 from tests.helpers.data_check import run_check
@@ -69,6 +71,16 @@ def test_choosing_settings_trains_on_the_same_images_without_the_test_images():
     official, tuning = (SPECS[name].splits for name in ("camvid", "camvid_val"))
     assert official["target_train"] == tuning["target_train"]
     assert (official["target_validation"].name, tuning["target_validation"].name) == ("test", "val")
+
+
+def test_held_out_images_leave_the_same_images_for_training():
+    names = read_names(FOLDER / "camvid" / "dusk_train.txt")
+    data = camvid_config.get_config().data
+    plain = labelled_subset.choose(data, names, np.ones(len(names), bool))
+    data.update(labelled_count=28, held_out=20)
+    held_out = labelled_subset.choose(data, names, np.ones(len(names), bool))
+    np.testing.assert_array_equal(held_out.training, plain.training)
+    assert len(held_out.held_out) == 20
 
 
 def test_raw_ids_are_those_of_the_files(root):
