@@ -9,8 +9,8 @@ The source is 577 images taken by day. The target is 62 images taken at dusk, of
 labels; scores are those of 62 others, from the second half of the same drive. Neighbouring frames look alike and rare
 classes have few pixels: compare several seeds, and single classes.
 
-Choose settings by scores on held-out training images. This trains on the 8 images of above, of 28, and scores the
-other 20:
+Choose settings by scores on held-out training images instead. Of 28 labelled images, this command holds out 20, scores
+them too, and trains on the other 8, the same as above:
 
     python main.py --config=configs/camvid.py:28 --config.data.held_out=20 --workdir=runs/camvid_settings
 """
@@ -36,7 +36,7 @@ def default_config() -> ConfigDict:
     config.data.target_root = "datasets/camvid"
     config.data.classes = "camvid11"
     config.data.labelled_count = 8
-    config.data.source_size = (192, 256)  # Of 360x480: half the detail, a quarter of the time.
+    config.data.source_size = (192, 256)  # A quarter of the pixels of 360x480, so that training takes minutes.
     config.data.target_size = (192, 256)
     config.data.batch.update(source=2, labelled=1, unlabelled=1)
 

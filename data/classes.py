@@ -118,7 +118,7 @@ CLASS_TABLES = {
     "synthia16": _table(_NOT_IN_SYNTHIA, {"16": set(), "13": _NOT_IN_THIRTEEN}),
     "toy": _table(_NOT_IN_TOY, {"toy": set()}, raw_ids=False),
     "camvid11": _table(set(), {"11": set()}, raw_ids=False, colours=_CAMVID),
-    "camvid9": _table({"fence", "bicyclist"}, {"9": set()}, raw_ids=False, colours=_CAMVID),  # Those of "toy", too.
+    "camvid9": _table({"fence", "bicyclist"}, {"9": set()}, raw_ids=False, colours=_CAMVID),  # Shared with "toy".
 }
 
 

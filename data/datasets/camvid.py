@@ -34,9 +34,9 @@ def find(root: Path, split: str) -> pairs.SplitFiles:
         return _find_official(folder, split)
     names = set((_LISTS / f"{split}.txt").read_text().split())
     found = [_find_official(folder, official) for official in _OFFICIAL]
+    # Faults of images belong to the list that names them, those of folders to every list.
     return pairs.SplitFiles(
         sorted(pair for files in found for pair in files.pairs if pair.name in names),
-        # Those of missing folders, too.
         [fault for files in found for fault in files.faults if fault.file.stem in names or fault.file.parent == folder],
     )
 
