@@ -2,19 +2,30 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Of `make real`: the clone of CamVid, and further settings such as --config.init=FILE for pretrained weights.
+CAMVID := datasets/camvid
+SETTINGS :=
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ladder bench faults fuzz notebook test lint constraints clean
+.PHONY: help demo real ladder bench faults fuzz notebook test lint constraints clean
 
 help: ## Print this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "  CAMVID=...        the folder of CamVid for make real; now $(CAMVID)"
+	@echo "  SETTINGS=...      settings of its runs, as --config.KEY=VALUE"
 	@echo "  PYTHON=...        the Python (3.11 or newer) that makes the environment; now $(PYTHON)"
 
 demo: $(VENV)/installed ## Train on generated data without and with adaptation; compare the scores.
 	$(RUN) main.py --config=configs/toy.py:source_only --workdir=runs/toy_source_only
 	$(RUN) main.py --config=configs/toy.py --workdir=runs/toy
 	@$(RUN) -m ass_jax.evaluation.compare_runs runs/toy_source_only runs/toy
+
+real: REAL = --config.data.source_root="$(CAMVID)" --config.data.target_root="$(CAMVID)" $(SETTINGS)
+real: $(VENV)/installed ## Train on CamVid, day to dusk, without and with adaptation; compare the scores.
+	$(RUN) main.py --config=configs/camvid.py:source_only --workdir=runs/camvid_source_only $(REAL)
+	$(RUN) main.py --config=configs/camvid.py:ass_plus --workdir=runs/camvid_plus $(REAL)
+	@$(RUN) -m ass_jax.evaluation.compare_runs runs/camvid_source_only runs/camvid_plus
 
 ladder: $(VENV)/installed ## Train every variant on generated data with several seeds; plot the scores.
 	$(RUN) -m benchmarks.ladder.train

@@ -39,6 +39,20 @@ _CITYSCAPES = {
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
+# CamVid's eleven classes in the order of its raw ids: names of Cityscapes where it has the class, colours of CamVid.
+_CAMVID = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "sidewalk": (60, 40, 222),
+    "vegetation": (128, 128, 0),
+    "traffic sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "person": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
 # SYNTHIA has no terrain, truck or train; its 13-class score also leaves out three thin classes.
 _NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
 _NOT_IN_THIRTEEN = {*_NOT_IN_SYNTHIA, "wall", "fence", "pole"}
@@ -71,19 +85,25 @@ class ClassTable:
     raw_ids: np.ndarray | None = None
 
 
-def _table(left_out: set[str], subsets: dict[str, set[str]], raw_ids: bool = True) -> ClassTable:
-    """Builds a table of Cityscapes' classes.
+def _table(
+    left_out: set[str],
+    subsets: dict[str, set[str]],
+    raw_ids: bool = True,
+    colours: Mapping[str, tuple[int, int, int]] = _CITYSCAPES,
+) -> ClassTable:
+    """Builds a table of the classes of Cityscapes or CamVid.
 
     Args:
       left_out: names that are not in the table.
       subsets: name of a subset -> names that are not in it.
       raw_ids: predictions are written in Cityscapes' raw ids, which its test server takes.
+      colours: name of a class -> its colour, in the order of the train ids.
 
     Returns:
       The table.
     """
-    names = tuple(name for name in _CITYSCAPES if name not in left_out)
-    palette = np.array([_CITYSCAPES[name] for name in names], np.uint8)
+    names = tuple(name for name in colours if name not in left_out)
+    palette = np.array([colours[name] for name in names], np.uint8)
     palette.setflags(write=False)
     ids = {
         subset: tuple(train_id for train_id, name in enumerate(names) if name not in outside)
@@ -97,6 +117,8 @@ CLASS_TABLES = {
     "cityscapes19": _table(set(), {"19": set(), "16": _NOT_IN_SYNTHIA, "13": _NOT_IN_THIRTEEN}),
     "synthia16": _table(_NOT_IN_SYNTHIA, {"16": set(), "13": _NOT_IN_THIRTEEN}),
     "toy": _table(_NOT_IN_TOY, {"toy": set()}, raw_ids=False),
+    "camvid11": _table(set(), {"11": set()}, raw_ids=False, colours=_CAMVID),
+    "camvid9": _table({"fence", "bicyclist"}, {"9": set()}, raw_ids=False, colours=_CAMVID),  # Shared with "toy".
 }
 
 

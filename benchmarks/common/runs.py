@@ -16,6 +16,7 @@ FULL_METHOD = "ass_plus"  # Every term that some variant switches off is active 
 SETTINGS = "config.json"
 LOG = "log.txt"
 JOB = "job.json"  # Time and machine of a run, written by `benchmarks.ladder.jobs`.
+PLACES = ("data.directory", "data.source_root", "data.target_root")  # Folders of a machine; they change no result.
 _NAMED_DIFFERENCES = 3
 
 
@@ -24,7 +25,7 @@ class Run:
     """One training run.
 
     Attributes:
-      variant: of `configs._variants.VARIANTS`.
+      variant: of `configs._variants.VARIANTS`; a number of labelled target images may follow, as in "joint,8".
       seed: of weights, order of the data and choice of labelled images.
       config: as the run will see it.
       arguments: of `main.py`.
@@ -54,8 +55,8 @@ class Run:
         found = _read(self.folder / SETTINGS)
         if found is None:
             return f"{self.folder} has scores without {SETTINGS}." if self.scores() else ""
-        found, expected = flatten(found), flatten(settings(self.config))
-        found.pop("data.directory", None)  # The folder of the data does not affect the result.
+        found = {key: value for key, value in flatten(found).items() if key not in PLACES}
+        expected = flatten(settings(self.config))
         differing = [key for key in sorted(found.keys() | expected.keys()) if found.get(key) != expected.get(key)]
         if not differing:
             return ""
@@ -74,7 +75,7 @@ def plan(
 
     Args:
       config: configuration file; further words may follow its colon.
-      variants: of `VARIANTS`.
+      variants: see `Run`.
       seeds: see `Run`.
       overrides: arguments `--config.KEY=VALUE`.
       folder: of the runs' working directories.
@@ -94,7 +95,7 @@ def plan(
                 f"--config.data.labelled_seed={seed}",
                 *(override for override in overrides if key_of(override) not in own),
             )
-            workdir = folder / f"{variant}_seed{seed}"
+            workdir = folder / f"{variant.replace(',', '_')}_seed{seed}"
             arguments = (f"--config={names[variant]}", *changes, f"--workdir={workdir}")
             runs.append(Run(variant, seed, load_config(names[variant], changes), arguments, workdir))
     _check_fair(runs)
@@ -103,7 +104,8 @@ def plan(
 
 def typical_run(runs: Sequence[Run]) -> Run:
     """Returns the first run of the most complete method; the report shows its settings and pictures."""
-    return next((run for name in (FULL_METHOD, "ass") for run in runs if run.variant == name), runs[0])
+    best = (run for name in (FULL_METHOD, "ass") for run in runs if run.variant.partition(",")[0] == name)
+    return next(best, runs[0])
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -133,9 +135,11 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def settings(config: ConfigDict) -> dict:
-    """Returns a configuration as plain JSON values, without the folder of the data on this machine."""
+    """Returns a configuration as plain JSON values, without `PLACES`."""
     plain = json.loads(config.to_json())
-    del plain["data"]["directory"]
+    for place in PLACES:
+        group, name = place.split(".")
+        del plain[group][name]
     return plain
 
 

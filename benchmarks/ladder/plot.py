@@ -6,8 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.ladder.report import describe_parts
-from configs._variants import VARIANTS
+from benchmarks.ladder.report import describe_parts, parts_of
 
 # By target labels and teacher; distinguishable without colour vision and in grey.
 _COLOURS = {"none": "#7f7f7f", "few": "#0072b2", "teacher": "#56b4e9", "all": "#d55e00"}
@@ -63,7 +62,7 @@ def _draw_row(axes: Axes, height: float, name: str, summary: dict) -> None:
 
 
 def _kind(variant: str) -> str:
-    parts = VARIANTS[variant]
+    parts = parts_of(variant)
     return "teacher" if parts.teacher else parts.target_labels
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.common.machine import describe_in_words
-from configs._variants import VARIANTS
+from configs._variants import VARIANTS, Variant
+from data.datasets.registry import SPECS
 from data.streams import STREAMS
 
 README_ROWS = ("source_only", "joint", "adaptsegnet", "ass", "ass_plus", "oracle")
@@ -99,7 +100,7 @@ def refresh_readme(file: Path, text: str, mark: str = "ladder") -> bool:
 
 def describe_parts(variant: str, labelled_count: int) -> str:
     """Describes a variant in a few words, such as "source + 8 labelled target images + global + semantic"."""
-    parts = VARIANTS[variant]
+    parts = parts_of(variant)
     labels = {"none": "", "few": f"{labelled_count} labelled target images", "all": "all target images labelled"}
     terms = {"global": parts.global_term, "semantic": parts.semantic_term, "teacher": parts.teacher}
     names = (
@@ -108,6 +109,11 @@ def describe_parts(variant: str, labelled_count: int) -> str:
         *(name for name, acts in terms.items() if acts),
     )
     return " + ".join(filter(None, names))
+
+
+def parts_of(variant: str) -> Variant:
+    """Returns the parts of a variant, behind which a number of labelled images may stand, as in "joint,8"."""
+    return VARIANTS[variant.partition(",")[0]]
 
 
 def _missing(summary: dict) -> list[str]:
@@ -218,11 +224,14 @@ def _settings(config: dict) -> list[str]:
     """Returns the main settings that all variants share, a line each."""
     data, model, loss, optimizer = (config[group] for group in ("data", "model", "loss", "optimizer"))
     discriminator, toy = config["discriminator"], data["toy"]
-    lines = [f"Data: {data['source']} → {data['target']}, classes {data['classes']}."]
-    if "toy" in (data["source"], data["target"]):
+    target = SPECS[data["target"]]
+    scored = "" if target.is_generated else f", scored on {target.splits['target_validation'].name}"
+    lines = [f"Data: {data['source']} → {data['target']}{scored}, classes {data['classes']}."]
+    generated = [f"{toy['source_count']} source"] * (data["source"] == "toy")
+    generated += [f"{toy['target_count']} target and {toy['validation_count']} validation"] * (data["target"] == "toy")
+    if generated:
         lines.append(
-            f"Generated images: {toy['source_count']} source, {toy['target_count']} target and "
-            f"{toy['validation_count']} validation images of {toy['height']}×{toy['width']} pixels, scenes of seed "
+            f"Generated images: {_listed(generated)} images of {toy['height']}×{toy['width']} pixels, scenes of seed "
             f"{toy['seed']}, shift {toy['shift']:g}; the same in every run."
         )
     lines += [

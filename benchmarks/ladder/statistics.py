@@ -1,7 +1,7 @@
 """The ladder's statistics: means and spreads over the seeds, and differences seed by seed."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.common.runs import Run, settings, typical_run
 from data.streams import streams
@@ -64,14 +64,20 @@ def summarise(runs: Sequence[Run], config_file: str, command: str, overrides: Se
             {"of": first, "against": second}
             | _difference(rows[first]["by_seed"], rows[second]["by_seed"])
             | {"class_iou": _class_differences(first, second, scores)}
-            for first, second in PAIRS
-            if first in rows and second in rows
+            for first, second in _pairs(rows)
         ],
         "runs": [
             {"variant": run.variant, "seed": run.seed, "scores": scores[run.variant, run.seed], "job": run.job()}
             for run in runs
         ],
     }
+
+
+def _pairs(rows: Mapping[str, dict]) -> list[tuple[str, str]]:
+    """Returns the pairs of rows to compare: those of `PAIRS`, both with the same number of labelled images."""
+    endings = dict.fromkeys("".join(row.partition(",")[1:]) for row in rows)  # Such as ",8".
+    found = ((first + ending, second + ending) for first, second in PAIRS for ending in endings)
+    return [pair for pair in found if rows.keys() >= {*pair}]
 
 
 def _row(own: Sequence[Run], scores: dict, subset: str) -> dict:

@@ -6,12 +6,15 @@
   python -m benchmarks.ladder.train --config=configs/toy.py:smoke --workdir=runs/trial
   python -m benchmarks.ladder.train --config.optimizer.learning_rate=0.01 --workdir=runs/trial
   python -m benchmarks.ladder.train --config.data.labelled_count=3 --workdir=runs/ladder_3
+  python -m benchmarks.ladder.train --config=configs/camvid.py --variants=source_only,joint,ass_plus --counts=4,8,16
 
 Finished runs are skipped and unfinished ones resume from their last checkpoint: after an interruption, repeat the
 command. `--config.KEY=VALUE` changes a setting of every run, except where the variant itself sets it (a term that a
 variant lacks stays off). The report goes to docs/results/ladder/ and a short table into README.md; that of a trial
 (other settings, not all variants) goes to the working directory, or to --output. Runs whose steps compile to the same
 program, such as most runs that differ only in their seed, compile it once.
+
+--counts trains the variants that read some target labels once with each number of labelled images.
 """
 
 import argparse
@@ -27,7 +30,7 @@ from pathlib import Path
 from ass_jax.runtime.console import format_seconds
 from ass_jax.runtime.workdir import COMPILATION_CACHE, PREDICTION_PICTURE
 from benchmarks.common import machine
-from benchmarks.common.runs import LOG, Run, key_of, plan, typical_run
+from benchmarks.common.runs import LOG, PLACES, Run, key_of, plan, typical_run
 from benchmarks.ladder.jobs import environment_of_jobs, tail, train_all
 from benchmarks.ladder.plot import save_plot
 from benchmarks.ladder.report import README_ROWS, markdown, refresh_readme, short_table
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] = (), ro
     """
     options, overrides = _parse(arguments)
     try:
-        runs = plan(options.config, options.variants, options.seeds, overrides, options.workdir)
+        runs = plan(options.config, _rows(options.variants, options.counts), options.seeds, overrides, options.workdir)
     except ValueError as error:
         return _refuse(str(error))
     conflicts = list(filter(None, (run.conflict() for run in runs)))
@@ -72,13 +75,13 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] = (), ro
     # The report names no path of this machine.
     path = Path(options.config).resolve()
     config = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
-    shown = [override for override in overrides if key_of(override) != "data.directory"]
+    shown = [override for override in overrides if key_of(override) not in PLACES]
     try:
         summary = summarise(runs, config, _command(options, config, shown), shown)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    trial = config != CONFIG or options.variants != list(VARIANTS) or bool(shown)
+    trial = config != CONFIG or options.variants != list(VARIANTS) or bool(shown) or bool(options.counts)
     folder = options.output or (options.workdir if trial else root / "docs/results/ladder")
     _write(summary, runs, folder, None if trial else root / "README.md")
     return 1 if failed else 0
@@ -93,7 +96,10 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--config", default=CONFIG, help=f"configuration file (default: {CONFIG})")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="default: %(default)s")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="default: %(default)s")
-    parser.add_argument("--workdir", type=Path, default=WORKDIR, help="folder of the runs (default: %(default)s)")
+    parser.add_argument("--counts", help="numbers of labelled target images; default: the configuration's")
+    parser.add_argument(
+        "--workdir", type=Path, help=f"folder of the runs (default: {WORKDIR}, or {WORKDIR}_NAME for configs/NAME.py)"
+    )
     parser.add_argument("--output", type=Path, help="folder of the report")
     parser.add_argument(
         "--jobs",
@@ -109,20 +115,36 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
             parser.error(f"unexpected argument {override!r}; a setting is written --config.KEY=VALUE")
         if key_of(override) in SET_BY_LADDER:
             parser.error(f"{key_of(override)} is set by the ladder: --seeds, --variants")
+        if options.counts and key_of(override) == "data.labelled_count":
+            parser.error("data.labelled_count is set by --counts")
     options.variants = options.variants.split(",")
     unknown = [variant for variant in options.variants if variant not in VARIANTS]
     if unknown:
         parser.error(f"unknown variant {unknown[0]!r}; valid: {', '.join(VARIANTS)}")
-    try:
-        options.seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError:
-        parser.error(f"--seeds={options.seeds}: expected numbers such as 0,1,2")
-    for name in ("variants", "seeds"):
+    for name, example in (("seeds", "0,1,2"), ("counts", "4,8,16")):
+        given = getattr(options, name)
+        try:
+            setattr(options, name, [] if given is None else [int(number) for number in given.split(",")])
+        except ValueError:
+            parser.error(f"--{name}={given}: expected numbers such as {example}")
+    for name in ("variants", "seeds", "counts"):
         if len(set(getattr(options, name))) < len(getattr(options, name)):
             parser.error(f"--{name}: one is named twice")
+    if options.workdir is None:
+        name = Path(options.config.partition(":")[0]).stem
+        options.workdir = WORKDIR if name == Path(CONFIG).stem else WORKDIR.with_name(f"{WORKDIR.name}_{name}")
     if options.jobs < 1:
         parser.error(f"--jobs={options.jobs}: expected 1 or more")
     return options, overrides
+
+
+def _rows(variants: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Returns the rows of the ladder: where a variant reads some target labels, one for each of the counts."""
+    rows = []
+    for variant in variants:
+        counted = VARIANTS[variant].target_labels == "few" and counts
+        rows += [f"{variant},{count}" for count in counts] if counted else [variant]
+    return rows
 
 
 def _train(runs: Sequence[Run], command: Sequence[str], jobs: int) -> list[Run]:
@@ -173,6 +195,7 @@ def _command(options: argparse.Namespace, config: str, overrides: Sequence[str])
         "config": (config, CONFIG),
         "variants": (",".join(options.variants), ",".join(VARIANTS)),
         "seeds": (",".join(map(str, options.seeds)), ",".join(map(str, SEEDS))),
+        "counts": (",".join(map(str, options.counts)), ""),
     }
     changed = [f"--{name}={value}" for name, (value, default) in given.items() if value != default]
     return shlex.join(["python", "-m", __spec__.name, *changed, *overrides])

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from data.datasets import cityscapes, custom, gta5, synthia, toy
+from data.datasets import camvid, cityscapes, custom, gta5, synthia, toy
 from data.datasets.spec import DatasetSpec
 
 SPECS: dict[str, DatasetSpec] = {
@@ -12,6 +12,7 @@ SPECS: dict[str, DatasetSpec] = {
         gta5.SPEC,
         synthia.SPEC,
         cityscapes.SPEC,
+        *camvid.SPECS,
         custom.SPEC,
     )
 }

@@ -38,6 +38,7 @@ class DatasetSpec:
       sizes: heights and widths that images may have; empty: any.
       page: address of the official download; empty: there is none.
       archives: archives to download: name -> contents and size.
+      command: shell command that downloads it; empty: there is none.
       tree: the folders as they should lie below the root.
       known_bad: names of pairs that are unusable in the official archives too.
       listed_counts: numbers of labelled target images for which `data/datasets/lists` has a list, ascending; the last
@@ -52,6 +53,7 @@ class DatasetSpec:
     sizes: frozenset[tuple[int, int]] = frozenset()
     page: str = ""
     archives: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    command: str = ""
     tree: str = ""
     known_bad: frozenset[str] = frozenset()
     listed_counts: tuple[int, ...] = ()
@@ -84,6 +86,8 @@ def describe_layout(spec: DatasetSpec, domain: str, root: str | Path) -> str:
         lines += [f"1. Download from {spec.page} (a free account may be needed){':' if spec.archives else '.'}"]
         lines += [f"     {name:{width}}  {contents}" for name, contents in spec.archives.items()]
         lines += ["2. Unpack them into one folder:", ""]
+    elif spec.command:
+        lines += [f"Download it: {spec.command}", "", "Folders:", ""]
     else:
         lines += ["Expected folders:", ""]
     lines += [f"     {line}" for line in spec.tree.strip("\n").splitlines()]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import base, custom, toy
+from configs import base, camvid, custom, streets_to_camvid, toy
 from configs._variants import VARIANTS
 from data import streams
 
@@ -234,3 +234,17 @@ def test_toy_needs_no_other_data():
     assert (config.data.source, config.data.target, config.data.classes) == ("toy", "toy", "toy")
     assert stream_sizes(config) == (4, 2, 2)
     assert config.optimizer.decay_steps == config.steps
+
+
+def test_camvid_takes_any_number_of_labelled_images():
+    assert camvid.get_config().data.labelled_count == 8
+    assert streets_to_camvid.get_config().data.labelled_count == 10
+    assert camvid.get_config("ass_plus,13").data.labelled_count == 13
+
+
+def test_streets_to_camvid_differs_only_in_the_data():
+    streets, light = dict(flatten(streets_to_camvid.get_config())), dict(flatten(camvid.get_config()))
+    assert {key.partition(".")[0] for key in streets if streets[key] != light[key]} == {"data"}
+    data = streets_to_camvid.get_config().data
+    assert (data.toy.height, data.toy.width) == data.source_size
+    assert (data.source, data.target, data.classes) == ("toy", "camvid", "camvid9")

@@ -6,7 +6,7 @@ from ass_jax.checkpoints import selection
 from ass_jax.method.losses import DOMAIN_LOSSES
 from ass_jax.method.mixing import REGIONS
 from ass_jax.models import deeplab, semantic_outputs
-from configs import base, custom, gta5, synthia, toy
+from configs import base, camvid, custom, gta5, streets_to_camvid, synthia, toy
 from configs._validate import RULES, get_value, validate
 from configs._variants import VARIANTS
 from configs.user_error import UserError
@@ -42,7 +42,7 @@ def set_value(config, key, value):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("file", [base, toy, gta5, synthia, custom])
+@pytest.mark.parametrize("file", [base, toy, gta5, synthia, camvid, streets_to_camvid, custom])
 def test_every_configuration_is_valid(file, variant):
     for words in (variant, f"{variant},smoke"):
         validate(file.get_config(words))

@@ -66,6 +66,15 @@ def test_toy():
     assert table.raw_ids is None
 
 
+def test_camvid():
+    table, whole = class_table("camvid9"), class_table("camvid11")
+    assert set(table.names) == set(class_table("toy").names) - {"terrain"}
+    assert set(whole.names) - set(table.names) == {"fence", "bicyclist"}
+    assert (table.subsets, whole.subsets) == ({"9": tuple(range(9))}, {"11": tuple(range(11))})
+    for name, colour in zip(table.names, table.palette.tolist(), strict=True):
+        assert colour == whole.palette[whole.names.index(name)].tolist()
+
+
 @pytest.mark.parametrize("name", CLASS_TABLES)
 def test_every_table_is_consistent(name):
     table = class_table(name)

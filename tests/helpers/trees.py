@@ -26,6 +26,12 @@ CITYSCAPES_NAMES = {
     "val": ("frankfurt/frankfurt_000000_000294", "lindau/lindau_000000_000019", "munster/munster_000000_000019"),
     "test": ("berlin/berlin_000000_000019", "mainz/mainz_000000_000000"),
 }
+# Of each official split, some by day and, but for "val", some at dusk.
+CAMVID_NAMES = {
+    "train": ("0001TP_006690", "0001TP_006720", "0006R0_f00930"),
+    "val": ("0016E5_07959", "0016E5_07961"),
+    "test": ("0001TP_008550", "Seq05VD_f00000"),
+}
 # Raw ids of own data; 255 is ignored.
 OWN_IDS = tuple(enumerate(class_table("toy").names))
 _LICENCE_PLATE = 34
@@ -36,7 +42,7 @@ class Tree(NamedTuple):
     """A dataset on disk.
 
     Attributes:
-      data_set: "gta5", "synthia", "cityscapes" or "custom".
+      data_set: "gta5", "synthia", "cityscapes", "camvid" or "custom".
       root: folder of the dataset.
       names: sorted names of the pairs [N].
       images: pixels, uint8 [Y, X, 3].
@@ -75,7 +81,7 @@ def scene(data_set: str, index: int, size: tuple[int, int], split: str = "train"
 
 def known_ids(data_set: str) -> set[int]:
     """Returns the raw ids that a label of the dataset may hold."""
-    last = {"gta5": 34, "cityscapes": 33, "synthia": 22, "custom": len(OWN_IDS) - 1}[data_set]
+    last = {"gta5": 34, "cityscapes": 33, "synthia": 22, "camvid": 11, "custom": len(OWN_IDS) - 1}[data_set]
     return {*range(last + 1), *([IGNORED] if data_set == "custom" else [])}
 
 
@@ -111,6 +117,13 @@ def write_cityscapes(root: Path, split: str = "train", count: int = 4, size: tup
         _save(Path(f"{beside}_instanceIds.png"), png_bytes(label.astype(np.uint16) * 1000))
         _save(Path(f"{beside}_polygons.json"), b"{}")
     return tree
+
+
+def write_camvid(root: Path, split: str = "train", size: tuple[int, int] = (24, 32)) -> Tree:
+    """Writes the images of one official split in `CAMVID_NAMES`."""
+    names = list(CAMVID_NAMES[split])
+    images, labels = ([f"{folder}/{name}.png" for name in names] for folder in (split, f"{split}annot"))
+    return _write("camvid", root, names, images, labels, size, split)
 
 
 def write_custom(

@@ -35,6 +35,13 @@ def test_command_line_of_a_run(tmp_path):
     assert (run.config.seed, run.config.data.labelled_seed, run.config.steps) == (7, 7, 5)
 
 
+def test_number_of_labelled_images_follows_the_variant(tmp_path):
+    run = one(tmp_path, "joint,3")
+    assert run.arguments[0] == "--config=configs/toy.py:joint,3"
+    assert (run.config.variant, run.config.data.labelled_count) == ("joint", 3)
+    assert (run.folder.name, str(run)) == ("joint_3_seed7", "joint,3 seed 7")
+
+
 def test_extra_words_follow_the_variant(tmp_path):
     run = plan(f"{TOY}:smoke", ["joint"], [0], [], tmp_path)[0]
     assert run.arguments[0] == "--config=configs/toy.py:joint,smoke"
@@ -92,7 +99,7 @@ def test_folder_with_other_settings_is_a_conflict(tmp_path, finish):
     finish(run, 0.5)
     assert run.conflict() == ""
     found = json.loads(run.config.to_json())
-    found["data"]["directory"] = "elsewhere"
+    found["data"].update(directory="elsewhere", source_root="there", target_root="there")
     (run.folder / "config.json").write_text(json.dumps(found))
     assert run.conflict() == ""
     found["loss"]["global_weight"] = 0.25

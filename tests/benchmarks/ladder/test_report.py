@@ -59,6 +59,7 @@ def test_report_shows_the_numbers(summary):
         "`THE COMMAND`",
         "after step 1,500",
         "once in 8 ladders",
+        "Generated images: 400 source, 150 target and 100 validation images of 64×128 pixels, scenes of seed 0",
         "python main.py --config=configs/toy.py:VARIANT --config.seed=SEED --config.data.labelled_seed=SEED --workdir",
         "- abacus, 2 core(s), 1 GiB of memory, wood; Python 3; jax 1.0; devices of JAX: cpu; 2 runs at a time",
     ):
@@ -92,6 +93,34 @@ def test_runs_with_a_teacher_add_its_column(tmp_path, request, monkeypatch, fini
         assert line in text, text
     assert "source + 8 labelled target images + global + semantic + teacher | 60.0" in short_table(summary)
     save_plot(summary, tmp_path / "ladder.png")
+
+
+def test_rows_with_the_same_number_of_labelled_images_are_compared(tmp_path, request, monkeypatch, finish):
+    monkeypatch.chdir(request.config.rootpath)
+    scores = {"source_only": 0.3, "joint,4": 0.4, "joint,16": 0.5, "ass,4": 0.5, "ass,16": 0.525}
+    runs = plan("configs/toy.py", [*scores], [0, 1], [], tmp_path)
+    for run in runs:
+        finish(run, scores[run.variant])
+    summary = summarise(runs, "configs/toy.py", "", [])
+    assert [(pair["of"], pair["against"]) for pair in summary["differences"]] == [
+        ("ass,4", "joint,4"),
+        ("ass,16", "joint,16"),
+    ]
+    text = markdown(summary)
+    assert "| `ass,16` − `joint,16` | +2.5 ± 0.0 |" in text
+    assert "| `joint,4` | 4 | 2 | – | 4 | – | – | – |" in text
+    assert "| `joint,16` | source + 16 labelled target images | 50.0 ± 0.0 |" in short_table(summary)
+    save_plot(summary, tmp_path / "ladder.png")
+
+
+def test_only_generated_domains_are_described(tmp_path, request, monkeypatch, finish):
+    monkeypatch.chdir(request.config.rootpath)
+    (run,) = plan("configs/streets_to_camvid.py", ["ass"], [0], ["--config.data.target_root=/mine"], tmp_path)
+    finish(run, 0.5)
+    text = markdown(summarise([run], "configs/streets_to_camvid.py", "", []))
+    assert "Data: toy → camvid, scored on test, classes camvid9." in text
+    assert "Generated images: 600 source images of 192×256 pixels" in text
+    assert "/mine" not in text
 
 
 def test_negative_difference_has_a_minus_sign(runs, finish):

@@ -98,6 +98,24 @@ def test_whole_ladder_goes_to_the_documentation(climb, tmp_path, capsys, monkeyp
     assert "python -m benchmarks.ladder.train --seeds=0,1`" in (folder / "ladder.md").read_text()
 
 
+def test_counts_apply_to_variants_with_some_target_labels(climb, tmp_path, finish):
+    rows = ["source_only", "joint,4", "joint,16", "oracle"]
+    for run in plan("configs/toy.py", rows, [0, 1], [], tmp_path / "runs"):
+        finish(run, 0.5)
+    assert climb("--variants=source_only,joint,oracle", "--counts=4,16", "--report_only") == 0
+    text = (tmp_path / "runs/ladder.md").read_text()
+    assert "from 8 finished runs of 8" in text
+    assert "ladder.train --variants=source_only,joint,oracle --seeds=0,1 --counts=4,16`" in text
+    assert all(f"| `{row}` |" in text for row in rows)
+
+
+def test_each_configuration_has_its_folder(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+    for config, folder in (("toy.py", "ladder"), ("toy.py:smoke", "ladder"), ("camvid.py", "ladder_camvid")):
+        options, _ = ladder._parse([f"--config=configs/{config}"])
+        assert options.workdir.as_posix() == f"runs/{folder}"
+
+
 def test_report_goes_to_the_output_folder(climb, tmp_path):
     assert climb(FEW, f"--output={tmp_path}/else/where") == 0
     files = ["ladder.json", "ladder.md", "ladder.png", "predictions.png"]
@@ -125,6 +143,9 @@ def test_runs_with_other_settings_are_an_error(climb, tmp_path, capsys):
         ("--variants=ass,as", "unknown variant 'as'"),
         ("--variants=ass,ass", "named twice"),
         ("--seeds=0,one", "expected numbers"),
+        ("--seeds=", "--seeds=: expected numbers such as 0,1,2"),
+        ("--counts=4,all", "--counts=4,all: expected numbers such as 4,8,16"),
+        ("--counts=4,4", "--counts: one is named twice"),
         ("--jobs=0", "expected 1 or more"),
         ("--config.seed=4", "set by the ladder"),
         ("--config.steps", "--config.KEY=VALUE"),
@@ -135,6 +156,12 @@ def test_wrong_argument_is_an_error(climb, capsys, argument, message):
     with pytest.raises(SystemExit, match="2"):
         climb(argument)
     assert message in capsys.readouterr().err
+
+
+def test_counts_and_the_setting_exclude_each_other(climb, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        climb("--counts=4", "--config.data.labelled_count=8")
+    assert "data.labelled_count is set by --counts" in capsys.readouterr().err
 
 
 def test_unknown_setting_is_an_error(climb, capsys):
