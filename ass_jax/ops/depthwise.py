@@ -1,0 +1,160 @@
+"""Depthwise convolution: on CPUs as a sum over the taps of the kernel, and so are its gradients.
+
+XLA of jaxlib 0.10.2 needs this: on CPUs its grouped convolutions and their gradients are ten to a hundred times slower.
+Measured in docs/performance/cpu.md, "Depthwise convolutions".
+"""
+
+import functools
+import itertools
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ass_jax.ops import reference
+from ass_jax.ops.platforms import by_platform
+from ass_jax.ops.taps import interleaved
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # Rows above and below, columns left and right.
+
+
+def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
+    """Convolves each channel with a kernel of its own, padded with zeros as TensorFlow's "SAME".
+
+    Where the number of rows to add is odd, one more is added below than above, and so for columns: with a stride, an
+    even size is padded otherwise than an odd one.
+
+    Args:
+      x: [B, H, W, channels].
+      kernel: [size, size, 1, channels]; rounded to the type of `x`.
+      stride: in both directions.
+      dilation: of the kernel, in both directions.
+
+    Returns:
+      [B, H / stride, W / stride, channels], rounded up, of the type of `x`. Sums are float32.
+    """
+    return _convolve(x, kernel.astype(x.dtype), stride, dilation)
+
+
+def choose(platform: str) -> str:
+    """Returns "by_taps" for CPUs, else "direct"."""
+    return "by_taps" if platform == "cpu" else "direct"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x, kernel, stride, dilation):
+    ways = {"by_taps": _by_taps, "direct": reference.depthwise_conv2d}
+
+    def implementation(way: str):
+        return functools.partial(ways[way], stride=stride, dilation=dilation)
+
+    return by_platform(choose, implementation, x, kernel)
+
+
+def _forward(x, kernel, stride, dilation):
+    return _convolve(x, kernel, stride, dilation), (x, kernel)
+
+
+def _backward(stride, dilation, residuals, gradient):
+    ways = {"by_taps": _gradients_by_taps, "direct": _direct_gradients}
+
+    def implementation(way: str):
+        return functools.partial(ways[way], stride=stride, dilation=dilation)
+
+    return by_platform(choose, implementation, *residuals, gradient)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _direct_gradients(x, kernel, gradient, *, stride, dilation):
+    convolve = functools.partial(reference.depthwise_conv2d, stride=stride, dilation=dilation)
+    return jax.vjp(convolve, x, kernel)[1](gradient)
+
+
+def _by_taps(x, kernel, *, stride, dilation):
+    padded = _padded(x, _padding(x.shape, len(kernel), stride, dilation))
+    size = [-(-length // stride) for length in x.shape[1:3]]
+    taps = itertools.product(range(len(kernel)), repeat=2)
+    terms = (
+        _read(padded, row * dilation, column * dilation, size, stride) * _wide(kernel[row, column, 0])
+        for row, column in taps
+    )
+    return functools.reduce(operator.add, terms).astype(x.dtype)
+
+
+def _gradients_by_taps(x, kernel, gradient, *, stride, dilation):
+    x, gradient = lax.optimization_barrier((x, gradient))
+    settings = {"stride": stride, "dilation": dilation}
+    return _input_gradient(x.shape, kernel, gradient, **settings), _kernel_gradient(x, kernel, gradient, **settings)
+
+
+def _input_gradient(shape, kernel, gradient, *, stride, dilation):
+    """Sums for each cell what the outputs that read it send back.
+
+    Rows and columns of the padded input modulo the stride are computed apart: cell `phase + stride * i` is read with tap
+    `t` by output `i - (t * dilation - phase) / stride`, where that is whole.
+    """
+    padding = _padding(shape, len(kernel), stride, dilation)
+    lengths = [before + length + after for (before, after), length in zip(padding, shape[1:3], strict=True)]
+    counts = [-(-length // stride) for length in lengths]
+    furthest = (len(kernel) - 1) * dilation // stride
+    # Outputs at negative places, and beyond the last, send nothing back.
+    after = [max(0, count - length) for count, length in zip(counts, gradient.shape[1:3], strict=True)]
+    padded = _padded(gradient, tuple((furthest, beyond) for beyond in after))
+    parts = []
+    for phases in itertools.product(range(stride), repeat=2):
+        seen_by = [
+            [(tap, (tap * dilation - phase) // stride) for tap in range(len(kernel)) if tap * dilation % stride == phase]
+            for phase in phases
+        ]
+        terms = [
+            _read(padded, furthest - up, furthest - left, counts) * _wide(kernel[row, column, 0])
+            for (row, up), (column, left) in itertools.product(*seen_by)
+        ]
+        zeros = jnp.zeros((shape[0], *counts, shape[-1]), jnp.float32)
+        parts.append(functools.reduce(operator.add, terms, zeros))
+    found = interleaved(parts, stride) if stride > 1 else parts[0]
+    (above, _), (left, _) = padding
+    return found[:, above : above + shape[1], left : left + shape[2]].astype(gradient.dtype)
+
+
+def _kernel_gradient(x, kernel, gradient, *, stride, dilation):
+    """Sums over the columns of each row of the map first: one pass over both maps for each row of taps."""
+    padded, size = _padded(x, _padding(x.shape, len(kernel), stride, dilation)), gradient.shape[1:3]
+    gradient = _wide(gradient)
+    zeros = (jnp.zeros((), jnp.float32),) * len(kernel)
+    found = []
+    for row in range(len(kernel)):
+        products = tuple(
+            _read(padded, row * dilation, column * dilation, size, stride) * gradient for column in range(len(kernel))
+        )
+        sums = lax.reduce(products, zeros, lambda left, right: tuple(map(operator.add, left, right)), (2,))
+        found += [jnp.sum(sums_of_tap, axis=(0, 1)) for sums_of_tap in lax.optimization_barrier(sums)]
+    return jnp.stack(found).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _padding(shape: tuple[int, ...], side: int, stride: int, dilation: int) -> Padding:
+    """Returns the zeros to add around [B, H, W, channels]."""
+    rows, columns = lax.padtype_to_pads(shape[1:3], (dilation * (side - 1) + 1,) * 2, (stride, stride), "SAME")
+    return tuple(rows), tuple(columns)
+
+
+def _padded(x: jax.Array, padding: Padding) -> jax.Array:
+    # The barrier keeps XLA from asking at each tap whether it reads the padding.
+    return lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+
+
+def _read(x: jax.Array, row: int, column: int, size: Sequence[int], stride: int = 1) -> jax.Array:
+    """Returns every `stride`-th cell from a first one on, [B, *size, channels] float32."""
+    rows, columns = (
+        slice(first, first + (count - 1) * stride + 1, stride)
+        for first, count in zip((row, column), size, strict=True)
+    )
+    return _wide(x[:, rows, columns])
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32)
