@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ass_jax.ops import reference
@@ -35,7 +36,19 @@ def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilati
     Returns:
       [B, H / stride, W / stride, channels], rounded up, of the type of `x`. Sums are float32.
     """
+    if stride == 1:
+        rows, columns = (
+            _acting(side, length, dilation) for side, length in zip(kernel.shape[:2], x.shape[1:3], strict=True)
+        )
+        kernel = kernel[rows, columns]
     return _convolve(x, kernel.astype(x.dtype), stride, dilation)
+
+
+def _acting(side: int, length: int, dilation: int) -> slice:
+    """Returns the taps along one axis, without outer ones that read padding alone on a map of this length."""
+    outer = side // 2
+    idle = max(0, outer - (length - 1) // dilation)
+    return slice(idle, side - idle)
 
 
 def choose(platform: str) -> str:
@@ -75,12 +88,11 @@ def _direct_gradients(x, kernel, gradient, *, stride, dilation):
 
 
 def _by_taps(x, kernel, *, stride, dilation):
-    padded = _padded(x, _padding(x.shape, len(kernel), stride, dilation))
+    padded = _padded(x, _padding(x.shape, kernel.shape, stride, dilation))
     size = [-(-length // stride) for length in x.shape[1:3]]
-    taps = itertools.product(range(len(kernel)), repeat=2)
     terms = (
         _read(padded, row * dilation, column * dilation, size, stride) * _wide(kernel[row, column, 0])
-        for row, column in taps
+        for row, column in np.ndindex(kernel.shape[:2])
     )
     return functools.reduce(operator.add, terms).astype(x.dtype)
 
@@ -94,26 +106,25 @@ def _gradients_by_taps(x, kernel, gradient, *, stride, dilation):
 def _input_gradient(shape, kernel, gradient, *, stride, dilation):
     """Sums for each cell what the outputs that read it send back.
 
-    Rows and columns of the padded input modulo the stride are computed apart: cell `phase + stride * i` is read with tap
-    `t` by output `i - (t * dilation - phase) / stride`, where that is whole.
+    Rows and columns of the padded input modulo the stride are computed apart: cell `phase + stride * i` is read with
+    tap `t` by output `i - (t * dilation - phase) / stride`, where that is whole.
     """
-    padding = _padding(shape, len(kernel), stride, dilation)
-    lengths = [before + length + after for (before, after), length in zip(padding, shape[1:3], strict=True)]
-    counts = [-(-length // stride) for length in lengths]
-    furthest = (len(kernel) - 1) * dilation // stride
+    padding = _padding(shape, kernel.shape, stride, dilation)
+    counts = [-(-(length + sum(pads)) // stride) for length, pads in zip(shape[1:3], padding, strict=True)]
+    furthest = [(side - 1) * dilation // stride for side in kernel.shape[:2]]
     # Outputs at negative places, and beyond the last, send nothing back.
-    after = [max(0, count - length) for count, length in zip(counts, gradient.shape[1:3], strict=True)]
-    padded = _padded(gradient, tuple((furthest, beyond) for beyond in after))
+    beyond = [max(0, count - length) for count, length in zip(counts, gradient.shape[1:3], strict=True)]
+    padded = _padded(gradient, tuple(zip(furthest, beyond, strict=True)))
     parts = []
-    for phases in itertools.product(range(stride), repeat=2):
-        seen_by = [
-            [(tap, (tap * dilation - phase) // stride) for tap in range(len(kernel)) if tap * dilation % stride == phase]
-            for phase in phases
-        ]
-        terms = [
-            _read(padded, furthest - up, furthest - left, counts) * _wide(kernel[row, column, 0])
-            for (row, up), (column, left) in itertools.product(*seen_by)
-        ]
+    for phases in np.ndindex(stride, stride):
+        readers = (
+            [(tap, back) for tap in range(side) for back, rest in [divmod(tap * dilation, stride)] if rest == phase]
+            for side, phase in zip(kernel.shape[:2], phases, strict=True)
+        )
+        terms = (
+            _read(padded, furthest[0] - up, furthest[1] - left, counts) * _wide(kernel[row, column, 0])
+            for (row, up), (column, left) in itertools.product(*readers)
+        )
         zeros = jnp.zeros((shape[0], *counts, shape[-1]), jnp.float32)
         parts.append(functools.reduce(operator.add, terms, zeros))
     found = interleaved(parts, stride) if stride > 1 else parts[0]
@@ -123,23 +134,25 @@ def _input_gradient(shape, kernel, gradient, *, stride, dilation):
 
 def _kernel_gradient(x, kernel, gradient, *, stride, dilation):
     """Sums over the columns of each row of the map first: one pass over both maps for each row of taps."""
-    padded, size = _padded(x, _padding(x.shape, len(kernel), stride, dilation)), gradient.shape[1:3]
+    padded, size = _padded(x, _padding(x.shape, kernel.shape, stride, dilation)), gradient.shape[1:3]
     gradient = _wide(gradient)
-    zeros = (jnp.zeros((), jnp.float32),) * len(kernel)
+    rows, columns = kernel.shape[:2]
     found = []
-    for row in range(len(kernel)):
+    for row in range(rows):
         products = tuple(
-            _read(padded, row * dilation, column * dilation, size, stride) * gradient for column in range(len(kernel))
+            _read(padded, row * dilation, column * dilation, size, stride) * gradient for column in range(columns)
         )
+        zeros = (jnp.zeros((), jnp.float32),) * columns
         sums = lax.reduce(products, zeros, lambda left, right: tuple(map(operator.add, left, right)), (2,))
         found += [jnp.sum(sums_of_tap, axis=(0, 1)) for sums_of_tap in lax.optimization_barrier(sums)]
     return jnp.stack(found).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _padding(shape: tuple[int, ...], side: int, stride: int, dilation: int) -> Padding:
+def _padding(shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int, dilation: int) -> Padding:
     """Returns the zeros to add around [B, H, W, channels]."""
-    rows, columns = lax.padtype_to_pads(shape[1:3], (dilation * (side - 1) + 1,) * 2, (stride, stride), "SAME")
-    return tuple(rows), tuple(columns)
+    spans = [dilation * (side - 1) + 1 for side in kernel_shape[:2]]
+    rows, columns = lax.padtype_to_pads(shape[1:3], spans, (stride, stride), "SAME")
+    return rows, columns
 
 
 def _padded(x: jax.Array, padding: Padding) -> jax.Array:
@@ -150,8 +163,7 @@ def _padded(x: jax.Array, padding: Padding) -> jax.Array:
 def _read(x: jax.Array, row: int, column: int, size: Sequence[int], stride: int = 1) -> jax.Array:
     """Returns every `stride`-th cell from a first one on, [B, *size, channels] float32."""
     rows, columns = (
-        slice(first, first + (count - 1) * stride + 1, stride)
-        for first, count in zip((row, column), size, strict=True)
+        slice(first, first + (count - 1) * stride + 1, stride) for first, count in zip((row, column), size, strict=True)
     )
     return _wide(x[:, rows, columns])
 
