@@ -1,8 +1,8 @@
 """EfficientNet-Lite0: EfficientNet-B0 (arXiv 1905.11946) without squeeze-and-excitation, with ReLU6, for small devices.
 
-Its last stages are dilated instead of strided (arXiv 1606.00915). Sizes, padding ("SAME"), momentum and epsilon are those
-of its authors' TensorFlow code, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite. Their
-stochastic depth is left out.
+Its last stages are dilated instead of strided (arXiv 1606.00915). Sizes, padding ("SAME"), momentum and epsilon are
+those of its authors' TensorFlow code, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
+Their stochastic depth is left out.
 """
 
 import functools
