@@ -7,6 +7,7 @@ Their stochastic depth is left out.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ STAGES = (
 )
 STEM_WIDTH = 32
 CEILING = 6.0  # Of ReLU6.
+MOMENTUM, EPSILON = 0.99, 1e-3  # Of batch norm.
 
 
 class EfficientNetLite0(nn.Module):
@@ -53,9 +55,9 @@ class EfficientNetLite0(nn.Module):
 
         `module.apply(variables, images, train=False, method="stages")` gives all of them.
         """
-        shared = {
+        shared: dict[str, Any] = {
             "ceiling": CEILING,
-            "norm": functools.partial(BatchNorm, momentum=0.99, epsilon=1e-3),
+            "norm": functools.partial(BatchNorm, momentum=MOMENTUM, epsilon=EPSILON),
             "train": train and self.batch_norm == "batch",
             "dtype": self.dtype,
         }

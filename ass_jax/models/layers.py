@@ -140,9 +140,16 @@ def conv_bn(
     x = x.astype(dtype)
     with jax.named_scope(name):
         if train:
-            settings = {"stride": stride, "dilation": dilation, "relu": relu, "ceiling": ceiling}
             y, mean, variance = ops.conv2d_batch_norm(
-                x, kernel, layer.scale, layer.bias, epsilon=layer.epsilon, **settings
+                x,
+                kernel,
+                layer.scale,
+                layer.bias,
+                stride=stride,
+                dilation=dilation,
+                relu=relu,
+                ceiling=ceiling,
+                epsilon=layer.epsilon,
             )
             layer.update(mean, variance, y.size // features)
         else:

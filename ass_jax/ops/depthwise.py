@@ -7,7 +7,7 @@ Measured in docs/performance/cpu.md, "Depthwise convolutions".
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from ass_jax.ops import reference
 from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.taps import interleaved
 
-Padding = tuple[tuple[int, int], tuple[int, int]]  # Rows above and below, columns left and right.
+Padding = Sequence[tuple[int, int]]  # Rows above and below, columns left and right.
 
 
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
@@ -58,10 +58,8 @@ def choose(platform: str) -> str:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x, kernel, stride, dilation):
-    ways = {"by_taps": _by_taps, "direct": reference.depthwise_conv2d}
-
     def implementation(way: str):
-        return functools.partial(ways[way], stride=stride, dilation=dilation)
+        return functools.partial(_FORWARD[way], stride=stride, dilation=dilation)
 
     return by_platform(choose, implementation, x, kernel)
 
@@ -71,10 +69,8 @@ def _forward(x, kernel, stride, dilation):
 
 
 def _backward(stride, dilation, residuals, gradient):
-    ways = {"by_taps": _gradients_by_taps, "direct": _direct_gradients}
-
     def implementation(way: str):
-        return functools.partial(ways[way], stride=stride, dilation=dilation)
+        return functools.partial(_GRADIENTS[way], stride=stride, dilation=dilation)
 
     return by_platform(choose, implementation, *residuals, gradient)
 
@@ -114,7 +110,7 @@ def _input_gradient(shape, kernel, gradient, *, stride, dilation):
     furthest = [(side - 1) * dilation // stride for side in kernel.shape[:2]]
     # Outputs at negative places, and beyond the last, send nothing back.
     beyond = [max(0, count - length) for count, length in zip(counts, gradient.shape[1:3], strict=True)]
-    padded = _padded(gradient, tuple(zip(furthest, beyond, strict=True)))
+    padded = _padded(gradient, list(zip(furthest, beyond, strict=True)))
     parts = []
     for phases in np.ndindex(stride, stride):
         readers = (
@@ -156,8 +152,11 @@ def _padding(shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int,
 
 
 def _padded(x: jax.Array, padding: Padding) -> jax.Array:
-    # The barrier keeps XLA from asking at each tap whether it reads the padding.
-    return lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    """Adds zeros around a map, by concatenation, which copies whole rows where XLA:CPU's padding copies by value."""
+    for axis, (before, after) in zip((2, 1), reversed(padding), strict=True):
+        first, last = (jnp.zeros((*x.shape[:axis], count, *x.shape[axis + 1 :]), x.dtype) for count in (before, after))
+        x = jnp.concatenate([first, x, last], axis)
+    return lax.optimization_barrier(x)  # Or XLA would ask at each tap whether it reads the padding.
 
 
 def _read(x: jax.Array, row: int, column: int, size: Sequence[int], stride: int = 1) -> jax.Array:
@@ -170,3 +169,7 @@ def _read(x: jax.Array, row: int, column: int, size: Sequence[int], stride: int 
 
 def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32)
+
+
+_FORWARD: dict[str, Callable] = {"by_taps": _by_taps, "direct": reference.depthwise_conv2d}
+_GRADIENTS: dict[str, Callable] = {"by_taps": _gradients_by_taps, "direct": _direct_gradients}

@@ -36,7 +36,7 @@ def test_a_package_is_found_without_importing_it(package):
 
 def test_another_file_is_refused(package):
     package.write_bytes(b"other")
-    with pytest.raises(WeightFileError, match="expected a file of SHA-256 .* found "):
+    with pytest.raises(WeightFileError, match=r"expected a file of SHA-256 .* found "):
         packages.find("some")
     package.unlink()
     with pytest.raises(WeightFileError, match="there is no such file; expected the weights 'some'"):
