@@ -11,8 +11,11 @@ from ass_jax.models.efficientnet import EfficientNetLite0
 from ass_jax.models.layers import conv_bn
 from ass_jax.runtime import compilation
 
-# One block a stage and few channels; every kernel, stride and dilation occurs.
-NARROW = tuple((1, kernel, stride, min(expansion, 2), 8) for _, kernel, stride, expansion, _ in efficientnet.STAGES)
+# One block a stage and few channels, a different number in each, so that no first block adds its input.
+NARROW = tuple(
+    (1, kernel, stride, min(expansion, 2), 5 + number)
+    for number, (_, kernel, stride, expansion, _) in enumerate(efficientnet.STAGES)
+)
 
 
 @pytest.fixture
