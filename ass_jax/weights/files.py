@@ -127,16 +127,13 @@ def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     def keep(name: str, entry: object) -> None:
         if isinstance(entry, h5py.Dataset):
-            arrays[name] = entry[()]
+            arrays[name] = np.asarray(entry[()])
 
     try:
         with h5py.File(path, "r") as file:
             file.visititems(keep)
     except Exception as error:
         raise WeightFileError(f"{path}: damaged, or not an .h5 file ({_first_line(error)}).") from error
-    others = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
-    if others:
-        raise WeightFileError(f"{path}: expected only arrays, found {type(arrays[others[0]]).__name__} {others[0]!r}.")
     return arrays, {}
 
 

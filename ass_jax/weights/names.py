@@ -148,7 +148,7 @@ def _resnet_name(path: str, head: str | None = None) -> str | None:
     if layers[0] in _RESNET_STEM:
         return f"{_RESNET_STEM[layers[0]]}.{_LEAVES[leaf]}"
     place = re.fullmatch(r"stage(\d)_block(\d+)", layers[0])
-    if not place:
+    if not place or layers[1] not in _RESNET_BLOCK:
         return None
     stage, block = place.groups()
     return f"layer{stage}.{int(block) - 1}.{_RESNET_BLOCK[layers[1]]}.{_LEAVES[leaf]}"

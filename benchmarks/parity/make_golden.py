@@ -16,7 +16,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import torch
-from efficientnet_lite_pytorch import EfficientNet
 from ml_collections import ConfigDict
 from torch.nn import functional
 
@@ -91,6 +90,8 @@ def efficientnet() -> dict[str, np.ndarray]:
 
 def _efficientnet(arrays: Mapping[str, np.ndarray], output_stride: int) -> torch.nn.Module:
     """Returns the package's network without stochastic depth; stages beyond the output stride are dilated."""
+    from efficientnet_lite_pytorch import EfficientNet  # Other parts of this file are used without it.
+
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None, drop_connect_rate=0.0)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     network.load_state_dict(tensors, strict=False)  # Random weights have no classifier.
