@@ -55,7 +55,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "module", "backbone", "loaded", "settings"),
     [
-        # 49 convolutions, each with four arrays of batch norm.
+        # 48 convolutions, each with four arrays of batch norm.
         ("efficientnet_lite0", "torch", "efficientnet_lite0", 48 * 5, LITE_PIXELS),
         ("hed_vgg16", "h5py", "vgg16", 26, CAFFE_PIXELS),
     ],
