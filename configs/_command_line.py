@@ -47,6 +47,8 @@ def parse(arguments: list[str]) -> list[str]:
         if config:
             config_flags.DEFINE_config_dict("config", config, _CONFIG_HELP, lock_config=True, sys_argv=others)
         rest = _parse_flags(others, defaults)
+        if config:
+            _check_pixels(flags.FLAGS.config.init, others)
         if help_only:
             print(_help(dict(flatten(flags.FLAGS.config, "config.")) if config else {}))
             sys.exit(0)
@@ -192,6 +194,13 @@ def _parse_flags(arguments: list[str], defaults: dict[str, Any]) -> list[str]:
         if isinstance(default, tuple):
             _check_tuple(f"flag --{name}=", default, flags.FLAGS.config[name.removeprefix("config.")])
     return rest
+
+
+def _check_pixels(init: str, arguments: list[str]) -> None:
+    """Raises an error if pixels are set beside weights of a package, which bring their own."""
+    found = [match[1] for other in arguments if (match := re.match(r"--?(config\.model\.pixel_\w+)", other))]
+    if init and found and not Path(init).suffix:  # Files have an ending.
+        raise flags.Error(f"--{found[0]} belongs to the weights of --config.init={init}, which set it: leave it out.")
 
 
 def _check_tuple(place: str, default: tuple, value: tuple) -> None:

@@ -20,6 +20,7 @@ from data.datasets.registry import SPECS, find_spec, names_with
 from data.datasets.spec import domain_of
 
 _INFINITY = float("inf")
+_STRIDED = ("efficientnet_lite0",)  # Backbones whose output stride can be chosen.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,8 @@ RULES: dict[str, Rule] = {
     "augment.contrast": _between(0, 1),
     "augment.saturation": _between(0, 1),
     "augment.hue": _between(0, 0.5),
-    "model.backbone": _choice("resnet50", "resnet101", "resnet_tiny", "vgg16"),
+    "model.backbone": _choice("resnet50", "resnet101", "resnet_tiny", "vgg16", "efficientnet_lite0"),
+    "model.output_stride": _choice(8, 16),
     "model.branches": _choice(1, 2, 3, 4),
     "model.stride_in": _choice("1x1", "3x3"),
     "model.batch_norm": _choice("batch", "frozen"),
@@ -167,7 +169,7 @@ def validate(config: ConfigDict) -> None:
         value = get_value(config, key)
         if not rule.allows(value):
             raise _mistake(key, value, rule.expected)
-    for check in (_terms, _teacher, _labelled_images, _datasets, _evaluation, _distributed):
+    for check in (_network, _terms, _teacher, _labelled_images, _datasets, _evaluation, _distributed):
         for key, expected in check(config):
             raise _mistake(key, get_value(config, key), expected)
 
@@ -195,6 +197,11 @@ def _mistake(key: str, value: Any, expected: str) -> UserError:
 
 # Checks of several settings; each yields the key that is wrong and what is expected of it.
 Mistakes = Iterator[tuple[str, str]]
+
+
+def _network(config: ConfigDict) -> Mistakes:
+    if config.model.output_stride != 8 and config.model.backbone not in _STRIDED:
+        yield "model.output_stride", f"8; only {', '.join(_STRIDED)} has other strides"
 
 
 def _terms(config: ConfigDict) -> Mistakes:

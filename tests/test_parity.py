@@ -1,6 +1,7 @@
 """Our numbers against PyTorch's, which `benchmarks/parity/make_golden.py` wrote to `tests/golden/`."""
 
 import functools
+import itertools
 from pathlib import Path
 
 import jax
@@ -11,14 +12,16 @@ import pytest
 from ass_jax.method.class_means import class_means
 from ass_jax.method.losses import domain_loss, segmentation_loss
 from ass_jax.method.optimizers import make_optimizer
+from ass_jax.method.state import abstract_segmenter
 from ass_jax.method.train_step import train_step
 from ass_jax.models import build_networks
 from ass_jax.models.deeplab import Classifier
 from ass_jax.models.preprocess import normalise
 from ass_jax.ops import resize_bilinear
 from ass_jax.runtime.compilation import options_of_steps
-from ass_jax.weights.names import adaptsegnet_name
-from ass_jax.weights.pretrained import flatten
+from ass_jax.weights.files import WeightFileError
+from ass_jax.weights.names import adaptsegnet_name, efficientnet_name, find_source
+from ass_jax.weights.pretrained import Pretrained, flatten, open_weights, place
 from benchmarks.parity import inputs
 from benchmarks.parity.inputs import relative_difference
 
@@ -68,6 +71,43 @@ def test_forward_of_resnet101(resnet101, size):
     assert len(compared) == 4
     for name in compared:
         assert relative_difference(statistics[name.removeprefix(f"{size}_train_")], expected[name]) < 1e-4
+
+
+def lite_weights(kind):
+    if kind == "random":
+        arrays = inputs.efficientnet_arrays()
+        return Pretrained("golden", find_source(arrays), arrays, {}, {})
+    pytest.importorskip("torch", minversion="2.10")
+    try:
+        return open_weights("efficientnet_lite0")
+    except WeightFileError as error:
+        if "not installed" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("kind", ["random", "package"])
+def test_forward_of_efficientnet(kind, stride):
+    expected, config = golden("efficientnet"), inputs.efficientnet_config(stride)
+    networks = build_networks(config, inputs.NUM_CLASSES)
+    variables, placement = place(lite_weights(kind), abstract_segmenter(networks, config))
+    assert all(path.startswith("params/classifier/") for path in placement.random)
+    variables = {name: leaves["backbone"] for name, leaves in variables.items()}
+    for size, mode in itertools.product(inputs.SIZES, ["train", "eval"] if kind == "random" else ["eval"]):
+        images = normalise(jnp.asarray(inputs.images(size, 2, inputs.SIZES[size])), config)
+        backbone = networks.segmenter.backbone
+        apply = functools.partial(backbone.apply, train=mode == "train", mutable=["batch_stats"])
+        features, updated = jax.jit(apply)(variables, images)
+        key = f"{kind}_{size}_{stride}_{mode}"
+        found = features[..., :: inputs.FEATURE_STEP // 4]
+        assert relative_difference(found, expected[f"{key}_features"]) < 1e-4, key
+        updated = flatten({"batch_stats": {"backbone": updated["batch_stats"]}})
+        statistics = {efficientnet_name(path): leaf for path, leaf in updated}
+        compared = [name for name in expected if name.startswith(f"{key}__")]
+        assert len(compared) == (2 if mode == "train" else 0)
+        for name in compared:
+            assert relative_difference(statistics[name.removeprefix(f"{key}_")], expected[name]) < 1e-4, name
 
 
 def test_path_to_the_global_discriminator():

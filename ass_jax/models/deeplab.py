@@ -1,4 +1,4 @@
-"""DeepLab-v2 (arXiv 1606.00915): a stride-8 backbone and a classifier of parallel dilated convolutions."""
+"""DeepLab-v2 (arXiv 1606.00915): a dilated backbone and a classifier of parallel dilated convolutions."""
 
 import functools
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from ass_jax import ops
+from ass_jax.models.efficientnet import EfficientNetLite0
 from ass_jax.models.layers import Conv
 from ass_jax.models.resnet import ResNet
 from ass_jax.models.vgg import Vgg
@@ -84,6 +85,15 @@ def _vgg(model: ConfigDict) -> Vgg:
     return Vgg(dtype=jnp.dtype(model.dtype), remat=_remat(model))
 
 
+def _efficientnet_lite0(model: ConfigDict) -> EfficientNetLite0:
+    return EfficientNetLite0(
+        output_stride=model.get("output_stride", 8),  # As with `_remat`.
+        batch_norm=model.batch_norm,
+        dtype=jnp.dtype(model.dtype),
+        remat=_remat(model),
+    )
+
+
 def _remat(model: ConfigDict) -> bool:
     return model.get("remat", False)  # Weights do not depend on it, so that a file of weights may leave it out.
 
@@ -96,6 +106,7 @@ BACKBONES: dict[str, Callable[[ConfigDict], nn.Module]] = {
         _resnet, stage_sizes=(1, 1, 1, 1), block="basic", width=16, stem_width=16, stem_kernel=3
     ),
     "vgg16": _vgg,
+    "efficientnet_lite0": _efficientnet_lite0,
 }
 
 

@@ -1,6 +1,6 @@
 """The layers of the networks. Parameters and statistics are float32, whatever the compute type."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +56,12 @@ class BatchNorm(nn.Module):
     Attributes:
       features: channels.
       momentum: share of the running statistics that a batch leaves in place.
+      epsilon: added to variances.
     """
 
     features: int
     momentum: float = 0.9
+    epsilon: float = ops.EPSILON
 
     def setup(self) -> None:
         """Creates them: scale and variance 1, bias and mean 0."""
@@ -85,6 +87,11 @@ class BatchNorm(nn.Module):
         self.mean.value += (1.0 - self.momentum) * (mean - self.mean.value)
         self.variance.value += (1.0 - self.momentum) * (unbiased - self.variance.value)
 
+    def normalise(self, x: jax.Array, *, relu: bool, ceiling: float | None = None) -> jax.Array:
+        """Normalises [B, H, W, features] by the running statistics."""
+        statistics = self.mean.value, self.variance.value
+        return ops.normalise(x, *statistics, self.scale, self.bias, relu=relu, ceiling=ceiling, epsilon=self.epsilon)
+
 
 def conv_bn(
     x: jax.Array,
@@ -94,6 +101,9 @@ def conv_bn(
     dilation: int = 1,
     *,
     relu: bool = False,
+    ceiling: float | None = None,
+    same: bool = False,
+    norm: Callable[..., BatchNorm] = BatchNorm,
     train: bool,
     dtype: jnp.dtype = jnp.float32,
     name: str,
@@ -110,6 +120,9 @@ def conv_bn(
       stride: in both directions.
       dilation: of the kernel, in both directions.
       relu: whether to rectify the result.
+      ceiling: largest rectified value; None: no limit.
+      same: whether a kernel of stride 2 is padded as TensorFlow's "SAME" instead of as `Conv`.
+      norm: `BatchNorm`, perhaps with a momentum and an epsilon of its own.
       train: whether to normalise by, and move the running statistics towards, statistics of the batch.
       dtype: compute type.
       name: of the convolution.
@@ -121,15 +134,78 @@ def conv_bn(
     kernel, _ = Conv(features, kernel_size, stride, dilation, kernel_init=kernel_init, name=name).parameters(
         x.shape[-1]
     )
-    norm = BatchNorm(features, name=f"{name}_norm")
+    if same:
+        kernel = _for_same_padding(kernel, x.shape[1:3])
+    layer = norm(features, name=f"{name}_norm")
     x = x.astype(dtype)
     with jax.named_scope(name):
         if train:
             y, mean, variance = ops.conv2d_batch_norm(
-                x, kernel, norm.scale, norm.bias, stride=stride, dilation=dilation, relu=relu
+                x,
+                kernel,
+                layer.scale,
+                layer.bias,
+                stride=stride,
+                dilation=dilation,
+                relu=relu,
+                ceiling=ceiling,
+                epsilon=layer.epsilon,
             )
-            norm.update(mean, variance, y.size // features)
+            layer.update(mean, variance, y.size // features)
         else:
-            y = ops.conv2d(x, kernel, stride=stride, dilation=dilation)
-            y = ops.normalise(y, norm.mean.value, norm.variance.value, norm.scale, norm.bias, relu=relu)
+            y = layer.normalise(ops.conv2d(x, kernel, stride=stride, dilation=dilation), relu=relu, ceiling=ceiling)
+    return y.astype(dtype)
+
+
+def _for_same_padding(kernel: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Returns a kernel of stride 2 that reads with symmetric padding what an odd one reads with TensorFlow's "SAME".
+
+    For even sizes, "SAME" adds one row less above than symmetric padding: a first row of zeros stands in its place.
+    """
+    rows, columns = ((1 - length % 2, 0) for length in size)
+    return jnp.pad(kernel, (rows, columns, (0, 0), (0, 0)))
+
+
+def depthwise_conv_bn(
+    x: jax.Array,
+    kernel_size: int,
+    stride: int = 1,
+    dilation: int = 1,
+    *,
+    ceiling: float | None = None,
+    norm: Callable[..., BatchNorm] = BatchNorm,
+    train: bool,
+    dtype: jnp.dtype = jnp.float32,
+    name: str,
+) -> jax.Array:
+    """Applies a convolution of each channel by itself, batch norm and ReLU, inside a module's compact method.
+
+    Submodules are named as by `conv_bn`; the kernel starts He-normal. Sizes are padded as TensorFlow's "SAME".
+
+    Args:
+      x: [B, H, W, channels].
+      kernel_size: height and width of the kernel.
+      stride: in both directions.
+      dilation: of the kernel, in both directions.
+      ceiling: largest rectified value; None: no limit.
+      norm: see `conv_bn`.
+      train: see `conv_bn`.
+      dtype: compute type.
+      name: of the convolution.
+
+    Returns:
+      [B, H / stride, W / stride, channels], rounded up, in the compute type.
+    """
+    channels = x.shape[-1]
+    kernel, _ = Conv(channels, kernel_size, stride, dilation, name=name).parameters(1)
+    layer = norm(channels, name=f"{name}_norm")
+    with jax.named_scope(name):
+        y = ops.depthwise_conv2d(x.astype(dtype), kernel, stride=stride, dilation=dilation)
+        if train:
+            y, mean, variance = ops.batch_norm(
+                y, layer.scale, layer.bias, relu=True, ceiling=ceiling, epsilon=layer.epsilon
+            )
+            layer.update(mean, variance, y.size // channels)
+        else:
+            y = layer.normalise(y, relu=True, ceiling=ceiling)
     return y.astype(dtype)

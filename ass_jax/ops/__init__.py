@@ -14,10 +14,12 @@ from typing import ParamSpec, TypeVar
 from ass_jax.ops import atrous as _atrous
 from ass_jax.ops import conv_batch_norm as _conv_batch_norm
 from ass_jax.ops import convolution as _convolution
+from ass_jax.ops import depthwise as _depthwise
 from ass_jax.ops import normalisation as _normalisation
 from ass_jax.ops import pooling as _pooling
 from ass_jax.ops import reference as _reference
 from ass_jax.ops import relu as _relu
+from ass_jax.ops.normalisation import EPSILON
 from ass_jax.ops.resize import interpolation_matrix, nearest_indices, resize_bilinear
 from ass_jax.ops.streams import sum_by_stream
 from configs.user_error import UserError
@@ -70,6 +72,7 @@ def _either(fast: Callable[_P, _R], plain: Callable[_P, _R]) -> Callable[_P, _R]
 
 
 conv2d = _either(_convolution.conv2d, _reference.conv2d)
+depthwise_conv2d = _either(_depthwise.depthwise_conv2d, _reference.depthwise_conv2d)
 conv2d_batch_norm = _either(_conv_batch_norm.conv2d_batch_norm, _reference.conv2d_batch_norm)
 batch_norm = _either(_normalisation.batch_norm, _reference.batch_norm)
 normalise = _either(_normalisation.normalise, _reference.normalise)
@@ -78,6 +81,7 @@ atrous_sum = _either(_atrous.atrous_sum, _reference.atrous_sum)
 add_relu = _either(_relu.add_relu, _reference.add_relu)
 
 __all__ = [
+    "EPSILON",
     "FORMS",
     "VARIABLE",
     "add_relu",
@@ -86,6 +90,7 @@ __all__ = [
     "conv2d",
     "conv2d_batch_norm",
     "current_form",
+    "depthwise_conv2d",
     "form",
     "interpolation_matrix",
     "max_pool",

@@ -14,6 +14,7 @@ from ass_jax.ops.convolution import conv2d
 from ass_jax.ops.normalisation import EPSILON, Normalised, batch_norm, channel_sums
 from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.products import transposed_product
+from ass_jax.ops.relu import rectify
 
 # Features over channels from which a 1x1 convolution is normalised by the moments of its input.
 _WIDENING = 4
@@ -28,6 +29,7 @@ def conv2d_batch_norm(
     stride: int = 1,
     dilation: int = 1,
     relu: bool = False,
+    ceiling: float | None = None,
     epsilon: float = EPSILON,
 ) -> Normalised:
     """Convolves, and normalises the result by its own mean and biased variance over all but the channels.
@@ -40,6 +42,7 @@ def conv2d_batch_norm(
       stride: of the convolution, in both directions.
       dilation: of the kernel, in both directions.
       relu: whether to rectify the normalised values.
+      ceiling: largest rectified value; None: no limit.
       epsilon: added to the variance.
 
     Returns:
@@ -47,8 +50,9 @@ def conv2d_batch_norm(
     """
     if choose(kernel.shape, stride, x.dtype, "default") != "direct":
         y, mean, variance = _product_batch_norm(x, kernel[0, 0], scale, bias, epsilon)
-        return (jax.nn.relu(y) if relu else y), mean, variance
-    return batch_norm(conv2d(x, kernel, stride=stride, dilation=dilation), scale, bias, relu=relu, epsilon=epsilon)
+        return (rectify(y, ceiling) if relu else y), mean, variance
+    y = conv2d(x, kernel, stride=stride, dilation=dilation)
+    return batch_norm(y, scale, bias, relu=relu, ceiling=ceiling, epsilon=epsilon)
 
 
 def choose(kernel_shape: tuple[int, ...], stride: int, dtype: jnp.dtype, platform: str) -> str:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ass_jax.ops.platforms import by_platform
+from ass_jax.ops.relu import rectify
 
 EPSILON = 1e-5  # Added to variances.
 
@@ -40,7 +41,13 @@ def choose(dtype: jnp.dtype, platform: str) -> Ways:
 
 
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, *, relu: bool = False, epsilon: float = EPSILON
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    relu: bool = False,
+    ceiling: float | None = None,
+    epsilon: float = EPSILON,
 ) -> Normalised:
     """Normalises a map by its own mean and biased variance over all but the channels.
 
@@ -49,12 +56,13 @@ def batch_norm(
       scale: [channels].
       bias: [channels].
       relu: whether to rectify the normalised values.
+      ceiling: largest rectified value; None: no limit.
       epsilon: added to the variance.
 
     Returns:
       The normalised values [B, H, W, channels] float32, mean and variance [channels].
     """
-    return _batch_norm(x, scale, bias, epsilon, relu)
+    return _batch_norm(x, scale, bias, epsilon, relu, ceiling)
 
 
 def normalise(
@@ -65,20 +73,21 @@ def normalise(
     bias: jax.Array,
     *,
     relu: bool = False,
+    ceiling: float | None = None,
     epsilon: float = EPSILON,
 ) -> jax.Array:
     """Normalises [B, H, W, channels] by given statistics: all but x are [channels], the result is float32."""
     y = _affine(_centred(x, mean), scale * lax.rsqrt(variance + epsilon), bias)
-    return jax.nn.relu(y) if relu else y
+    return rectify(y, ceiling) if relu else y
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _batch_norm(x, scale, bias, epsilon, relu):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _batch_norm(x, scale, bias, epsilon, relu, ceiling):
     """Has the gradient `a * gradient + b * (x - mean) + c`, whose factors a channel need one pass over the map."""
-    return _forward(x, scale, bias, epsilon, relu)[0]
+    return _forward(x, scale, bias, epsilon, relu, ceiling)[0]
 
 
-def _forward(x, scale, bias, epsilon, relu):
+def _forward(x, scale, bias, epsilon, relu, ceiling):
     values = x.astype(jnp.float32)
     count = x.size // x.shape[-1]
     total, total_of_squares = channel_sums(values, jnp.square(values))
@@ -89,24 +98,28 @@ def _forward(x, scale, bias, epsilon, relu):
     distances = _distances(residual, mean)
     y = _affine(distances, factor, bias)
     if relu:
-        y = jnp.where(_is_positive(distances, factor, bias), y, 0.0)
+        y = jnp.where(_exceeds(0.0, distances, factor, bias), y, 0.0)
+        if ceiling is not None:
+            y = jnp.where(_exceeds(ceiling, distances, factor, bias), ceiling, y)
     return (y, mean, variance), (residual, mean, inverse, factor, bias)
 
 
-def _backward(epsilon, relu, residuals, gradients):
+def _backward(epsilon, relu, ceiling, residuals, gradients):
     del epsilon
     residual, mean, inverse, on_gradient, bias = residuals
     gradient, *_ = gradients
     count = residual.size // residual.shape[-1]
     distances = _distances(residual, mean)
-    rectified = jnp.where(_is_positive(distances, on_gradient, bias), gradient, 0.0) if relu else gradient
+    if relu and ceiling is not None:
+        gradient = jnp.where(_exceeds(ceiling, distances, on_gradient, bias), 0.0, gradient)
+    rectified = jnp.where(_exceeds(0.0, distances, on_gradient, bias), gradient, 0.0) if relu else gradient
     bias_gradient, product = channel_sums(rectified, rectified * distances)
     scale_gradient = inverse * product
     on_distances = -on_gradient * inverse * scale_gradient / count
     constant = -on_gradient * bias_gradient / count
     on_gradient, on_distances, constant, bias = lax.optimization_barrier((on_gradient, on_distances, constant, bias))
     if relu:
-        # The opposite of `_is_positive`: written alike, XLA:GPU would store the rectified gradient for both passes.
+        # The opposite of `_exceeds`: written alike, XLA:GPU would store the rectified gradient for both passes.
         rectified = jnp.where(distances * on_gradient <= -bias, 0.0, gradient)
     x_gradient = on_gradient * rectified + on_distances * distances + constant
     return x_gradient.astype(residual.dtype), scale_gradient, bias_gradient
@@ -115,13 +128,13 @@ def _backward(epsilon, relu, residuals, gradients):
 _batch_norm.defvjp(_forward, _backward)
 
 
-def _is_positive(distances: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
-    """Returns where `distances * factor + bias` is above 0, the same bits in the forward and the backward pass.
+def _exceeds(limit: float, distances: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
+    """Returns where `distances * factor + bias` is above a limit, the same bits in the forward and the backward pass.
 
     XLA may round that sum once or twice, and differently in each pass. A product alone is rounded in one way, and its
     rounding keeps the order: where it is above `-bias`, the sum is above 0, however that is rounded.
     """
-    return distances * factor > -bias
+    return distances * factor > limit - bias
 
 
 def _residual(x: jax.Array, mean: jax.Array) -> jax.Array:

@@ -22,6 +22,20 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 
     )
 
 
+def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
+    """Convolves each channel with a kernel of its own, padded as TensorFlow's "SAME"."""
+    layout, groups = ("NHWC", "HWIO", "NHWC"), x.shape[-1]
+    return lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (stride, stride),
+        "SAME",
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=layout,
+        feature_group_count=groups,
+    )
+
+
 def conv2d_batch_norm(
     x: jax.Array,
     kernel: jax.Array,
@@ -31,19 +45,27 @@ def conv2d_batch_norm(
     stride: int = 1,
     dilation: int = 1,
     relu: bool = False,
+    ceiling: float | None = None,
     epsilon: float = EPSILON,
 ) -> Normalised:
     """Convolves and normalises by the statistics of the result."""
-    return batch_norm(conv2d(x, kernel, stride=stride, dilation=dilation), scale, bias, relu=relu, epsilon=epsilon)
+    y = conv2d(x, kernel, stride=stride, dilation=dilation)
+    return batch_norm(y, scale, bias, relu=relu, ceiling=ceiling, epsilon=epsilon)
 
 
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, *, relu: bool = False, epsilon: float = EPSILON
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    relu: bool = False,
+    ceiling: float | None = None,
+    epsilon: float = EPSILON,
 ) -> Normalised:
     """Normalises by the statistics of the batch."""
     x = _wide(x)
     mean, variance = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
-    y = normalise(x, mean, variance, scale, bias, relu=relu, epsilon=epsilon)
+    y = normalise(x, mean, variance, scale, bias, relu=relu, ceiling=ceiling, epsilon=epsilon)
     return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
 
 
@@ -55,11 +77,12 @@ def normalise(
     bias: jax.Array,
     *,
     relu: bool = False,
+    ceiling: float | None = None,
     epsilon: float = EPSILON,
 ) -> jax.Array:
     """Normalises by given statistics."""
     y = (_wide(x) - mean) * (scale * lax.rsqrt(variance + epsilon)) + bias
-    return jax.nn.relu(y) if relu else y
+    return rectify(y, ceiling) if relu else y
 
 
 def max_pool(x: jax.Array, side: int, padding: tuple[int, int] = (0, 0)) -> jax.Array:
@@ -77,6 +100,12 @@ def atrous_sum(x: jax.Array, kernels: Sequence[jax.Array], dilations: Sequence[i
 def add_relu(x: jax.Array, y: jax.Array) -> jax.Array:
     """Rectifies a sum."""
     return jax.nn.relu(x + y)
+
+
+def rectify(x: jax.Array, ceiling: float | None) -> jax.Array:
+    """Returns `relu(x)`, at most `ceiling`; nothing passes the gradient at 0 and at the ceiling."""
+    y = jax.nn.relu(x)
+    return y if ceiling is None else jnp.where(y < ceiling, y, ceiling)
 
 
 def _wide(x: jax.Array) -> jax.Array:

@@ -1,4 +1,6 @@
-"""The rectified sum at the end of a residual block."""
+"""Rectifiers: of the sum at the end of a residual block, and with a ceiling."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,3 +32,26 @@ def _backward(y, gradient):
 
 
 _relu.defvjp(_forward, _backward)
+
+
+def rectify(x: jax.Array, ceiling: float | None) -> jax.Array:
+    """Returns `relu(x)`, at most `ceiling` (None: without limit; ReLU6 has 6)."""
+    return jax.nn.relu(x) if ceiling is None else _clip(x, ceiling)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _clip(x: jax.Array, ceiling: float) -> jax.Array:
+    """Clips to 0 and a ceiling, where the gradient is 0, and stores its result for the backward pass."""
+    return lax.optimization_barrier(jnp.clip(x, 0.0, ceiling))
+
+
+def _clip_forward(x, ceiling):
+    y = _clip(x, ceiling)
+    return y, y
+
+
+def _clip_backward(ceiling, y, gradient):
+    return (jnp.where((y > 0) & (y < ceiling), gradient, 0),)
+
+
+_clip.defvjp(_clip_forward, _clip_backward)

@@ -1,4 +1,4 @@
-"""Files of named arrays: `.safetensors`, `.npz` and, where PyTorch is installed, its pickled state dicts."""
+"""Files of named arrays: `.safetensors`, `.npz` and, where PyTorch or h5py is installed, state dicts and `.h5`."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from ass_jax.runtime.workdir import writing
 from configs.user_error import UserError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
+SUFFIXES = (".safetensors", ".npz", ".h5", *TORCH_SUFFIXES)
 _LEAST_TORCH = (2, 10)  # The restricted unpickler of older versions has known ways to run code from a file.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # Keys under which training scripts save their state dict.
 
@@ -31,7 +31,7 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
     No code from a file is run: `.npz` is read without pickles, PyTorch files with the restricted unpickler.
 
     Args:
-      path: `.safetensors`, `.npz`, or a PyTorch state dict, which needs PyTorch 2.10 or newer.
+      path: `.safetensors`, `.npz`, `.h5`, which needs h5py, or a PyTorch state dict, which needs PyTorch 2.10 or newer.
 
     Returns:
       Arrays by name, with the types of the file, and the file's metadata (`.safetensors` only).
@@ -46,7 +46,7 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
         raise WeightFileError(f"{path}: expected a file, found a folder.")
     if path.suffix.lower() not in SUFFIXES:
         raise WeightFileError(f"{path}: unknown kind of weight file. Expected one of {', '.join(SUFFIXES)}.")
-    readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
+    readers = {".safetensors": _read_safetensors, ".npz": _read_npz, ".h5": _read_h5}
     arrays, metadata = readers.get(path.suffix.lower(), _read_torch)(path)
     if not arrays:
         raise WeightFileError(f"{path}: expected arrays, found none.")
@@ -115,6 +115,25 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     others = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
     if others:
         raise WeightFileError(f"{path}: expected only arrays, found another file in it: {others[0]!r}.")
+    return arrays, {}
+
+
+def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise WeightFileError(f"{path}: .h5 files need h5py: `pip install h5py`.") from error
+    arrays = {}
+
+    def keep(name: str, entry: object) -> None:
+        if isinstance(entry, h5py.Dataset):
+            arrays[name] = np.asarray(entry[()])
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(keep)
+    except Exception as error:
+        raise WeightFileError(f"{path}: damaged, or not an .h5 file ({_first_line(error)}).") from error
     return arrays, {}
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from ass_jax.models.deeplab import DILATIONS
+from ass_jax.models.efficientnet import STAGES
 from configs.user_error import UserError
 
 CAFFE_PIXELS: dict[str, object] = {
@@ -22,6 +23,12 @@ TORCHVISION_PIXELS: dict[str, object] = {
     "pixel_order": "rgb",
     "pixel_mean": (123.675, 116.28, 103.53),
     "pixel_deviation": (58.395, 57.12, 57.375),
+}
+# EfficientNet's Lite variants map 0..255 to about -1..1.
+LITE_PIXELS: dict[str, object] = {
+    "pixel_order": "rgb",
+    "pixel_mean": (127.0, 127.0, 127.0),
+    "pixel_deviation": (128.0, 128.0, 128.0),
 }
 
 # Our layer -> theirs, in ResNet's blocks of both kinds and before them.
@@ -40,6 +47,16 @@ _RESNET_BLOCK = {
     "shortcut_norm": "downsample.1",
 }
 _RESNET_STEM = {"stem": "conv1", "stem_norm": "bn1"}
+# The same for EfficientNet-Lite0, whose blocks are numbered through all stages.
+_EFFICIENTNET_BLOCK = {
+    "expand": "_expand_conv",
+    "expand_norm": "_bn0",
+    "depthwise": "_depthwise_conv",
+    "depthwise_norm": "_bn1",
+    "project": "_project_conv",
+    "project_norm": "_bn2",
+}
+_EFFICIENTNET_STEM = {"stem": "_conv_stem", "stem_norm": "_bn0"}
 # Places of VGG-16's convolutions in torchvision's list of layers; AdaptSegNet removes the fourth pool and puts
 # the two that stand for fully connected layers at the end.
 _VGG_BLOCKS = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21)}
@@ -88,6 +105,10 @@ def find_source(names: Iterable[str]) -> Source | None:
         if has("classifier.conv2d_list."):
             return Source("AdaptSegNet's DeepLab (VGG)", CAFFE_PIXELS | _RELEASED, _adaptsegnet_vgg_name)
         return Source("torchvision VGG-16", TORCHVISION_PIXELS, _torchvision_vgg_name)
+    if has("_conv_stem."):
+        return Source("EfficientNet-Lite0", LITE_PIXELS, efficientnet_name)
+    if has("block1/layers/conv2d/"):
+        return Source("HED's VGG-16", CAFFE_PIXELS, _hed_vgg_name, layout="ours")
     return None
 
 
@@ -127,10 +148,36 @@ def _resnet_name(path: str, head: str | None = None) -> str | None:
     if layers[0] in _RESNET_STEM:
         return f"{_RESNET_STEM[layers[0]]}.{_LEAVES[leaf]}"
     place = re.fullmatch(r"stage(\d)_block(\d+)", layers[0])
-    if not place:
+    if not place or layers[1] not in _RESNET_BLOCK:
         return None
     stage, block = place.groups()
     return f"layer{stage}.{int(block) - 1}.{_RESNET_BLOCK[layers[1]]}.{_LEAVES[leaf]}"
+
+
+def efficientnet_name(path: str) -> str | None:
+    """Returns the name of our path in the package `efficientnet-lite-pytorch`; None if it has no such parameter."""
+    _, part, *layers, leaf = path.split("/")
+    if part != "backbone":
+        return None
+    if layers[0] in _EFFICIENTNET_STEM:
+        return f"{_EFFICIENTNET_STEM[layers[0]]}.{_LEAVES[leaf]}"
+    place = re.fullmatch(r"stage(\d)_block(\d+)", layers[0])
+    if not place or layers[1] not in _EFFICIENTNET_BLOCK:
+        return None
+    stage, block = map(int, place.groups())
+    number = sum(count for count, *_ in STAGES[: stage - 1]) + block - 1
+    return f"_blocks.{number}.{_EFFICIENTNET_BLOCK[layers[1]]}.{_LEAVES[leaf]}"
+
+
+def _hed_vgg_name(path: str) -> str | None:
+    """Names the convolutions of Keras: the first of a block is `conv2d`, the next `conv2d_1`."""
+    _, _, layer, *_, leaf = path.split("/")
+    place = re.fullmatch(r"(block\d)_conv(\d)", layer)
+    if not place:
+        return None
+    block, index = place.groups()
+    number = "" if index == "1" else f"_{int(index) - 1}"
+    return f"{block}/layers/conv2d{number}/vars/{('kernel', 'bias').index(leaf)}"
 
 
 def _torchvision_vgg_name(path: str) -> str | None:

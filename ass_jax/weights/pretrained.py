@@ -22,6 +22,7 @@ from ass_jax.method.state import Variables
 from ass_jax.models.deeplab import BACKBONES, build_deeplab
 from ass_jax.runtime.console import print_user_error, say
 from ass_jax.runtime.workdir import parse_json
+from ass_jax.weights import packages
 from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
 from ass_jax.weights.names import Source, find_source, without_prefix
 from configs.user_error import UserError
@@ -87,11 +88,13 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
     """Reads a weight file and recognises its source.
 
     Args:
-      path: see `ass_jax.weights.files.read_arrays`.
+      path: one of `ass_jax.weights.packages.PACKAGES`, or a file: see `ass_jax.weights.files.read_arrays`.
 
     Raises:
-      UserError: the file cannot be read, or its source is unknown.
+      UserError: the file cannot be read, its source is unknown, or the package is not installed.
     """
+    if path in packages.PACKAGES:
+        path = packages.find(str(path))
     named, metadata = read_arrays(path)
     arrays = {without_prefix(name): array for name, array in named.items()}
     if len(arrays) < len(named):
@@ -100,7 +103,7 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
     if source is None:
         raise WeightFileError(
             f"{path}: unknown names, such as {_some(list(arrays))}. Known are torchvision's ResNet and VGG-16, "
-            "AdaptSegNet's DeepLab and our own exports."
+            "AdaptSegNet's DeepLab, EfficientNet-Lite0, HED's VGG-16 and our own exports."
         )
     settings = source.settings
     if source.layout == "ours" and _SETTINGS in metadata:
@@ -278,7 +281,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ass_jax.weights.pretrained", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("file", help="torchvision's ResNet or VGG-16, AdaptSegNet's DeepLab, or an export of ours")
+    parser.add_argument(
+        "file",
+        help="torchvision's ResNet or VGG-16, AdaptSegNet's DeepLab, an export of ours, or weights of an installed "
+        f"package: {', '.join(packages.PACKAGES)}",
+    )
     parser.add_argument("--output", help="file to write: NAME.safetensors, read without PyTorch by --config.init")
     parser.add_argument("--backbone", choices=list(BACKBONES), help="of the model; default: the one that fits best")
     options = parser.parse_args(arguments)

@@ -49,6 +49,7 @@ _CHOICES = {
     "model.batch_norm": ("batch", "frozen"),
     "model.branches": tuple(range(1, len(DILATIONS) + 1)),
     "model.dtype": ("float32", "bfloat16"),
+    "model.output_stride": (8, 16),  # Older files do not have it.
     "model.pixel_order": ("bgr", "rgb"),
     "model.stride_in": ("1x1", "3x3"),
 }
@@ -166,9 +167,10 @@ def _config(found: dict, place: object) -> ConfigDict:
         raise UserError(f"{place}: it has keys that no configuration has ({error}).") from error
     for key, choices in _CHOICES.items():
         group, name = key.split(".")
-        if config[group][name] not in choices:
+        value = config[group].get(name, choices[0])
+        if value not in choices:
             expected = ", ".join(map(str, choices))
-            raise UserError(f"{place}: {key} is {config[group][name]!r}; expected one of {expected}.")
+            raise UserError(f"{place}: {key} is {value!r}; expected one of {expected}.")
     return config
 
 

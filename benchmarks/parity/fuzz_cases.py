@@ -13,6 +13,7 @@ import numpy as np
 
 OPERATIONS = (
     "conv2d",
+    "depthwise_conv2d",
     "conv2d_batch_norm",
     "batch_norm",
     "normalise",
@@ -21,7 +22,7 @@ OPERATIONS = (
     "add_relu",
     "resize_bilinear",
 )
-BLOCKS = ("stem", "bottleneck", "basic", "vgg_block", "classifier")
+BLOCKS = ("stem", "bottleneck", "basic", "mbconv", "vgg_block", "classifier")
 NETWORKS = ("resnet_tiny", "resnet50", "vgg16", "global_discriminator", "semantic_discriminator")
 KINDS = OPERATIONS + BLOCKS + NETWORKS
 
@@ -129,6 +130,8 @@ def shape_after(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...] | None:
             pad = dilation * (size - 1) // 2
             sides = [(length + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for length in (height, width)]
             return (batch, *sides, layer["features"]) if min(sides) >= 1 else None
+        case "depthwise_conv2d":
+            return (batch, *(-(-length // layer["stride"]) for length in (height, width)), channels)
         case "atrous_sum":
             return (batch, height, width, layer["features"])
         case "max_pool":
@@ -209,6 +212,9 @@ def _layer(name: str, generator: np.random.Generator) -> Layer:
             stride = int(generator.choice((1, 1, 2)))
             dilation = int(generator.choice((1, 1, 2, 4, 6))) if size == 3 else 1
             settings = {"features": _channels(generator), "kernel": size, "stride": stride, "dilation": dilation}
+        case "depthwise_conv2d":
+            size, stride = int(generator.choice((3, 5))), int(generator.choice((1, 1, 2)))
+            settings = {"kernel": size, "stride": stride, "dilation": int(generator.choice((1, 1, 2, 4)))}
         case "conv2d_batch_norm":
             # Half of them from moments, where features are many.
             if generator.random() < 0.5:
@@ -274,6 +280,19 @@ def _block(name: str) -> Callable:
     return drawn
 
 
+def _mbconv(generator: np.random.Generator) -> tuple[tuple[int, ...], tuple[Layer, ...]]:
+    channels = int(generator.choice((4, 8, 16, 24, 40)))
+    settings = {
+        "features": channels if generator.random() < 0.5 else int(generator.choice((8, 16, 40))),
+        "expansion": int(generator.choice((1, 6, 6))),
+        "kernel_size": int(generator.choice((3, 5))),
+        "stride": int(generator.choice((1, 1, 2))),
+        "dilation": int(generator.choice((1, 1, 2, 4))),
+    }
+    shape = int(generator.integers(1, 4)), _side(generator, 3, 40), _side(generator, 3, 40), channels
+    return shape, (Layer("mbconv", tuple(settings.items())),)
+
+
 def _classifier(generator: np.random.Generator) -> tuple[tuple[int, ...], tuple[Layer, ...]]:
     settings = {"classes": int(generator.integers(2, 40)), "branches": int(generator.integers(1, 5))}
     channels = int(generator.choice((8, 32, 128, 512)))
@@ -313,6 +332,7 @@ _DRAWN = {
     "vgg_block": _vgg_block,
     "bottleneck": _block("bottleneck"),
     "basic": _block("basic"),
+    "mbconv": _mbconv,
     "classifier": _classifier,
     "resnet_tiny": _segmenter("resnet_tiny", 140, (16,)),
     "resnet50": _segmenter("resnet50", 97, (4, 8, 16)),

@@ -17,7 +17,8 @@ from ass_jax import ops
 from ass_jax.models import vgg
 from ass_jax.models.deeplab import Classifier, DeepLab
 from ass_jax.models.discriminators import SLOPE, GlobalDiscriminator, SemanticDiscriminator
-from ass_jax.models.layers import conv_bn
+from ass_jax.models.efficientnet import CEILING, MBConv
+from ass_jax.models.layers import conv_bn, depthwise_conv_bn
 from ass_jax.models.resnet import Basic, Bottleneck, ResNet
 from ass_jax.ops import interpolation_matrix, resize_bilinear
 from ass_jax.runtime.compilation import options_of_steps
@@ -182,6 +183,8 @@ def _apply(layer: Layer, params: dict, x: jax.Array, *, dtype: Any) -> Any:
     match layer.name:
         case "conv2d":
             return ops.conv2d(x, params["kernel"], stride=layer["stride"], dilation=layer["dilation"])
+        case "depthwise_conv2d":
+            return ops.depthwise_conv2d(x, params["kernel"], stride=layer["stride"], dilation=layer["dilation"])
         case "conv2d_batch_norm":
             settings = {"stride": layer["stride"], "dilation": layer["dilation"]}
             return ops.conv2d_batch_norm(x, params["kernel"], params["scale"], params["bias"], **settings)[0]
@@ -226,6 +229,10 @@ def _module(layer: Layer, dtype: Any) -> nn.Module:
         case "basic":
             shared = {key: layer[key] for key in ("width", "stride", "dilation", "project")}
             return Basic(conv_bn=layer_of_block, **shared)
+        case "mbconv":
+            shared = {"ceiling": CEILING, "train": True, "dtype": dtype}
+            layers = (functools.partial(function, **shared) for function in (conv_bn, depthwise_conv_bn))
+            return MBConv(**dict(layer.settings), **dict(zip(("pointwise", "depthwise"), layers, strict=True)))
         case "classifier":
             return Classifier(layer["classes"], layer["branches"], dtype)
         case "global_discriminator":
@@ -262,7 +269,7 @@ def _keywords(layer: Layer) -> dict:
         return {"train": True, "mutable": ["batch_stats"]}
     if layer.name == "vgg16":
         return {"train": True}
-    return {"mutable": ["batch_stats"]} if layer.name in ("bottleneck", "basic") else {}
+    return {"mutable": ["batch_stats"]} if layer.name in ("bottleneck", "basic", "mbconv") else {}
 
 
 def _parameters(layer: Layer, shape: tuple[int, ...]) -> dict:
@@ -272,6 +279,8 @@ def _parameters(layer: Layer, shape: tuple[int, ...]) -> dict:
     match layer.name:
         case "conv2d":
             return {"kernel": _array((layer["kernel"], layer["kernel"], channels, layer["features"]))}
+        case "depthwise_conv2d":
+            return {"kernel": _array((layer["kernel"], layer["kernel"], 1, channels))}
         case "conv2d_batch_norm":
             vectors = dict.fromkeys(("scale", "bias"), _array((layer["features"],)))
             return {"kernel": _array((layer["kernel"], layer["kernel"], channels, layer["features"]))} | vectors

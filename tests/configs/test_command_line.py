@@ -27,3 +27,12 @@ def test_configuration_file_may_follow_other_flags():
     result = subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "--config.steps=7\n" in result.stdout
+
+
+def test_pixels_beside_weights_of_a_package_are_a_mistake():
+    arguments = ["--config=configs/toy.py", "--config.init=hed_vgg16", "--config.model.pixel_order=rgb", "--mode=check"]
+    result = subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith(
+        "--config.model.pixel_order belongs to the weights of --config.init=hed_vgg16, which set it: leave it out.\n"
+    )

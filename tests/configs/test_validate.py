@@ -85,6 +85,7 @@ def test_choices_match_the_code():
         ("optimizer.decay_steps", 0),
         ("optimizer.clip_norm", -1.0),
         ("model.backbone", "resnet"),
+        ("model.output_stride", 32),
         ("model.branches", 0),
         ("model.branches", 5),
         ("model.stride_in", "2x2"),
@@ -196,6 +197,12 @@ def test_mixing_without_a_teacher_is_refused():
     refuse(config, r"teacher\.decay is 0\.0; expected more than 0, since teacher\.mixed_weight is 1\.0")
     config.teacher.mixed_weight = 0.0
     validate(config)
+
+
+def test_an_output_stride_that_the_backbone_lacks_is_refused():
+    validate(changed(model__backbone="efficientnet_lite0", model__output_stride=16))
+    with pytest.raises(UserError, match=r"model\.output_stride is 16; expected 8; only efficientnet_lite0 has"):
+        validate(changed(model__output_stride=16))
 
 
 def test_nothing_to_train_on_is_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ass_jax import ops
-from ass_jax.ops import atrous, conv_batch_norm, convolution, normalisation, platforms, pooling, products
+from ass_jax.ops import atrous, conv_batch_norm, convolution, depthwise, normalisation, platforms, pooling, products
 from ass_jax.ops.convolution import Ways
 
 PRODUCT, DIRECT, WINOGRAD = (Ways(way, way, way) for way in ("product", "direct", "winograd"))
@@ -99,6 +99,18 @@ def test_convolution_with_batch_norm(kernel_shape, stride, dtype, platform, expe
 
 def test_max_pool():
     assert [pooling.choose(platform) for platform in platforms.PLATFORMS] == ["by_taps", "by_search", "by_search"]
+
+
+def test_depthwise_convolution():
+    assert [depthwise.choose(platform) for platform in platforms.PLATFORMS] == ["by_taps", "direct", "direct"]
+
+
+@pytest.mark.parametrize(
+    ("side", "length", "dilation", "taps"),
+    [(5, 9, 4, (0, 5)), (5, 8, 4, (1, 4)), (5, 4, 4, (2, 3)), (3, 4, 4, (1, 2)), (3, 5, 4, (0, 3)), (3, 1, 1, (1, 2))],
+)
+def test_taps_of_a_depthwise_convolution_that_read_more_than_padding(side, length, dilation, taps):
+    assert depthwise._acting(side, length, dilation) == slice(*taps)
 
 
 def test_atrous_sum():

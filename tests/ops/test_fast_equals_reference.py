@@ -9,7 +9,7 @@ import pytest
 from jax import export
 
 from ass_jax import ops
-from ass_jax.ops import atrous, conv_batch_norm, convolution, normalisation, pooling, products
+from ass_jax.ops import atrous, conv_batch_norm, convolution, depthwise, normalisation, pooling, products
 from ass_jax.ops.convolution import Ways
 from ass_jax.runtime.compilation import options_of_one_use, options_of_steps
 
@@ -44,6 +44,11 @@ def conv(rows, columns, channels, features, size, stride=1, dilation=1, way=None
     return Case("conv2d", shapes, {"stride": stride, "dilation": dilation}, way and (convolution, way))
 
 
+def depthwise_conv(rows, columns, size, stride=1, dilation=1, way=None):
+    shapes = {"x": (2, rows, columns, 3), "kernel": (size, size, 1, 3)}
+    return Case("depthwise_conv2d", shapes, {"stride": stride, "dilation": dilation}, way and (depthwise, way))
+
+
 def vectors(count, *names):
     return dict.fromkeys(names, (count,))
 
@@ -53,9 +58,9 @@ def conv_norm(rows, columns, channels, features, size=1, way=None, **settings):
     return Case("conv2d_batch_norm", shapes, settings, way and (conv_batch_norm, way))
 
 
-def norm(relu, way=None):
+def norm(relu, way=None, **settings):
     shapes = {"x": (2, 5, 7, 6)} | vectors(6, "scale", "bias")
-    return Case("batch_norm", shapes, {"relu": relu}, way and (normalisation, way))
+    return Case("batch_norm", shapes, {"relu": relu} | settings, way and (normalisation, way))
 
 
 def atrous_sum(rows, columns, way=None):
@@ -88,15 +93,27 @@ CASES = [
     *(conv(rows, 7, 3, 5, 3, dilation=dilation, way=WINOGRAD) for rows, dilation in [(2, 1), (5, 1), (7, 2), (1, 4)]),
     conv(5, 7, 3, 5, 2, way=WINOGRAD),
     *(conv(7, 9, 3, 5, size, 2, way=WINOGRAD) for size in (3, 4)),
+    *(
+        depthwise_conv(rows, columns, size, stride, dilation)
+        for rows, columns in [(7, 8), (8, 13), (1, 5), (2, 2)]
+        for size, stride, dilation in [(3, 1, 1), (3, 2, 1), (5, 2, 1), (5, 1, 2), (5, 1, 4), (3, 2, 2), (3, 3, 2)]
+    ),
+    depthwise_conv(7, 8, 3, 2, way="direct"),
     conv_norm(5, 7, 3, 12, relu=True),  # From moments.
+    conv_norm(5, 7, 3, 12, relu=True, ceiling=1.0),
     conv_norm(5, 7, 3, 12, way="distances"),
     conv_norm(5, 7, 3, 5),
     conv_norm(9, 8, 3, 6, 3, stride=2, dilation=2, relu=True),
     norm(relu=False),
     norm(relu=True),
+    norm(relu=True, ceiling=1.0, epsilon=1e-3),
     norm(relu=True, way=normalisation.Ways("input", "separate")),
     norm(relu=False, way=normalisation.Ways("rounded_input", "in_pairs")),
-    Case("normalise", {"x": (2, 5, 7, 6)} | vectors(6, "mean", "variance", "scale", "bias"), {"relu": True}),
+    Case(
+        "normalise",
+        {"x": (2, 5, 7, 6)} | vectors(6, "mean", "variance", "scale", "bias"),
+        {"relu": True, "ceiling": 1.0},
+    ),
     *(
         Case("max_pool", {"x": (2, *size, 3)}, {"side": side, "padding": padding}, (pooling, way))
         for size, side, padding in [((7, 8), 3, (1, 2)), ((1, 1), 3, (1, 2)), ((5, 9), 2, (0, 0)), ((7, 12), 4, (0, 0))]
@@ -107,6 +124,8 @@ CASES = [
     Case("add_relu", {"x": (2, 3, 4, 5), "y": (2, 3, 4, 5)}, {}),
 ]
 CASES_OF_BFLOAT16 = [
+    depthwise_conv(7, 8, 5, 2),
+    norm(relu=True, ceiling=1.0),
     conv(6, 7, 3, 4, 1, stride=2),
     conv(5, 9, 64, 4, 3, dilation=2),
     conv_norm(5, 7, 3, 12),

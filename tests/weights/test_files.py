@@ -190,8 +190,26 @@ def test_paths_without_a_weight_file_are_refused(tmp_path):
     assert "there is no such file" in refusal(tmp_path / "weights")
     (tmp_path / "folder.npz").mkdir()
     assert "found a folder" in refusal(tmp_path / "folder.npz")
+    (tmp_path / "weights.bz2").touch()
+    expected = "unknown kind of weight file. Expected one of .safetensors, .npz, .h5, .pth"
+    assert expected in refusal(tmp_path / "weights.bz2")
+
+
+def test_h5(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        for name, array in ARRAYS.items():
+            file[f"block/{name}"] = array
+    assert_same(read_arrays(path)[0], {f"block/{name}": array for name, array in ARRAYS.items()})
+    path.write_bytes(path.read_bytes()[:100])
+    assert "damaged, or not an .h5 file" in refusal(path)
+
+
+def test_without_h5py(tmp_path, monkeypatch):
     (tmp_path / "weights.h5").touch()
-    assert "unknown kind of weight file. Expected one of .safetensors, .npz, .pth" in refusal(tmp_path / "weights.h5")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert "need h5py: `pip install h5py`" in refusal(tmp_path / "weights.h5")
 
 
 def test_nothing_in_an_npz_is_run(tmp_path):

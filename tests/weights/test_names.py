@@ -2,7 +2,14 @@
 
 import pytest
 
-from ass_jax.weights.names import CAFFE_PIXELS, TORCHVISION_PIXELS, adaptsegnet_name, find_source, without_prefix
+from ass_jax.weights.names import (
+    CAFFE_PIXELS,
+    LITE_PIXELS,
+    TORCHVISION_PIXELS,
+    adaptsegnet_name,
+    find_source,
+    without_prefix,
+)
 
 RESNET = {
     "params/backbone/stem/kernel": "conv1.weight",
@@ -26,6 +33,25 @@ VGG = {
     "params/backbone/head_conv1/kernel": (None, "features.29.weight"),
     "params/backbone/head_conv2/bias": (None, "features.31.bias"),
     "params/classifier/dilation18/bias": (None, "classifier.conv2d_list.2.bias"),
+}
+EFFICIENTNET = {
+    "params/backbone/stem/kernel": "_conv_stem.weight",
+    "batch_stats/backbone/stem_norm/var": "_bn0.running_var",
+    "params/backbone/stage1_block1/depthwise/kernel": "_blocks.0._depthwise_conv.weight",
+    "params/backbone/stage2_block2/expand/kernel": "_blocks.2._expand_conv.weight",
+    "params/backbone/stage2_block2/expand_norm/scale": "_blocks.2._bn0.weight",
+    "batch_stats/backbone/stage5_block3/depthwise_norm/mean": "_blocks.10._bn1.running_mean",
+    "params/backbone/stage7_block1/project_norm/bias": "_blocks.15._bn2.bias",
+    "params/classifier/dilation6/kernel": None,
+    "params/backbone/stage1_block1/reduce/kernel": None,
+    "params/backbone/block1_conv1/kernel": None,
+}
+HED = {
+    "params/backbone/block1_conv1/kernel": "block1/layers/conv2d/vars/0",
+    "params/backbone/block3_conv3/bias": "block3/layers/conv2d_2/vars/1",
+    "params/backbone/block5_conv2/kernel": "block5/layers/conv2d_1/vars/0",
+    "params/backbone/head_conv1/kernel": None,
+    "params/classifier/dilation6/bias": None,
 }
 KERNEL = "params/classifier/dilation24/kernel"
 
@@ -69,6 +95,18 @@ def test_vgg():
     assert (torchvision.settings, adaptsegnet.settings) == (TORCHVISION_PIXELS, CAFFE_PIXELS | {"branches": 2})
     assert {path: (torchvision.name(path), adaptsegnet.name(path)) for path in VGG} == VGG
     assert torchvision.name("params/backbone/stem/kernel") is adaptsegnet.name("params/backbone/stem/kernel") is None
+
+
+def test_efficientnet():
+    source = source_of("_conv_stem.weight", "_blocks.0._depthwise_conv.weight")
+    assert (source.settings, source.layout) == (LITE_PIXELS, "pytorch")
+    assert {path: source.name(path) for path in EFFICIENTNET} == EFFICIENTNET
+
+
+def test_hed_vgg():
+    source = source_of("block1/layers/conv2d/vars/0", "dsn1/vars/0")
+    assert (source.settings, source.layout) == (CAFFE_PIXELS, "ours")
+    assert {path: source.name(path) for path in HED} == HED
 
 
 def test_own_names():

@@ -1,6 +1,7 @@
 """PyTorch's step of the benchmarks computes the same losses as ours."""
 
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from benchmarks.pytorch import training as torch_training  # noqa: E402
 
 SIZES = {"source": (32, 40), "labelled": (32, 32), "unlabelled": (32, 32)}
 STEPS = 2
+GOLDEN = Path(__file__).parents[2] / "golden"
 torch.set_num_threads(1)  # The maps are small, and other tests run at the same time.
 HASTY = {"xla_backend_optimization_level": 0}
 
@@ -96,6 +98,22 @@ def test_weights_of_resnet101_have_our_names_and_shapes(stride_in):
         found = torch_training.make_networks(config, inputs.NUM_CLASSES)["segmenter"].state_dict()
     shapes = {name: tuple(value.shape) for name, value in found.items() if "num_batches" not in name}
     assert shapes == expected
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_efficientnet_equals_its_package(output_stride):
+    segmenter = torch_networks.EfficientNetSegmenter(3, 1, output_stride).eval()
+    arrays = inputs.efficientnet_arrays()
+    segmenter.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=False)
+    config = inputs.efficientnet_config(output_stride)
+    with np.load(GOLDEN / "efficientnet.npz") as expected:
+        for name, size in inputs.SIZES.items():
+            with torch.no_grad():
+                features, _ = segmenter(make_golden._images(inputs.images(name, 2, size), config))
+            cells = tuple(torch_networks.feature_cells(length, "efficientnet_lite0", output_stride) for length in size)
+            assert features.shape[2:] == cells
+            found = features.permute(0, 2, 3, 1)[..., :: inputs.FEATURE_STEP // 4].numpy()
+            assert inputs.relative_difference(found, expected[f"random_{name}_{output_stride}_eval_features"]) < 1e-5
 
 
 @pytest.mark.parametrize("pixels", [32, 33, 63, 64, 97, 720])
