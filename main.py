@@ -67,7 +67,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     """
     workdir, class_table = Path(workdir), _validated_classes(config)
     if config.evaluation.split != "validation":
-        raise UserError("evaluation.split is 'test', whose images have no labels; expected --mode=eval with it.")
+        raise UserError(
+            f"evaluation.split is {config.evaluation.split!r}; expected --mode=eval with it, or 'validation'."
+        )
     locations = data_check.check_before_training(config)
     run_files.make_folder(workdir)
     # A second training must end here: preparing the data and the writer come before the loop takes the lock.
@@ -105,7 +107,8 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
       workdir: of the run.
 
     Returns:
-      The report of `ass_jax.evaluation.evaluate.evaluate`; with scores, it is also written to `eval.json`.
+      The report of `ass_jax.evaluation.evaluate.evaluate`; with scores, it is also written to `eval.json`, for
+      the split "source" to `eval_source.json`.
 
     Raises:
       UserError: a mistake in a setting or a file.
@@ -220,7 +223,7 @@ def _start(config: ConfigDict, workdir: Path, locations: Locations | None = None
 
 def _write_scores(workdir: Path, report: dict, host: dict[str, int]) -> None:
     if host["host"] == 0 and "mean_iou" in report:
-        run_files.write_json(workdir / run_files.SCORES, report)
+        run_files.write_json(workdir / run_files.of_split(run_files.SCORES, report["split"]), report)
 
 
 def _report_memory(config: ConfigDict, class_table: classes.ClassTable) -> None:

@@ -105,6 +105,7 @@ RULES: dict[str, Rule] = {
     "model.branches": _choice(1, 2, 3, 4),
     "model.stride_in": _choice("1x1", "3x3"),
     "model.batch_norm": _choice("batch", "frozen"),
+    "model.running_statistics": _choice("by_domain", "shared"),
     "model.dtype": _choice("float32", "bfloat16"),
     "model.pixel_order": _choice("bgr", "rgb"),
     "model.pixel_deviation": Rule("numbers above 0", lambda value: all(each > 0 for each in value)),
@@ -135,7 +136,7 @@ RULES: dict[str, Rule] = {
     "evaluation.every": _at_least(0, zero="only the last step"),
     "evaluation.pictures": _at_least(0, "images"),
     "evaluation.checkpoint": _choice("last", "selected", "best"),
-    "evaluation.split": _choice("validation", "test"),
+    "evaluation.split": _choice("validation", "test", "source"),
     "evaluation.test_size": _SIZE,
     "evaluation.scales": Rule(
         "one or more factors above 0", lambda value: len(value) > 0 and all(0 < each < _INFINITY for each in value)

@@ -25,6 +25,7 @@ class Variant:
 
     source_labels: bool = True
     target_labels: Literal["none", "few", "all"] = "few"
+    adapts_statistics: bool = False
     global_term: bool = False
     semantic_term: bool = False
     teacher: bool = False
@@ -32,6 +33,7 @@ class Variant:
 
 VARIANTS = {
     "source_only": Variant(target_labels="none"),
+    "source_adabn": Variant(target_labels="none", adapts_statistics=True),
     "target_only": Variant(source_labels=False),
     "joint": Variant(),
     "adaptsegnet": Variant(global_term=True),
@@ -126,8 +128,9 @@ def _set_variant(config: ConfigDict, name: str) -> None:
             batch.source, batch.labelled = sorted((batch.source, batch.labelled))
     if not variant.global_term:
         config.loss.global_weight = 0.0
-        if not variant.teacher:
+        if not (variant.teacher or variant.adapts_statistics):
             batch.unlabelled = 0
+    config.model.adapt_statistics = variant.adapts_statistics
     if not variant.semantic_term:
         config.loss.semantic_weight = 0.0
     if not variant.teacher:

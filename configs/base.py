@@ -90,6 +90,10 @@ def default_config() -> ConfigDict:
     config.model.branches = 4  # How many of the dilations 6, 12, 18, 24; released weights of AdaptSegNet use 2.
     config.model.stride_in = "1x1"  # Convolution of a block that strides: "1x1" as in Caffe, "3x3" as in torchvision.
     config.model.batch_norm = "batch"  # "batch": statistics of each stream; "frozen": running statistics.
+    # Evaluation normalises by running statistics of the target ("by_domain"; of the source where no target image is
+    # passed), or, as the reference implementation, by those that images of both domains move ("shared").
+    config.model.running_statistics = "by_domain"
+    config.model.adapt_statistics = False  # Pass unlabelled images for the statistics alone: source_adabn.
     config.model.train_norm_affine = False  # The reference implementation freezes scale and offset of batch norm.
     config.model.dtype = "float32"  # Of computation; "bfloat16" for GPU and TPU. Parameters stay float32.
     config.model.remat = False  # Recompute activations in the backward pass: less memory, a third more time.
@@ -136,7 +140,9 @@ def default_config() -> ConfigDict:
     config.evaluation.every = 5_000  # Steps; 0: only the last one, which is always evaluated.
     config.evaluation.pictures = 4  # Images in the picture of predictions; at most as many in that of mixed images.
     config.evaluation.checkpoint = "last"  # Scored by --mode=eval: "last", "selected" (data.held_out) or "best".
-    config.evaluation.split = "validation"  # Or "test", without labels: --mode=eval only writes predictions.
+    # "validation"; for --mode=eval also "test", without labels: it only writes predictions, or "source": the training
+    # images of the source, by its own running statistics.
+    config.evaluation.split = "validation"
     config.evaluation.test_size = (
         1024,
         2048,

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from data import augment
 from data.classes import IGNORED
+from data.datasets.spec import domain_of
 from data.preparation import split_index as index
 from data.preparation.location import Locations
 from data.reading import decoded_cache
@@ -32,7 +33,7 @@ from data.reading.bad_records import Stream, check_records, training_steps
 from data.reading.split_reader import RECORDS_PER_READ, UNDECODABLE, Split, open_splits
 from data.sampling import labelled_subset
 from data.sampling.epoch_order import Order, choose_labelled, positions
-from data.streams import PARTS, STREAMS, host_share, parts, reads_target_labels, streams
+from data.streams import PARTS, STREAMS, evaluation_part, host_share, parts, reads_target_labels, streams
 
 # Accelerators are left to JAX; TensorFlow would take all of their memory.
 for _kind in ("GPU", "TPU"):
@@ -110,25 +111,28 @@ def names_of_step(config: ConfigDict, step: int) -> dict[str, list[str]]:
 
 
 def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
-    """Yields this host's part of one pass over the target's images of a split, in the order of the records.
+    """Yields this host's part of one pass over the images of a split, in the order of the records.
 
     Args:
-      config: the whole configuration; `config.evaluation.split` is "validation" or "test".
+      config: the whole configuration; `config.evaluation.split` is "validation", "test" or, for the training images of
+        the source, "source".
       host: number of this host, from 0.
       hosts: number of hosts; all of them get the same number of batches, of the same size.
 
     Returns:
-      Iterator of {"image": uint8 [b, H, W, 3] RGB at config.data.target_size, "label": uint8 [b, Y, X] at the
-      size of the dataset, "name": text [b], "valid": bool [b]}, with b = config.evaluation.batch / `hosts`,
-      rounded up. Places of the last step without an image have valid False, no name and a label that is ignored
-      everywhere. The test split has no "label". `operator.length_hint` of the iterator is the number of batches left.
+      Iterator of {"image": uint8 [b, H, W, 3] RGB at the size of training, "label": uint8 [b, Y, X] at the size of the
+      dataset (of "source": of training), "name": text [b], "valid": bool [b]}, with b = config.evaluation.batch /
+      `hosts`, rounded up. Places of the last step without an image have valid False, no name and a label that is
+      ignored everywhere. The test split has no "label". `operator.length_hint` of the iterator is the number of batches
+      left.
 
     Raises:
       UserError: files are missing or unusable, or labels of several sizes do not fit `config.evaluation.batch`.
     """
-    part = f"target_{config.evaluation.split}"
+    part = evaluation_part(config)
     split = open_splits(config, [part])[part]
-    return _evaluation(config, split, np.arange(split.count), config.evaluation.split != "test", host, hosts)
+    images, labelled = np.arange(split.count), config.evaluation.split != "test"
+    return _evaluation(config, split, images, labelled, host, hosts, domain_of(part))
 
 
 def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -164,14 +168,20 @@ def labelled_list(config: ConfigDict) -> labelled_subset.Choice | None:
 
 
 def _evaluation(
-    config: ConfigDict, split: Split, chosen: np.ndarray, with_labels: bool, host: int, hosts: int
+    config: ConfigDict,
+    split: Split,
+    chosen: np.ndarray,
+    with_labels: bool,
+    host: int,
+    hosts: int,
+    domain: str = "target",
 ) -> Iterator[Batch]:
     """Returns this host's batches of one pass over the images `chosen` (indices, int64 [N])."""
     images = -(-config.evaluation.batch // hosts)
     if with_labels:
         index.check_label_sizes(split.label_sizes()[chosen], config.evaluation.batch)
     decode = split.decoder("image", "name", "label") if with_labels else split.decoder("image", "name")
-    size = tuple(config.data.target_size)
+    size = tuple(config.data[f"{domain}_size"])
 
     def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         position = positions(steps, images, host, hosts)

@@ -10,6 +10,7 @@ READ = {
     "loss.global_weight": (("source",), ("unlabelled",)),
     "loss.semantic_weight": (("source",), ("labelled",)),
     "teacher.mixed_weight": (("unlabelled",), ("source", "labelled")),
+    "model.adapt_statistics": (("unlabelled",),),
 }
 # Stream -> part of a run's data.
 PARTS = {"source": "source_train", "labelled": "target_train", "unlabelled": "target_train"}
@@ -44,8 +45,14 @@ def shapes(config: ConfigDict) -> dict[str, tuple[int, int, int, bool]]:
 def parts(config: ConfigDict) -> list[str]:
     """Returns the parts of the data that a run reads, such as "source_train", each once."""
     held_out = ["target_train"] if config.data.held_out else []
-    needed = [PARTS[name] for name in streams(config)] + held_out + [f"target_{config.evaluation.split}"]
+    needed = [PARTS[name] for name in streams(config)] + held_out + [evaluation_part(config)]
     return list(dict.fromkeys(needed))
+
+
+def evaluation_part(config: ConfigDict) -> str:
+    """Returns the part of the data whose images are scored."""
+    split = config.evaluation.split
+    return PARTS["source"] if split == "source" else f"target_{split}"
 
 
 def reads_target_labels(config: ConfigDict) -> bool:

@@ -46,7 +46,7 @@ def train(config, data, *, class_table, writer, workdir):
         raise StoppedError("Stopped")
     if config.steps == 3:
         raise ValueError("A bug")
-    return {"variant": config.variant, "step": 9, "mean_iou": {"toy": 0.5}}
+    return {"variant": config.variant, "step": 9, "mean_iou": {"toy": 0.5}, "split": "validation"}
 
 def prepare(config, locations):
     print("prepare")
@@ -64,7 +64,7 @@ def evaluate(config, *, class_table, evaluation_batches, workdir):
     print("evaluate", config.variant, class_table.names[0], workdir.name)
     if config.evaluation.split == "test":
         return {"step": 8, "images": 3}
-    return {"variant": config.variant, "step": 8, "mean_iou": {"toy": 0.25}}
+    return {"variant": config.variant, "step": 8, "mean_iou": {"toy": 0.25}, "split": config.evaluation.split}
 
 stand_in("jax", process_index=lambda: 0, process_count=lambda: 2)
 stand_in("clu")
@@ -115,7 +115,7 @@ def test_training_is_wired(tmp_path):
     ]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
-    assert report == {"variant": "joint", "step": 9, "mean_iou": {"toy": 0.5}}
+    assert report == {"variant": "joint", "step": 9, "mean_iou": {"toy": 0.5}, "split": "validation"}
 
 
 def test_run_without_labelled_target_images_is_wired(tmp_path):
@@ -127,7 +127,7 @@ def test_evaluation_is_wired(tmp_path):
     assert result.stdout.splitlines() == ["cache in run", "prepare", "evaluate joint road run"]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
-    assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}}
+    assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}, "split": "validation"}
 
 
 def test_prediction_is_wired(tmp_path):
@@ -198,7 +198,14 @@ def test_test_images_leave_the_scores_alone(tmp_path):
     assert not (tmp_path / "new/run/eval.json").exists()
     result = wire(tmp_path, *data)
     assert (result.returncode, result.stdout) == (2, "")
-    assert "expected --mode=eval" in result.stderr
+    assert "evaluation.split is 'test'; expected --mode=eval with it" in result.stderr
+
+
+def test_scores_of_the_source_have_a_file_of_their_own(tmp_path):
+    result = wire(tmp_path, "--mode=eval", "--config.evaluation.split=source")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "new/run/eval_source.json").exists()
+    assert not (tmp_path / "new/run/eval.json").exists()
 
 
 def test_interrupt_shows_no_traceback(tmp_path):

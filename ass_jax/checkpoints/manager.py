@@ -179,13 +179,16 @@ class Checkpoints:
         """
         return self._read(step, target)
 
-    def restore_segmenter(self, target: dict, step: int | None = None, average: bool = False) -> dict:
+    def restore_segmenter(
+        self, target: dict, step: int | None = None, *, average: bool = False, source: bool = False
+    ) -> dict:
         """Returns the segmenter alone, without reading discriminators and optimiser state.
 
         Args:
           target: `{"params": ..., "batch_stats": ...}` of the segmenter, with leaves as in `restore`.
           step: default: the latest intact one.
           average: restores the segmenter's moving average.
+          source: restores the running statistics of the source's own, if the checkpoint has them.
 
         Raises:
           DamagedError: the checkpoint is damaged.
@@ -193,9 +196,12 @@ class Checkpoints:
         """
         if average:
             return self._read(step, {"average": target}, parts=_AVERAGE)["average"]
-        segmenter = {"params": {"segmenter": target["params"]}, "batch_stats": target["batch_stats"]}
-        found = self._read(step, segmenter, parts=("params/segmenter/", "batch_stats/"))
-        return {"params": found["params"]["segmenter"], "batch_stats": found["batch_stats"]}
+        step = self._find(step)
+        names = integrity.read_checksums(self.directory, step) if source else ()
+        statistics = "source_stats" if any(name.startswith("source_stats/") for name in names) else "batch_stats"
+        segmenter = {"params": {"segmenter": target["params"]}, statistics: target["batch_stats"]}
+        found = self._read(step, segmenter, parts=("params/segmenter/", f"{statistics}/"))
+        return {"params": found["params"]["segmenter"], "batch_stats": found[statistics]}
 
     def configuration(self, step: int | None = None) -> dict:
         """Returns the configuration saved with a step, by default the latest intact one.

@@ -1,4 +1,4 @@
-"""Scores a trained segmenter on the target domain and writes its predictions."""
+"""Scores a trained segmenter and writes its predictions."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,7 @@ from ass_jax.models import Networks, build_networks
 from ass_jax.runtime import compilation
 from ass_jax.runtime.console import progress, say
 from ass_jax.runtime.sharding import by_image, global_batch, local_images, make_mesh, on_mesh, pad_images, replicated
-from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTION_PICTURE, PREDICTIONS, TEST_PREDICTIONS, writing
+from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTION_PICTURE, PREDICTIONS, of_split, writing
 from ass_jax.weights.pretrained import with_settings
 
 Batch = dict[str, np.ndarray]
@@ -39,7 +39,9 @@ def evaluate(
 ) -> dict:
     """Scores a checkpoint, writes every prediction to files, and draws a picture of some of them.
 
-    For images without labels (`config.evaluation.split` is "test"), it only writes the predictions.
+    Images of the target are normalised by the running statistics of the target, those of the source
+    (`config.evaluation.split` is "source") by its own, where the run has separate ones. For images without labels
+    ("test"), it only writes the predictions.
 
     Args:
       config: the whole configuration.
@@ -68,8 +70,9 @@ def evaluate(
             config = with_settings(config, saved["model"])
         networks = build_networks(config, len(class_table.names))
         target = on_mesh(abstract_segmenter(networks, config), mesh)
-        variables = {"": checkpoints.restore_segmenter(target, number)}
-        if config.teacher.decay and labelled:
+        from_source = settings.split == "source"
+        variables = {"": checkpoints.restore_segmenter(target, number, source=from_source)}
+        if config.teacher.decay and settings.split == "validation":  # It has no statistics of the source.
             variables["average"] = checkpoints.restore_segmenter(target, number, average=True)
         saved_reports = selection.saved_reports(checkpoints)
     changed = config_diff.scoring_differences(saved, config.to_dict())
@@ -78,7 +81,7 @@ def evaluate(
         say(f"Evaluating checkpoint {number} with settings that differ from those of its training:{lines}")
     report = selection.describe(number, settings.checkpoint) | {"split": settings.split}
     strip = PredictionStrip(settings.pictures, class_table)
-    with PredictionFiles(workdir / (PREDICTIONS if labelled else TEST_PREDICTIONS), class_table) as files:
+    with PredictionFiles(workdir / of_split(PREDICTIONS, settings.split), class_table) as files:
 
         def visit(name: str, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
             files.add(name, prediction)
@@ -100,7 +103,7 @@ def evaluate(
     report |= {"variant": variant, LABELLED: saved.get(LABELLED), CHANGED: changed}
     report |= scores | {"checkpoints": saved_reports}
     print_report(variant, report)
-    strip.save(workdir / PREDICTION_PICTURE)
+    strip.save(workdir / of_split(PREDICTION_PICTURE, settings.split))
     return report
 
 

@@ -17,9 +17,11 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
       step: int32 scalar, steps done.
       params: of "segmenter" and, where their terms act, "global_discriminator" and "semantic_discriminator".
-      batch_stats: running batch-norm statistics of the segmenter; empty without batch norm.
+      batch_stats: running batch-norm statistics of the segmenter, of the domain that is evaluated; empty without batch
+        norm.
       optimizer_state: of `ass_jax.method.optimizers.make_optimizer`.
       average: `{"params": ..., "batch_stats": ...}`, moving average of the segmenter; None when it is off.
+      source_stats: running statistics of the source's own; None where they are not separate, see `separates_domains`.
     """
 
     step: jax.Array
@@ -27,6 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: dict
     optimizer_state: optax.OptState
     average: Variables | None
+    source_stats: dict | None = None
 
     @property
     def segmenter(self) -> Variables:
@@ -61,7 +64,26 @@ def create_state(
         params["semantic_discriminator"] = networks.semantic_discriminator.init(keys[2], vectors)["params"]
     # A copy: the step donates the buffers of both, which must not be the same.
     average = jax.tree.map(jnp.copy, variables) if config.teacher.decay else None
-    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params), average)
+    statistics = variables["batch_stats"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=statistics,
+        optimizer_state=optimizer.init(params),
+        average=average,
+        source_stats=jax.tree.map(jnp.copy, statistics) if separates_domains(config) else None,
+    )
+
+
+def separates_domains(config: ConfigDict) -> bool:
+    """Returns whether source and target images move running statistics of their own (AdaBN, arXiv 1603.04779).
+
+    Otherwise all images move the same ones, as in the reference implementation, or all are of one domain.
+    """
+    batch, terms = config.data.batch, (config.loss.global_weight, config.teacher.mixed_weight)
+    passes_target = batch.labelled or (batch.unlabelled and (any(terms) or config.model.adapt_statistics))
+    by_domain = config.model.running_statistics == "by_domain" and config.model.batch_norm == "batch"
+    return bool(by_domain and batch.source and passes_target)
 
 
 def abstract_segmenter(networks: Networks, config: ConfigDict) -> Variables:

@@ -72,9 +72,9 @@ def train_step(
         if networks.global_discriminator is None:
             del batch["unlabelled"]  # No term reads its maps.
 
-    def objective(params: dict, batch_stats: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
+    def objective(params: dict, statistics: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
         params = _freeze(params, config)
-        maps, batch_stats = _forward(params["segmenter"], batch_stats, streams, networks, config)
+        maps, statistics = _forward(params["segmenter"], statistics, streams, networks, config)
         total, metrics = _segmentation_terms(maps, streams, config)
         ramp = _ramp(state.step, config.loss.warmup_steps)
         if networks.global_discriminator is not None:
@@ -85,16 +85,17 @@ def train_step(
             fool, learn, found = _semantic_terms(params["semantic_discriminator"], maps, streams, networks, config)
             total += ramp * config.loss.semantic_weight * fool + learn
             metrics |= found
-        return total, (batch_stats, metrics)
+        return total, (statistics, metrics)
 
-    def terms(batch_stats: dict, streams: dict) -> tuple[dict, dict]:
+    def terms(statistics: dict, streams: dict) -> tuple[dict, dict]:
         value_and_gradients = jax.value_and_grad(objective, has_aux=True)
-        (total, (batch_stats, metrics)), gradients = value_and_gradients(state.params, batch_stats, streams)
-        return batch_stats, {"total": total, "metrics": metrics, "gradients": gradients}
+        (total, (statistics, metrics)), gradients = value_and_gradients(state.params, statistics, streams)
+        return statistics, {"total": total, "metrics": metrics, "gradients": gradients}
 
     # No term joins two streams.
     streams = {name: batch[name] for name in PASSES if name in batch}
-    batch_stats, sums = sum_by_stream(terms, state.batch_stats, streams)
+    statistics, sums = sum_by_stream(terms, {"target": state.batch_stats, "source": state.source_stats}, streams)
+    batch_stats, source_stats = statistics["target"], statistics["source"]
     total, metrics, gradients = sums["total"], sums["metrics"] | taught, sums["gradients"]
     norms = {f"gradient_norm/{network}": optax.tree.norm(gradient) for network, gradient in gradients.items()}
     finite = jnp.isfinite(jnp.stack([total, *norms.values()])).all()
@@ -108,9 +109,10 @@ def train_step(
     if average is not None:
         segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
         average = follow(average, segmenter, state.step, config.teacher.decay)
-    updated, unchanged = (params, batch_stats, average), (state.params, state.batch_stats, state.average)
-    params, batch_stats, average = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
-    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average), metrics
+    updated = (params, batch_stats, source_stats, average)
+    unchanged = (state.params, state.batch_stats, state.source_stats, state.average)
+    params, batch_stats, source_stats, average = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
+    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average, source_stats), metrics
 
 
 def add_mixed(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
@@ -145,25 +147,31 @@ def _freeze(params: dict, config: ConfigDict) -> dict:
     return params | {"segmenter": segmenter}
 
 
-def _forward(params: dict, batch_stats: dict, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, dict]:
+def _forward(params: dict, statistics: dict, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, dict]:
     """Passes every stream once through the segmenter, each with its own batch statistics.
+
+    `statistics` holds running statistics of the "target" and, None where they are not separate, of the "source". Mixed
+    images, parts of which may be of the source, move neither where they are separate.
 
     Returns:
       By stream: `features` `[B, h, w, D]`, `logits` `[B, h, w, C]`, `scores` (logits at image size)
       `[B, H, W, C]`; and the running statistics after all streams, in the order of `PASSES`.
     """
+    separate = statistics["source"] is not None
     maps = {}
     for stream in PASSES:
         if stream not in batch:
             continue
+        domain = "source" if separate and stream == "source" else "target"
         images = normalise(batch[stream]["image"], config)
         (features, logits), updated = networks.segmenter.apply(
-            {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
+            {"params": params, "batch_stats": statistics[domain]}, images, train=True, mutable=["batch_stats"]
         )
-        batch_stats = updated.get("batch_stats", batch_stats)
+        if not (separate and stream == "mixed"):
+            statistics = statistics | {domain: updated.get("batch_stats", statistics[domain])}
         scores = resize_bilinear(logits, images.shape[1:3])
         maps[stream] = {"features": features, "logits": logits, "scores": scores}
-    return maps, batch_stats
+    return maps, statistics
 
 
 def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Array, Metrics]:
@@ -175,7 +183,7 @@ def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Ar
         if "label" in examples
     }
     weights = {"loss/segmentation_mixed": config.teacher.mixed_weight}
-    return sum(weights.get(name, 1.0) * loss for name, loss in losses.items()), losses
+    return sum((weights.get(name, 1.0) * loss for name, loss in losses.items()), jnp.zeros(())), losses
 
 
 def _global_terms(params: dict, maps: dict, networks: Networks, config: ConfigDict) -> tuple[Array, Array, Metrics]:

@@ -17,14 +17,19 @@ CONFIGURATION = "config.json"
 CLASSES = "classes.json"
 METRICS = "metrics.jsonl"
 SCORES = "eval.json"
-PREDICTIONS = "predictions"  # Of the validation images.
-TEST_PREDICTIONS = "predictions_test"
+PREDICTIONS = "predictions"
 LABEL_MAPS = "predicted"  # Of a user's own images.
 PREDICTION_PICTURE = "predictions.png"
 MIXED_PICTURE = "mixed.png"
 COMPILATION_CACHE = "compilation_cache"
 LOCK = "training.lock"
 CHECK_REPORT = "check.txt"
+
+
+def of_split(name: str, split: str) -> str:
+    """Returns a file or folder of a split: for "validation" `name` itself, for others such as "eval_source.json"."""
+    path = Path(name)
+    return name if split == "validation" else f"{path.stem}_{split}{path.suffix}"
 
 
 @contextlib.contextmanager

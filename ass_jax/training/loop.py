@@ -289,7 +289,10 @@ def _first_state(create: Callable[[], TrainState], initial: Pretrained | None, m
     # A copy: the step donates the buffers of both, which must not be the same.
     average = None if state.average is None else jax.tree.map(jnp.copy, variables)
     params = state.params | {"segmenter": variables["params"]}
-    return state.replace(params=params, batch_stats=variables["batch_stats"], average=average)
+    source_stats = None if state.source_stats is None else jax.tree.map(jnp.copy, variables["batch_stats"])
+    return state.replace(
+        params=params, batch_stats=variables["batch_stats"], source_stats=source_stats, average=average
+    )
 
 
 def _compile_step(

@@ -132,7 +132,12 @@ def _outcome(state: TrainState, metrics: dict) -> dict[str, np.ndarray]:
     The weights are left out: one step changes them too little for a comparison in float32.
     """
     losses = {name: value for name, value in metrics.items() if name.startswith(("loss/", "gradient_norm/"))}
-    trees = {"": losses, "running": state.batch_stats, "of the optimiser": state.optimizer_state}
+    trees = {
+        "": losses,
+        "running": state.batch_stats,
+        "running, of the source": state.source_stats,
+        "of the optimiser": state.optimizer_state,
+    }
     leaves, _ = jax.tree_util.tree_flatten_with_path(trees)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/").lstrip("/"): np.asarray(leaf)

@@ -81,6 +81,20 @@ def test_segmenter_is_restored_alone(tmp_path):
         assert_identical(checkpoints.restore_segmenter(target, step=2, average=True), state.average)
 
 
+def test_segmenter_is_restored_with_the_statistics_of_the_source(tmp_path):
+    state = make_state(5)
+    own = state.replace(source_stats=make_state(7).batch_stats)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state, None, CONFIGURATION)
+        checkpoints.save(3, own, None, CONFIGURATION)
+        target = make_state(6).segmenter
+        found = checkpoints.restore_segmenter(target, source=True)
+        assert_identical(found, state.segmenter | {"batch_stats": own.source_stats})
+        assert_identical(checkpoints.restore_segmenter(target), state.segmenter)
+        # Without separate ones, those that all images have moved.
+        assert_identical(checkpoints.restore_segmenter(target, 2, source=True), state.segmenter)
+
+
 def test_segmenter_without_batch_norm_or_average(tmp_path):
     state = make_state(with_average=False).replace(batch_stats={})
     with Checkpoints(tmp_path) as checkpoints:

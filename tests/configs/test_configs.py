@@ -21,6 +21,7 @@ REAL = ["gta5", "synthia"]  # Their labelled images come from the lists of Citys
 # semantic term and the teacher are on.
 PAPER = {
     "source_only": ((2, 0, 0), 100, False, False, False),
+    "source_adabn": ((2, 0, 1), 100, False, False, False),
     "target_only": ((0, 2, 0), 100, False, False, False),
     "joint": ((1, 1, 0), 100, False, False, False),
     "adaptsegnet": ((1, 1, 1), 100, True, False, False),
@@ -76,7 +77,9 @@ def test_variant_switches_streams_and_terms(name, variant):
 def test_unlabelled_images_are_read_only_for_terms_that_need_them(name, variant):
     for words in (variant, f"{variant},smoke"):
         images = streams.streams(FILES[name].get_config(words))
-        assert ("unlabelled" in images) == any(PAPER[variant][2:][part] for part in (0, 2))
+        assert ("unlabelled" in images) == (
+            variant == "source_adabn" or any(PAPER[variant][2:][part] for part in (0, 2))
+        )
 
 
 def test_every_variant_is_checked():
@@ -93,6 +96,7 @@ def test_variants_differ_only_in_streams_and_terms(name):
         "data.batch.unlabelled",
         "loss.global_weight",
         "loss.semantic_weight",
+        "model.adapt_statistics",
         *TEACHER,
     }
     full = dict(flatten(FILES[name].get_config("ass_plus")))

@@ -80,6 +80,15 @@ def test_evaluation_resizes_images_but_not_labels(config):
     np.testing.assert_array_equal(batch["image"][1], np.round(shrunk))
 
 
+def test_evaluation_of_the_source_has_its_images_and_labels_at_the_size_of_training(config):
+    config.evaluation.update(split="source", batch=2)
+    config.data.source_size, config.data.target_size = (HEIGHT, WIDTH), (8, 12)
+    batch = next(pipeline.evaluation_batches(config))
+    records = stored(config, "source_train")[:2]
+    np.testing.assert_array_equal(batch["image"], [record["image"] for record in records])
+    np.testing.assert_array_equal(batch["label"], [record["label"][..., 0] for record in records])
+
+
 def test_evaluation_leaves_no_open_files(config):
     def open_files():
         return len(os.listdir("/proc/self/fd"))

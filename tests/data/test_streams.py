@@ -22,6 +22,13 @@ def test_unlabelled_stream_needs_a_term_that_reads_it(first, second):
     assert streams.streams(config) == {"source": 1, "labelled": 1}
 
 
+def test_adapted_statistics_bring_the_unlabelled_stream():
+    config = base.get_config("source_adabn")
+    assert streams.streams(config) == {"source": 2, "unlabelled": 1}
+    config.model.adapt_statistics = False
+    assert streams.streams(config) == {"source": 2}
+
+
 def test_empty_streams_are_left_out():
     config = base.get_config("oracle")
     assert streams.streams(config) == {"labelled": 2}
@@ -33,6 +40,9 @@ def test_parts_list_what_a_run_reads():
     config.data.held_out = 1
     config.evaluation.split = "test"
     assert streams.parts(config) == ["source_train", "target_train", "target_test"]
+    config = base.get_config("target_only")
+    config.evaluation.split = "source"
+    assert streams.parts(config) == ["target_train", "source_train"]
 
 
 def test_uneven_shares_of_hosts_are_refused():

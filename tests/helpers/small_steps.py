@@ -92,7 +92,8 @@ def make_first(config: ConfigDict) -> TrainState:
     params = {name: jax.tree_util.tree_map_with_path(draw, state.params[name]) for name in names}
     batch_stats = jax.tree_util.tree_map_with_path(draw, state.batch_stats)
     average = None if state.average is None else {"params": params["segmenter"], "batch_stats": batch_stats}
-    return state.replace(params=params, batch_stats=batch_stats, average=average)
+    source_stats = None if state.source_stats is None else batch_stats
+    return state.replace(params=params, batch_stats=batch_stats, average=average, source_stats=source_stats)
 
 
 def make_step(config: ConfigDict) -> functools.partial:

@@ -10,7 +10,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from ass_jax.method.optimizers import make_optimizer
-from ass_jax.method.state import TrainState, abstract_segmenter, create_state
+from ass_jax.method.state import TrainState, abstract_segmenter, create_state, separates_domains
 from ass_jax.models import Networks, build_networks
 from configs.base import get_config
 
@@ -116,3 +116,23 @@ def test_shapes_of_the_real_networks(read, depth):
     assert state.params["global_discriminator"]["conv1"]["kernel"].shape == (4, 4, CLASSES, 8)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
     assert abstract_segmenter(networks, config) == state.segmenter
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings", "expected"),
+    [
+        ("source_only", {}, False),
+        ("target_only", {}, False),
+        ("source_adabn", {}, True),
+        ("joint", {}, True),
+        ("ass_plus", {}, True),
+        ("joint", {"model.running_statistics": "shared"}, False),
+        ("joint", {"model.batch_norm": "frozen"}, False),  # None moves.
+        ("adaptsegnet", {"data.batch.labelled": 0}, True),
+        ("adaptsegnet", {"data.batch.labelled": 0, "loss.global_weight": 0.0}, False),  # No target image passes.
+    ],
+)
+def test_domains_have_separate_statistics_where_both_pass(variant, settings, expected):
+    config = get_config(variant)
+    config.update_from_flattened_dict(settings)
+    assert separates_domains(config) == expected

@@ -69,16 +69,48 @@ def stem_outputs(params: dict, images: np.ndarray) -> np.ndarray:
     return np.einsum("bijcyx,yxco->bijo", windows, np.float64(params["backbone"]["stem"]["kernel"]))
 
 
-def test_running_statistics_follow_each_stream_in_order(states):
-    batch, first = make_batch(seed=0), states[0][0]
-    mean, variance = np.zeros(4), np.ones(4)
-    for stream in ("source", "labelled", "unlabelled"):
-        outputs = stem_outputs(first.params["segmenter"], batch[stream]["image"])
+def assert_statistics_follow(found: dict, params: dict, streams: tuple[str, ...]) -> None:
+    batch, mean, variance = make_batch(seed=0), np.zeros(4), np.ones(4)
+    for stream in streams:
+        outputs = stem_outputs(params["segmenter"], batch[stream]["image"])
         mean = 0.9 * mean + 0.1 * outputs.mean((0, 1, 2))
         variance = 0.9 * variance + 0.1 * outputs.var((0, 1, 2))
-    running = states[1][0].batch_stats["backbone"]["stem_norm"]
+    running = found["backbone"]["stem_norm"]
     np.testing.assert_allclose(running["mean"], mean, rtol=1e-4)
     np.testing.assert_allclose(running["var"], variance, rtol=1e-4)
+
+
+def test_running_statistics_of_a_domain_follow_its_streams_in_order(states):
+    params, after = states[0][0].params, states[1][0]
+    assert_statistics_follow(after.batch_stats, params, ("labelled", "unlabelled"))
+    assert_statistics_follow(after.source_stats, params, ("source",))
+
+
+def test_shared_running_statistics_follow_all_streams_in_order(states):
+    config = make_config()
+    config.model.running_statistics = "shared"
+    first = make_first(config)
+    assert first.source_stats is None
+    after, metrics = jit(make_step(config))(first, make_batch(seed=0))
+    assert_statistics_follow(after.batch_stats, first.params, ("source", "labelled", "unlabelled"))
+    # They are not read in training.
+    assert_trees_equal(after.params, states[1][0].params)
+    assert_trees_equal(metrics, states[1][1])
+
+
+def test_adapted_statistics_follow_unlabelled_images_and_change_no_weight():
+    """`source_adabn` trains as `source_only`."""
+    batch, found = make_batch(seed=0), {}
+    for variant, streams in (("source_only", ("source",)), ("source_adabn", ("source", "unlabelled"))):
+        config = make_config(variant)
+        first = make_first(config)
+        chosen = {stream: batch[stream] for stream in streams}
+        found[variant], _ = jit(make_step(config))(first, chosen)
+    adapted, plain = found["source_adabn"], found["source_only"]
+    assert_trees_equal(adapted.params, plain.params)
+    assert plain.source_stats is None
+    assert_trees_equal(adapted.source_stats, plain.batch_stats)
+    assert_statistics_follow(adapted.batch_stats, first.params, ("unlabelled",))
 
 
 def test_streams_are_normalised_separately(states):
@@ -178,12 +210,13 @@ def test_frozen_statistics_do_not_change(states):
 
     @jit
     def forward(params: dict, batch_stats: dict) -> tuple:
+        statistics = {"target": batch_stats, "source": None}
         images = preprocess.normalise(batch["labelled"]["image"], config)
         evaluated = networks.segmenter.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
-        return *train_step._forward(params, batch_stats, batch, networks, config), evaluated
+        return *train_step._forward(params, statistics, batch, networks, config), evaluated
 
-    maps, batch_stats, (features, logits) = forward(first.params["segmenter"], first.batch_stats)
-    assert_trees_equal(batch_stats, first.batch_stats)
+    maps, statistics, (features, logits) = forward(first.params["segmenter"], first.batch_stats)
+    assert_trees_equal(statistics["target"], first.batch_stats)
     assert_trees_equal(maps["labelled"]["features"], features)
     assert_trees_equal(maps["labelled"]["logits"], logits)
     assert maps["labelled"]["scores"].shape == (4, 32, 64, CLASSES)
