@@ -7,8 +7,8 @@ Numbers: ours, for a small network trained from scratch.
     python main.py --config=configs/toy.py:ass_plus --workdir=runs/toy_plus
 
 `make demo` runs the first two and shows their scores side by side. On two cores either takes about a minute. Expected
-mIoU, over three seeds: source_only 27.5 ± 1.5, joint 46.1 ± 1.0, adaptsegnet 50.7 ± 0.3, ass 51.5 ± 0.8, ass_plus
-54.3 ± 0.9, oracle 59.9 ± 0.4; docs/results/ladder/ladder.md has the rest.
+mIoU, over three seeds: source_only 27.4 ± 1.9, joint 47.6 ± 1.4, adaptsegnet 52.1 ± 0.4, ass 53.0 ± 0.6, ass_plus
+55.3 ± 0.9, oracle 60.0 ± 0.4; docs/results/ladder/ladder.md has the rest.
 """
 
 from ml_collections import ConfigDict

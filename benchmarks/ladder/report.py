@@ -102,7 +102,12 @@ def describe_parts(variant: str, labelled_count: int) -> str:
     """Describes a variant in a few words, such as "source + 8 labelled target images + global + semantic"."""
     parts = parts_of(variant)
     labels = {"none": "", "few": f"{labelled_count} labelled target images", "all": "all target images labelled"}
-    terms = {"global": parts.global_term, "semantic": parts.semantic_term, "teacher": parts.teacher}
+    terms = {
+        "adapted statistics": parts.adapts_statistics,
+        "global": parts.global_term,
+        "semantic": parts.semantic_term,
+        "teacher": parts.teacher,
+    }
     names = (
         "source" * parts.source_labels,
         labels[parts.target_labels],
