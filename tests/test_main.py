@@ -49,7 +49,7 @@ def answer(arguments, environment):
             ["--config=configs/tyo.py", "--config.loss.global_weight=1"],
             ["'configs/tyo.py'", "configs/toy.py"],
         ),
-        (["--config=configs/toy.py:as"], ["'as'", "source_only, target_only", "smoke"]),
+        (["--config=configs/toy.py:as"], ["'as'", "source_only, source_adabn, target_only", "smoke"]),
         (["--config", "configs/toy.py:ass,joint"], ["one variant", "ass, joint"]),
         (["--config.steps=3"], ["--config.steps", "--config=FILE"]),
         ([TOY, "--config.stebs=3"], ["config.stebs", "Did you mean --config.steps?", "seed, skipped_limit, steps"]),
@@ -62,7 +62,7 @@ def answer(arguments, environment):
         ([TOY, "--config.steps.many=1"], ["config.steps.many", "Keys of config:"]),
         ([TOY, "--config.data=1"], ["--config.data is a group of keys", "batch.*, classes"]),
         ([TOY, "--config.data.source_size[0]=1"], ["Did you mean --config.data.source_size?"]),
-        ([TOY, "--config.variant=joint"], ["configs/toy.py:joint", "source_only, target_only"]),
+        ([TOY, "--config.variant=joint"], ["configs/toy.py:joint", "source_only, source_adabn, target_only"]),
         ([TOY, "--config.steps=many"], ["--config.steps=many", "Expected: int, such as 1500"]),
         ([TOY, "--config.data.source_size=64"], ["expected 2 numbers, such as (64, 128)"]),
         ([TOY, "--config.data.source_size=(64,12.5)"], ["expected 2 numbers, such as (64, 128)"]),
@@ -153,8 +153,8 @@ def test_help_is_short(environment, flag):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("toy", "source_only, target_only, .*, ass_all, smoke, any number of labelled target images"),
-        ("synthia", "source_only, target_only, .*, ass_all, smoke, 50, 100, 200, 500, 1000, 2975"),
+        ("toy", "source_only, source_adabn, target_only, .*, ass_all, smoke, any number of labelled target images"),
+        ("synthia", "source_only, source_adabn, target_only, .*, ass_all, smoke, 50, 100, 200, 500, 1000, 2975"),
     ],
 )
 def test_help_lists_the_words(environment, file, words):
