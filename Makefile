@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-# Of `make real`: the clone of CamVid, and further settings such as --config.init=FILE for pretrained weights.
+# Of `make real`: the clone of CamVid, and further settings of its runs.
 CAMVID := datasets/camvid
 SETTINGS :=
 RUN := $(VENV)/bin/python
@@ -22,7 +22,7 @@ demo: $(VENV)/installed ## Train on generated data without and with adaptation; 
 	@$(RUN) -m ass_jax.evaluation.compare_runs runs/toy_source_only runs/toy
 
 real: REAL = --config.data.source_root="$(CAMVID)" --config.data.target_root="$(CAMVID)" $(SETTINGS)
-real: $(VENV)/installed ## Train on CamVid, day to dusk, without and with adaptation; compare the scores.
+real: $(VENV)/installed-real ## Train on CamVid, day to dusk, without and with adaptation; compare the scores.
 	$(RUN) main.py --config=configs/camvid.py:source_only --workdir=runs/camvid_source_only $(REAL)
 	$(RUN) main.py --config=configs/camvid.py:ass_plus --workdir=runs/camvid_plus $(REAL)
 	@$(RUN) -m ass_jax.evaluation.compare_runs runs/camvid_source_only runs/camvid_plus
@@ -74,6 +74,10 @@ REQUIREMENTS := pyproject.toml requirements.txt constraints.txt
 
 $(VENV)/installed: $(REQUIREMENTS) | $(RUN)
 	$(RUN) -m pip install --quiet --editable . --constraint constraints.txt
+	@touch $@
+
+$(VENV)/installed-real: $(REQUIREMENTS) | $(RUN)
+	$(RUN) -m pip install --quiet --editable ".[efficientnet]" --constraint constraints.txt
 	@touch $@
 
 $(VENV)/installed-tests: $(REQUIREMENTS) | $(RUN)

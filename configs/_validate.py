@@ -61,6 +61,7 @@ def _is_size(value: tuple) -> bool:
 
 _POSITIVE = Rule("more than 0", lambda value: 0 < value < _INFINITY)
 _WEIGHT = _at_least(0, zero="off")
+_BETAS = Rule("two numbers of 0 to less than 1", lambda value: all(0 <= each < 1 for each in value))
 _SIZE = Rule("a positive height and width", _is_size)
 _SIZE_OR_OFF = Rule(
     "a positive height and width, or (0, 0): off", lambda value: _is_size(value) or tuple(value) == (0, 0)
@@ -124,7 +125,9 @@ RULES: dict[str, Rule] = {
     "discriminator.semantic_width": _at_least(1),
     "discriminator.global_learning_rate": _at_least(0),
     "discriminator.semantic_learning_rate": _at_least(0),
-    "discriminator.betas": Rule("two numbers of 0 to less than 1", lambda value: all(0 <= each < 1 for each in value)),
+    "discriminator.betas": _BETAS,
+    "optimizer.kind": _choice("sgd", "adamw"),
+    "optimizer.betas": _BETAS,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.classifier_factor": _at_least(0),
     "optimizer.momentum": _share("none"),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
+from configs.backbones import BACKBONES
 from configs.user_error import UserError
 from data.datasets.registry import SPECS
 
@@ -52,20 +53,21 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
 
     Args:
       config: changed in place.
-      words: at most one name of `VARIANTS` (default "ass"), at most one number of labelled target images and,
-        optionally, "smoke".
+      words: at most one name of `VARIANTS` (default "ass"), one of `BACKBONES` and one number of labelled target
+        images, and, optionally, "smoke".
       smoke: shrinks the configuration for the word "smoke"; default: `shrink`.
 
     Returns:
       The configuration.
 
     Raises:
-      UserError: a word is unknown, two variants or two numbers are named, or a number beside a variant that
+      UserError: a word is unknown, two variants, backbones or numbers are named, or a number beside a variant that
         labels all images.
     """
     given = [word for word in words.split(",") if word]
     counts = [word for word in given if _is_count(word, config.data.target)]
-    unknown = [word for word in given if word not in VARIANTS and word != "smoke" and word not in counts]
+    known = {*VARIANTS, *BACKBONES, "smoke", *counts}
+    unknown = [word for word in given if word not in known]
     if unknown and re.fullmatch(r"0+|-[0-9]+", unknown[0]):
         raise UserError(
             f"Expected a number of labelled target images of 1 or more after the file's colon, found {unknown[0]}. "
@@ -80,6 +82,9 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
     variants = [word for word in given if word in VARIANTS] or ["ass"]
     if len(variants) > 1:
         raise UserError(f"Expected one variant after the file's colon, found {', '.join(variants)}.")
+    backbones = [word for word in given if word in BACKBONES]
+    if len(backbones) > 1:
+        raise UserError(f"Expected one backbone after the file's colon, found {', '.join(backbones)}.")
     if len(counts) > 1:
         raise UserError(f"Expected one number of labelled images after the file's colon, found {', '.join(counts)}.")
     if counts and VARIANTS[variants[0]].target_labels == "all":
@@ -89,6 +94,8 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
         )
     if counts:
         config.data.labelled_count = int(counts[0])
+    for backbone in backbones:
+        BACKBONES[backbone](config)
     _set_variant(config, variants[0])
     if "smoke" in given:
         (smoke or shrink)(config)
@@ -98,7 +105,7 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
 def valid_words(target: str) -> str:
     """Returns the words that may follow the colon of a configuration with the target dataset `target`."""
     counts = ", ".join(map(str, _listed_counts(target))) or "any number of labelled target images"
-    return ", ".join([*VARIANTS, "smoke", counts])
+    return ", ".join([*VARIANTS, *BACKBONES, "smoke", counts])
 
 
 def _is_count(word: str, target: str) -> bool:
@@ -131,6 +138,8 @@ def _set_variant(config: ConfigDict, name: str) -> None:
         if not (variant.teacher or variant.adapts_statistics):
             batch.unlabelled = 0
     config.model.adapt_statistics = variant.adapts_statistics
+    if variant.adapts_statistics:
+        config.model.batch_norm = "batch"  # Frozen statistics could not adapt.
     if not variant.semantic_term:
         config.loss.semantic_weight = 0.0
     if not variant.teacher:
@@ -147,7 +156,8 @@ def shrink(config: ConfigDict) -> None:
     config.data.target_size = (64, 128)
     config.data.toy.update(height=64, width=128, source_count=12, target_count=12, validation_count=5)
     config.augment.crop = (0, 0)
-    config.model.backbone = "resnet_tiny"
+    config.init = ""
+    config.model.update(backbone="resnet_tiny", output_stride=8, batch_norm="batch")
     config.discriminator.update(global_width=8, semantic_width=32)
     config.evaluation.update(batch=2, every=3, pictures=2)
     config.log_every = 1

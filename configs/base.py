@@ -4,8 +4,8 @@ Defaults are the numbers of the papers: Alleviating Semantic-level Shift (ASS, a
 1802.10349), on which it builds. Comments mark our own choices. `configs/_validate.py` has the valid values.
 
 `--config=configs/toy.py:adaptsegnet,smoke` applies the words after the colon, in any order: a variant of
-`configs/_variants.py`, a number of labelled target images as in `configs/gta5.py:500`, and `smoke`, which makes
-everything tiny, to see in seconds that it runs.
+`configs/_variants.py`, a backbone of `configs/backbones.py`, a number of labelled target images as in
+`configs/gta5.py:500`, and `smoke`, which makes everything tiny, to see in seconds that it runs.
 """
 
 from ml_collections import ConfigDict
@@ -125,10 +125,12 @@ def default_config() -> ConfigDict:
     config.discriminator.semantic_learning_rate = 1e-4
     config.discriminator.betas = (0.9, 0.99)  # Adam.
 
-    config.optimizer = ConfigDict()  # SGD of the segmenter.
+    config.optimizer = ConfigDict()  # Of the segmenter.
+    config.optimizer.kind = "sgd"  # "sgd" or "adamw"; the papers use SGD.
     config.optimizer.learning_rate = 2.5e-4
     config.optimizer.classifier_factor = 10.0  # Learning rate of the classifier, relative.
-    config.optimizer.momentum = 0.9
+    config.optimizer.momentum = 0.9  # Of SGD.
+    config.optimizer.betas = (0.9, 0.999)  # Of AdamW.
     config.optimizer.weight_decay = 5e-4
     config.optimizer.decay_biases = True  # The reference implementation decays all trained parameters.
     config.optimizer.decay_steps = 250_000  # Length of the polynomial decay of all learning rates.

@@ -13,7 +13,7 @@ mIoU, over three seeds: source_only 27.4 ± 1.9, joint 47.6 ± 1.4, adaptsegnet 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import backbones, base
 
 
 def get_config(words: str = "") -> ConfigDict:
@@ -29,23 +29,7 @@ def get_config(words: str = "") -> ConfigDict:
 
     config.augment.flip = True
 
-    config.model.backbone = "resnet_tiny"
-    config.model.train_norm_affine = True  # Weights start at random, so there is nothing to preserve.
-    config.model.pixel_order = "rgb"
-    config.model.pixel_mean = (127.5, 127.5, 127.5)  # Centres 0..255.
-    config.model.pixel_deviation = (64.0, 64.0, 64.0)
-
-    config.loss.update(global_weight=0.03, semantic_weight=0.1, semantic_outputs="class_domain")
-
-    config.teacher.decay = 0.99  # Averages over about a hundred of the 1500 steps.
-    config.teacher.mixing = "cut"  # Scores better than "class" here, most of all with very few labels.
-    config.teacher.threshold = 0.8  # The small network is rarely more confident.
-
-    config.discriminator.update(global_width=16, semantic_width=128)
-    config.discriminator.update(global_learning_rate=3e-4, semantic_learning_rate=3e-4)
-
-    config.optimizer.learning_rate = 0.06
-    config.optimizer.classifier_factor = 1.0  # All layers are equally new.
+    backbones.resnet_tiny(config)
     config.optimizer.decay_steps = config.steps
 
     config.evaluation.update(batch=20, every=500)

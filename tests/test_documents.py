@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs._variants import VARIANTS
+from configs.backbones import BACKBONES
 
 ROOT = Path(__file__).parent.parent
 README_LIMIT = 10_000  # Bytes.
@@ -119,7 +120,7 @@ def wrong_configurations(text):
 
 
 def is_word(word):
-    return word in VARIANTS or word in ("smoke", "VARIANT", "NUMBER") or word.isdigit()
+    return word in {*VARIANTS, *BACKBONES} or word in ("smoke", "VARIANT", "NUMBER") or word.isdigit()
 
 
 def unknown_targets(text):

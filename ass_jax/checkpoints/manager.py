@@ -6,11 +6,12 @@ moves into `deleted/`, so that a crash never leaves half a checkpoint under a st
 differ from what was saved moves into `damaged/`, where a user may examine it.
 """
 
+import contextlib
 import functools
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 import jax
@@ -197,7 +198,8 @@ class Checkpoints:
         if average:
             return self._read(step, {"average": target}, parts=_AVERAGE)["average"]
         step = self._find(step)
-        names = integrity.read_checksums(self.directory, step) if source else ()
+        with self._naming(step):
+            names = integrity.read_checksums(self.directory, step) if source else ()
         statistics = "source_stats" if any(name.startswith("source_stats/") for name in names) else "batch_stats"
         segmenter = {"params": {"segmenter": target["params"]}, statistics: target["batch_stats"]}
         found = self._read(step, segmenter, parts=("params/segmenter/", f"{statistics}/"))
@@ -308,7 +310,7 @@ class Checkpoints:
     def _read(self, step: int | None, target: Tree, parts: tuple[str, ...] = ()) -> Tree:
         """Reads `target`: the whole checkpoint, or the leaves whose paths begin with one of `parts`."""
         step = self._find(step)
-        try:
+        with self._naming(step):
             saved = integrity.read_checksums(self.directory, step)
             expected = {name: text for name, text in saved.items() if not parts or name.startswith(parts)}
             if parts == _AVERAGE and not expected:
@@ -325,6 +327,12 @@ class Checkpoints:
             arguments = ocp.checkpoint_utils.construct_restore_args(target)
             state = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=bool(parts))
             return self._load(step, expected, state)
+
+    @contextlib.contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        """Adds to a report of damage which checkpoint it is."""
+        try:
+            yield
         except DamagedError as error:
             raise DamagedError(f"Checkpoint {step} in {self.directory} is damaged: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Schedules and parameter groups: SGD for the segmenter, Adam for the discriminators."""
+"""Schedules and parameter groups: SGD or AdamW for the segmenter, Adam for the discriminators."""
 
 import functools
 from collections.abc import Callable
@@ -39,8 +39,9 @@ def make_schedules(config: ConfigDict) -> dict[str, Schedule]:
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """Returns one optimiser for `{"segmenter": ..., "global_discriminator": ..., "semantic_discriminator": ...}`.
 
-    The segmenter: clip (optional), then weight decay added to the gradient, momentum and the learning rate of
-    the group, as PyTorch's SGD. The discriminators: Adam. A discriminator that the parameters lack is left out.
+    The segmenter: clip (optional), then `optimizer.kind`: "sgd", weight decay added to the gradient, momentum and the
+    learning rate of the group, as PyTorch's SGD; or "adamw" (arXiv 1711.05101), whose decay is not part of the
+    gradient. The discriminators: Adam. A discriminator that the parameters lack is left out.
 
     Its `update` takes `finite`, a bool scalar, by default True. If False, the state does not change, and the updates
     must not be used.
@@ -51,8 +52,11 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     settings, schedules = config.optimizer, make_schedules(config)
 
     def descend(schedule: Schedule) -> optax.GradientTransformation:
+        decayed = None if settings.decay_biases else _matrices
+        if settings.kind == "adamw":
+            return _keep(optax.adamw(schedule, *settings.betas, weight_decay=settings.weight_decay, mask=decayed))
         # PyTorch adds the decay to the gradient before the momentum; `optax.adamw` and the like do not.
-        decay = optax.add_decayed_weights(settings.weight_decay, None if settings.decay_biases else _matrices)
+        decay = optax.add_decayed_weights(settings.weight_decay, decayed)
         return optax.chain(decay, _momentum(settings.momentum), _keep(optax.scale_by_learning_rate(schedule)))
 
     def adapt(schedule: Schedule) -> optax.GradientTransformation:

@@ -242,8 +242,8 @@ def _settings(config: dict) -> list[str]:
     lines += [
         f"Training size (height × width): source {_size(data['source_size'])}, target {_size(data['target_size'])}.",
         f"Network: {model['backbone']}, {model['branches']} dilations, {model['dtype']}.",
-        f"Segmenter: SGD, learning rate {optimizer['learning_rate']:g} (classifier ×"
-        f"{optimizer['classifier_factor']:g}), momentum {optimizer['momentum']:g}, weight decay "
+        f"Segmenter: {_descent(optimizer)}, learning rate {optimizer['learning_rate']:g} (classifier ×"
+        f"{optimizer['classifier_factor']:g}), weight decay "
         f"{optimizer['weight_decay']:g}; polynomial decay of power {optimizer['decay_power']:g} over "
         f"{optimizer['decay_steps']:,} steps.",
         f"Global term: {loss['global_kind']}, width {discriminator['global_width']}, learning rate "
@@ -260,6 +260,13 @@ def _settings(config: dict) -> list[str]:
             f"rare-class temperature {data['rare_class_temperature']:g}."
         )
     return lines
+
+
+def _descent(optimizer: dict) -> str:
+    """Names the segmenter's optimiser; SGD in results of runs that had no choice."""
+    if optimizer.get("kind", "sgd") == "adamw":
+        return f"AdamW, betas {_listed(optimizer['betas'])}"
+    return f"SGD, momentum {optimizer['momentum']:g}"
 
 
 def _main(row: dict, summary: dict) -> dict | None:

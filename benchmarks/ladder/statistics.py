@@ -8,6 +8,9 @@ from data.streams import streams
 
 # ASS against its parts, one part alone, adaptation with all labels; then ASS+ against its parts and against ASS.
 PAIRS = (
+    ("source_adabn", "source_only"),
+    ("joint", "target_only"),
+    ("adaptsegnet", "joint"),
     ("ass", "joint"),
     ("ass", "adaptsegnet"),
     ("semantic", "joint"),
@@ -17,6 +20,8 @@ PAIRS = (
     ("ass_plus", "teacher"),
     ("ass_plus", "adaptsegnet_plus"),
     ("ass_plus", "ass"),
+    ("ass_plus", "joint"),
+    ("ass_plus", "target_only"),
 )
 AVERAGE = "average"  # Key of the teacher's scores.
 ORACLE = "oracle"

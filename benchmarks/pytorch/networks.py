@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ass_jax.models.efficientnet import STAGES
+
 DILATIONS = (6, 12, 18, 24)
 _STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation.
 _SLOPE = 0.2
@@ -18,16 +20,6 @@ BACKBONES = {
     "resnet_tiny": ((1, 1, 1, 1), "basic", 16, 16, 3),
 }
 EFFICIENTNET = "efficientnet_lite0"
-# Blocks, kernel, stride, expansion and channels of each stage of EfficientNet-Lite0.
-_LITE_STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
 
 
 class Segmenter(nn.Module):
@@ -72,7 +64,7 @@ class EfficientNetSegmenter(nn.Module):
       features: channels of the backbone's last map.
     """
 
-    features = _LITE_STAGES[-1][-1]
+    features = STAGES[-1][-1]
 
     def __init__(self, num_classes: int, branches: int, output_stride: int):
         """Builds the network with random weights; the arguments are settings of `config.model`."""
@@ -80,7 +72,7 @@ class EfficientNetSegmenter(nn.Module):
         self._conv_stem = SameConv(3, 32, 3, 2)
         self._bn0 = _lite_norm(32)
         blocks, channels, reached, dilation = [], 32, 2, 1
-        for count, kernel, stride, expansion, features in _LITE_STAGES:
+        for count, kernel, stride, expansion, features in STAGES:
             for index in range(count):
                 step, spread = (stride, dilation) if index == 0 else (1, dilation)
                 if index == 0 and reached == output_stride:

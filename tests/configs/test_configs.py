@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from configs import base, camvid, custom, streets_to_camvid, toy
+from configs._validate import validate
 from configs._variants import VARIANTS
+from configs.backbones import BACKBONES
 from data import streams
 
 FOLDER = Path(base.__file__).parent
@@ -99,10 +101,11 @@ def test_variants_differ_only_in_streams_and_terms(name):
         "model.adapt_statistics",
         *TEACHER,
     }
+    adapted = {"source_adabn": {"model.batch_norm"}}  # Frozen statistics could not adapt.
     full = dict(flatten(FILES[name].get_config("ass_plus")))
     for variant in VARIANTS:
         changed = dict(flatten(FILES[name].get_config(variant)))
-        assert {key for key in full if full[key] != changed[key]} <= switched
+        assert {key for key in full if full[key] != changed[key]} <= switched | adapted.get(variant, set())
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -129,9 +132,10 @@ def test_smoke_is_small_and_keeps_the_variant(name):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("adapt", "Unknown word 'adapt'.*Valid: source_only, .*, ass_all, smoke"),
+        ("adapt", "Unknown word 'adapt'.*Valid: source_only, .*, ass_all, .*, smoke"),
         ("ass,joint", "one variant .* found ass, joint"),
         ("smoke,Smoke", "Unknown word 'Smoke'"),
+        ("resnet_tiny,efficientnet_lite0", "one backbone .* found resnet_tiny, efficientnet_lite0"),
     ],
 )
 @pytest.mark.parametrize("name", FILES)
@@ -244,6 +248,30 @@ def test_camvid_takes_any_number_of_labelled_images():
     assert camvid.get_config().data.labelled_count == 8
     assert streets_to_camvid.get_config().data.labelled_count == 10
     assert camvid.get_config("ass_plus,13").data.labelled_count == 13
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("name", FILES)
+def test_word_of_a_backbone_brings_its_settings(name, backbone):
+    config = FILES[name].get_config(f"joint,{backbone}")
+    assert config.model.backbone == backbone
+    assert config.init == ("" if backbone == "resnet_tiny" else backbone)
+    assert (config.variant, config.loss.global_weight) == ("joint", 0.0)  # The word takes no variant back.
+    tiny = FILES[name].get_config(f"joint,{backbone},smoke")
+    assert (tiny.init, tiny.model.backbone, tiny.model.batch_norm) == ("", "resnet_tiny", "batch")
+    validate(config)
+    validate(tiny)
+
+
+def test_backbone_has_the_same_settings_in_every_file():
+    for group in ("model", "discriminator", "teacher"):
+        assert camvid.get_config("resnet_tiny")[group] == toy.get_config()[group]
+        assert toy.get_config("efficientnet_lite0")[group] == camvid.get_config()[group]
+
+
+def test_statistics_that_adapt_are_not_frozen():
+    assert camvid.get_config("source_only").model.batch_norm == "frozen"
+    assert camvid.get_config("source_adabn").model.batch_norm == "batch"
 
 
 def test_streets_to_camvid_differs_only_in_the_data():

@@ -1,4 +1,4 @@
-"""Checks schedules and updates against PyTorch's formulas of SGD and Adam, worked out in NumPy."""
+"""Checks schedules and updates against PyTorch's formulas of SGD, Adam and AdamW, worked out in NumPy."""
 
 import functools
 import re
@@ -76,13 +76,15 @@ def sgd(params: np.ndarray, gradients: list[np.ndarray], rate: float, decay: flo
     return found
 
 
-def adam(params: np.ndarray, gradients: list[np.ndarray], rate: float) -> list[np.ndarray]:
+def adam(params: np.ndarray, gradients: list[np.ndarray], rate: float, decay: float = 0.0) -> list[np.ndarray]:
+    """Follows PyTorch's AdamW; without decay, that is Adam."""
     mean, square, found = 0.0, 0.0, []
     for step, gradient in enumerate(gradients):
         mean = 0.8 * mean + 0.2 * gradient
         square = 0.95 * square + 0.05 * gradient**2
         corrected = mean / (1 - 0.8 ** (step + 1)), square / (1 - 0.95 ** (step + 1))
-        params = params - rate * (1 - step / 8) ** 0.9 * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+        change = corrected[0] / (np.sqrt(corrected[1]) + 1e-8) + decay * params
+        params = params - rate * (1 - step / 8) ** 0.9 * change
         found.append(params)
     return found
 
@@ -115,8 +117,9 @@ def test_groups():
 
 @pytest.mark.parametrize("decay_biases", [True, False])
 @pytest.mark.parametrize("train_norm_affine", [True, False])
-def test_three_steps_by_hand(train_norm_affine, decay_biases):
-    config = make_config(decay_biases=decay_biases)
+@pytest.mark.parametrize(("kind", "descend"), [("sgd", sgd), ("adamw", adam)])
+def test_three_steps_by_hand(kind, descend, train_norm_affine, decay_biases):
+    config = make_config(kind=kind, betas=(0.8, 0.95), decay_biases=decay_biases)
     config.model.train_norm_affine = train_norm_affine
     params, gradients = random_params(0), [random_params(seed) for seed in (1, 2, 3)]
 
@@ -127,7 +130,7 @@ def test_three_steps_by_hand(train_norm_affine, decay_biases):
         if "norm" in names[-2] and not train_norm_affine:
             return [leaf] * 3
         decayed = decay_biases or names[-1] == "kernel"
-        return sgd(leaf, gradients, {"backbone": 0.1, "classifier": 1.0}[names[1]], 0.05 if decayed else 0.0)
+        return descend(leaf, gradients, {"backbone": 0.1, "classifier": 1.0}[names[1]], 0.05 if decayed else 0.0)
 
     steps = jax.tree_util.tree_map_with_path(expected, params, *gradients)
     found = jax.tree.map(lambda *leaves: list(leaves), *updates_of(config, params, gradients))

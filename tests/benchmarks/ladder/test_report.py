@@ -119,7 +119,7 @@ def test_only_generated_domains_are_described(tmp_path, request, monkeypatch, fi
     finish(run, 0.5)
     text = markdown(summarise([run], "configs/streets_to_camvid.py", "", []))
     assert "Data: toy → camvid, scored on test, classes camvid9." in text
-    assert "Generated images: 600 source images of 192×256 pixels" in text
+    assert "Generated images: 600 source images of 144×192 pixels" in text
     assert "/mine" not in text
 
 
