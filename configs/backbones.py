@@ -21,13 +21,7 @@ def resnet_tiny(config: ConfigDict) -> None:
     config.model.pixel_deviation = (64.0, 64.0, 64.0)
 
     config.loss.update(global_weight=0.03, semantic_weight=0.1, semantic_outputs="class_domain")
-
-    config.teacher.decay = 0.99  # Averages over about a hundred of the 1500 steps.
-    config.teacher.mixing = "cut"  # Scores better than "class" here, most of all with very few labels.
-    config.teacher.threshold = 0.8  # The small network is rarely more confident.
-
-    config.discriminator.update(global_width=16, semantic_width=128)
-    config.discriminator.update(global_learning_rate=3e-4, semantic_learning_rate=3e-4)
+    _set_short_run(config)
 
     config.optimizer.update(kind="sgd", learning_rate=0.06, clip_norm=0.0, weight_decay=5e-4)
     config.optimizer.classifier_factor = 1.0  # All layers are equally new.
@@ -48,18 +42,22 @@ def efficientnet_lite0(config: ConfigDict) -> None:
     config.model.pixel_mean = (127.0, 127.0, 127.0)
     config.model.pixel_deviation = (128.0, 128.0, 128.0)
 
-    config.loss.update(global_weight=0.001, semantic_weight=0.001)
-
-    config.teacher.decay = 0.99
-    config.teacher.mixing = "cut"
-    config.teacher.threshold = 0.8
-
-    config.discriminator.update(global_width=16, semantic_width=128)
-    config.discriminator.update(global_learning_rate=3e-4, semantic_learning_rate=3e-4)
+    config.loss.update(global_weight=0.001, semantic_weight=0.001, semantic_outputs="binary")
+    _set_short_run(config)
 
     # SGD needs ten times as many steps: rates that suit the backbone make the classifier diverge.
     config.optimizer.update(kind="adamw", learning_rate=3e-4, clip_norm=5.0, weight_decay=0.01)
     config.optimizer.classifier_factor = 10.0
+
+
+def _set_short_run(config: ConfigDict) -> None:
+    """Sets a teacher and discriminators for small networks and some hundred steps."""
+    config.teacher.decay = 0.99  # Averages over about a hundred steps.
+    config.teacher.mixing = "cut"  # Better than "class" on generated streets, most of all with very few labels.
+    config.teacher.threshold = 0.8  # Small networks are rarely more confident.
+
+    config.discriminator.update(global_width=16, semantic_width=128)
+    config.discriminator.update(global_learning_rate=3e-4, semantic_learning_rate=3e-4)
 
 
 BACKBONES: dict[str, Callable[[ConfigDict], None]] = {

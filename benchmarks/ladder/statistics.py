@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.common.runs import Run, settings, typical_run
 from data.streams import streams
 
-# ASS against its parts, one part alone, adaptation with all labels; then ASS+ against its parts and against ASS.
+# The baselines and the global term; ASS against its parts, one part alone, adaptation with all labels; ASS+ against its
+# parts, ASS and the baselines.
 PAIRS = (
     ("source_adabn", "source_only"),
     ("joint", "target_only"),

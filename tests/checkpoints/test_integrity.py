@@ -118,6 +118,16 @@ def test_segmenter_restored_alone_is_verified(saved):
         reader.restore_segmenter(SEGMENTER, 3)
 
 
+@pytest.mark.parametrize("source", [True, False])
+def test_damaged_checksums_name_the_checkpoint(saved, source):
+    (saved / "3" / "checksums" / "metadata").write_text("{")
+    with (
+        Checkpoints(saved, read_only=True) as reader,
+        pytest.raises(DamagedError, match=r"Checkpoint 3 in .* is damaged: (?!.*is damaged)"),
+    ):
+        reader.restore_segmenter(SEGMENTER, 3, source=source)
+
+
 @pytest.mark.parametrize("kind", ["empty", "truncated"])
 @pytest.mark.parametrize("read_only", [True, False])
 def test_error_if_all_checkpoints_are_damaged_and_none_is_moved(saved, kind, read_only):

@@ -264,7 +264,7 @@ def test_word_of_a_backbone_brings_its_settings(name, backbone):
 
 
 def test_backbone_has_the_same_settings_in_every_file():
-    for group in ("model", "discriminator", "teacher"):
+    for group in ("init", "model", "loss", "discriminator", "teacher"):
         assert camvid.get_config("resnet_tiny")[group] == toy.get_config()[group]
         assert toy.get_config("efficientnet_lite0")[group] == camvid.get_config()[group]
 
