@@ -1,24 +1,21 @@
-"""Files of named arrays: `.safetensors`, `.npz` and, where PyTorch or h5py is installed, state dicts and `.h5`."""
+"""Files of named arrays: `.safetensors`, `.npz`, state dicts of PyTorch and, where h5py is installed, `.h5`."""
 
 import contextlib
 import os
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from ass_jax.runtime.workdir import writing
+from ass_jax.weights import torch_files
 from configs.user_error import UserError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", ".npz", ".h5", *TORCH_SUFFIXES)
-_LEAST_TORCH = (2, 10)  # The restricted unpickler of older versions has known ways to run code from a file.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # Keys under which training scripts save their state dict.
 
 
 class WeightFileError(UserError):
@@ -28,10 +25,10 @@ class WeightFileError(UserError):
 def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Reads all arrays of a file, with the names and layouts of the file.
 
-    No code from a file is run: `.npz` is read without pickles, PyTorch files with the restricted unpickler.
+    No code from a file is run: `.npz` is read without pickles, PyTorch files with an unpickler that knows only tensors.
 
     Args:
-      path: `.safetensors`, `.npz`, `.h5`, which needs h5py, or a PyTorch state dict, which needs PyTorch 2.10 or newer.
+      path: `.safetensors`, `.npz`, a state dict of PyTorch, or `.h5`, which needs h5py.
 
     Returns:
       Arrays by name, with the types of the file, and the file's metadata (`.safetensors` only).
@@ -138,53 +135,12 @@ def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    torch = _import_torch(path)
     try:
-        # With mmap, values are read when they are used and take no memory of their own.
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        raise WeightFileError(
-            f"{path}: damaged, or not a file of plain tensors, the only content that is read: a pickle may run code "
-            f"({_first_line(error)})."
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping) or not any(isinstance(value, torch.Tensor) for value in found.values()):
-        raise WeightFileError(f"{path}: expected a state dict of tensors, found {type(found).__name__}.")
-    others = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise WeightFileError(f"{path}: expected only tensors, found {type(found[others[0]]).__name__} {others[0]!r}.")
-    arrays = {}
-    for name, tensor in found.items():
-        try:
-            # NumPy has no bfloat16.
-            arrays[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
-        except (TypeError, RuntimeError) as error:  # Sparse, quantised, of eight bits.
-            raise WeightFileError(
-                f"{path}: {name!r} of type {tensor.dtype} cannot be used ({_first_line(error)})."
-            ) from error
-    return arrays, {}
-
-
-def _import_torch(path: Path) -> ModuleType:
-    try:
-        import torch
-    except ImportError as error:
-        raise WeightFileError(
-            f"{path}: PyTorch files need PyTorch {_version(_LEAST_TORCH)} or newer: `pip install torch`. Or, on a "
-            f"machine that has it: `python -m ass_jax.weights.pretrained {path.name} --output={path.stem}.safetensors`."
-        ) from error
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _LEAST_TORCH:
-        raise WeightFileError(
-            f"{path}: reading PyTorch files safely needs PyTorch {_version(_LEAST_TORCH)} or newer, "
-            f"found {torch.__version__}."
-        )
-    return torch
-
-
-def _version(parts: tuple[int, int]) -> str:
-    return ".".join(map(str, parts))
+        return torch_files.read_state_dict(path), {}
+    except torch_files.ContentError as error:
+        raise WeightFileError(f"{path}: {error}.") from error
+    except Exception as error:  # Of many kinds: a pickle can be cut anywhere.
+        raise WeightFileError(f"{path}: damaged, or not a state dict of PyTorch ({_first_line(error)}).") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ class Package:
     """A package with a weight file.
 
     Attributes:
-      extra: of this project, which installs the package and what reads the file.
+      extra: of this project, which installs the package.
       module: of the package.
       file: path of the weights below the module's folder.
       sha256: of the file.

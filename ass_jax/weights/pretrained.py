@@ -286,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="torchvision's ResNet or VGG-16, AdaptSegNet's DeepLab, an export of ours, or weights of an installed "
         f"package: {', '.join(packages.PACKAGES)}",
     )
-    parser.add_argument("--output", help="file to write: NAME.safetensors, read without PyTorch by --config.init")
+    parser.add_argument("--output", help="file to write: NAME.safetensors, for --config.init")
     parser.add_argument("--backbone", choices=list(BACKBONES), help="of the model; default: the one that fits best")
     options = parser.parse_args(arguments)
     try:

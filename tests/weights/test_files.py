@@ -1,6 +1,7 @@
 """Array files: their contents, and a one-line error for each that cannot be used."""
 
 import pickle
+import re
 import sys
 import zipfile
 from collections import OrderedDict
@@ -12,6 +13,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
+from ass_jax.weights import torch_files
 from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
 
 ARRAYS = {
@@ -19,6 +21,14 @@ ARRAYS = {
     "conv.half": np.array([0.5, -2], np.float16),
     "counter": np.array(7, np.int64),
 }
+# Written by PyTorch 2.13: ARRAYS, a Parameter, a view with strides, and noise; "old" as before PyTorch 1.6.
+STATE_DICTS = {name: Path(__file__).parents[1] / "golden" / f"{name}.pth" for name in ("state_dict", "state_dict_old")}
+
+
+def in_state_dicts():
+    weight = ARRAYS["conv.weight"]
+    noise = np.random.default_rng(0).random(500)
+    return ARRAYS | {"parameter": weight[0], "strided": weight.transpose(3, 1, 2, 0)[1:], "noise": noise}
 
 
 @pytest.fixture
@@ -70,6 +80,12 @@ def test_arrays_come_back_bit_for_bit(tmp_path, name):
     found, metadata = read_arrays(save(tmp_path / name))
     assert_same(found, ARRAYS)
     assert metadata == {}
+
+
+@pytest.mark.parametrize("name", STATE_DICTS)
+def test_state_dicts_without_pytorch(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert_same(read_arrays(STATE_DICTS[name])[0], in_state_dicts())
 
 
 def test_own_files_keep_their_metadata_and_replace_whole(tmp_path):
@@ -124,10 +140,13 @@ def test_state_dicts_inside_checkpoints(tmp_path, torch, wrapper):
         (lambda torch: [torch.ones(2)], "expected a state dict of tensors, found list"),
         (lambda torch: {"epoch": 3}, "expected a state dict of tensors, found dict"),
         (lambda torch: {"weight": torch.ones(2), "epoch": 3}, "expected only tensors, found int 'epoch'"),
-        (lambda torch: {"weight": torch.eye(2).to_sparse()}, "'weight' of type torch.float32 cannot be used"),
+        (
+            lambda torch: {"weight": torch.eye(2).to_sparse()},
+            "expected only plain tensors, found torch._utils._rebuild_sparse_tensor",
+        ),
         (
             lambda torch: {"weight": torch.ones(2).to(torch.float8_e4m3fn)},
-            "'weight' of type torch.float8_e4m3fn cannot be used",
+            "expected only plain tensors, found torch._utils._rebuild_tensor_v3",
         ),
     ],
 )
@@ -136,10 +155,14 @@ def test_contents_other_than_plain_tensors_are_refused(tmp_path, torch, content,
     assert expected in refusal(tmp_path / "weights.pth")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.npz", "state_dict.pth", "state_dict_old.pth"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "other bytes", "one byte less", "middle"])
-def test_damaged_files(tmp_path, suffix, damage):
-    path = save(tmp_path / f"weights{suffix}", ARRAYS | {"noise": np.random.default_rng(0).random(5000)})
+def test_damaged_files(tmp_path, name, damage):
+    path = tmp_path / name
+    if path.stem in STATE_DICTS:
+        path.write_bytes(STATE_DICTS[path.stem].read_bytes())
+    else:
+        save(path, in_state_dicts())
     whole = path.read_bytes()
     half = len(whole) // 2
     path.write_bytes(
@@ -151,11 +174,11 @@ def test_damaged_files(tmp_path, suffix, damage):
             "middle": whole[:half] + bytes(255 - byte for byte in whole[half : half + 64]) + whole[half + 64 :],
         }[damage]
     )
-    if damage == "middle" and suffix != ".npz":
+    if damage == "middle" and name in ("weights.safetensors", "state_dict_old.pth"):
         assert read_arrays(path)  # These formats have no checksums over the values.
         return
-    assert {".pth": "damaged, or not a file", ".npz": "not an .npz", ".safetensors": "not a .safetensors"}[
-        suffix
+    assert {".pth": "damaged, or not a state dict", ".npz": "not an .npz", ".safetensors": "not a .safetensors"}[
+        path.suffix
     ] in refusal(path)
 
 
@@ -223,6 +246,23 @@ def test_nothing_in_an_npz_is_run(tmp_path):
     assert marker.exists()  # Plain unpickling does run it.
 
 
+def test_a_tensor_that_reaches_over_its_storage():
+    """Without the check, the array would show other memory of the process."""
+    storage = torch_files._Storage("0", np.dtype(np.float32), 6)
+    views = (1, (2, 3), (3, 1)), (0, (7,), (1,)), (-1, (2,), (1,)), (5, (2,), (-1,)), (7, (), ())
+    for offset, shape, strides in views:
+        with pytest.raises(IndexError, match="over the end"):
+            torch_files._view(torch_files._Tensor(storage, offset, shape, strides), np.zeros(6, np.float32))
+
+
+def test_the_byte_order_of_another_machine(tmp_path):
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(STATE_DICTS["state_dict"]) as source, zipfile.ZipFile(path, "w") as archive:
+        for name in source.namelist():
+            archive.writestr(name, b"big" if name.endswith("byteorder") else source.read(name))
+    assert "expected the byte order of this machine, little, found big" in refusal(path)
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
 def test_nothing_in_a_pth_is_run(tmp_path, torch, form):
     marker, path = tmp_path / "marker", tmp_path / "weights.pth"
@@ -231,22 +271,5 @@ def test_nothing_in_a_pth_is_run(tmp_path, torch, form):
         path.write_bytes(pickle.dumps({"more": Marker(marker)}))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    assert "damaged, or not a file of plain tensors" in refusal(path)
+    assert re.search(r"expected only plain tensors, found \S+, which is not run", refusal(path))
     assert not marker.exists()
-
-
-def test_without_pytorch(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    path = tmp_path / "resnet.pth"
-    path.touch()
-    message = refusal(path)
-    assert "need PyTorch 2.10 or newer: `pip install torch`" in message
-    assert "python -m ass_jax.weights.pretrained resnet.pth --output=resnet.safetensors" in message
-    for name in ("weights.npz", "weights.safetensors"):
-        assert_same(read_arrays(save(tmp_path / name))[0], ARRAYS)
-
-
-def test_an_old_pytorch_is_refused(tmp_path, torch, monkeypatch):
-    path = save(tmp_path / "weights.pth")
-    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    assert "needs PyTorch 2.10 or newer, found 2.9.1+cpu" in refusal(path)
