@@ -212,10 +212,11 @@ def _start(config: ConfigDict, workdir: Path, locations: Locations | None = None
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import jax
 
-    from ass_jax.runtime import compilation, distributed
+    from ass_jax.runtime import allocator, compilation, distributed
     from data import pipeline
 
     distributed.join(config.distributed)
+    allocator.keep_memory()
     compilation.use_compilation_cache(workdir)
     pipeline.prepare(config, locations)
     return {"host": jax.process_index(), "hosts": jax.process_count()}

@@ -2,8 +2,8 @@
 
     python -m ass_jax.weights.pretrained resnet101.pth --output=resnet101.safetensors
 
-lists the weights in the file that a backbone uses and, with `--output`, writes them with our names to a file that can
-be read without PyTorch. `--config.init=FILE` starts a run from either file.
+lists the weights in the file that a backbone uses and, with `--output`, writes them with our names to another file.
+`--config.init=FILE` starts a run from either file.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from ass_jax.method.optimizers import make_optimizer
 from ass_jax.method.state import TrainState, create_state
 from ass_jax.method.train_step import PASSES, train_step
 from ass_jax.models import build_networks
-from ass_jax.runtime import compilation
+from ass_jax.runtime import allocator, compilation
 from ass_jax.runtime.sharding import global_batch, make_mesh, replicated
 from benchmarks.common import command, limits, machine, random_batches, timing, turns
 from benchmarks.speed import work
@@ -51,6 +51,7 @@ class Training:
           num_classes: C.
           devices: number of devices to use; 0: all that JAX finds.
         """
+        allocator.keep_memory()
         self.networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
         batches = random_batches.training_batches(config, num_classes)
         counts = [len(examples["image"]) for examples in batches[0].values()]
