@@ -21,6 +21,7 @@ from data.datasets.spec import domain_of
 
 _INFINITY = float("inf")
 _STRIDED = ("efficientnet_lite0",)  # Backbones whose output stride can be chosen.
+_TRANSFORMERS = ("vit_tiny", "dinov2_s", "dinov2_b", "dinov2_l")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +102,13 @@ RULES: dict[str, Rule] = {
     "augment.contrast": _between(0, 1),
     "augment.saturation": _between(0, 1),
     "augment.hue": _between(0, 0.5),
-    "model.backbone": _choice("resnet50", "resnet101", "resnet_tiny", "vgg16", "efficientnet_lite0"),
+    "model.backbone": _choice("resnet50", "resnet101", "resnet_tiny", "vgg16", "efficientnet_lite0", *_TRANSFORMERS),
     "model.output_stride": _choice(8, 16),
+    "model.head": _choice("atrous", "linear", "multilevel"),
     "model.branches": _choice(1, 2, 3, 4),
+    "model.frozen_blocks": Rule("0 (none) or more, or -1 for the whole backbone", lambda value: value >= -1),
+    "model.registers": _at_least(0),
+    "model.stochastic_depth": _share("off"),
     "model.stride_in": _choice("1x1", "3x3"),
     "model.batch_norm": _choice("batch", "frozen"),
     "model.running_statistics": _choice("by_domain", "shared"),
@@ -133,6 +138,7 @@ RULES: dict[str, Rule] = {
     "optimizer.momentum": _share("none"),
     "optimizer.weight_decay": _at_least(0, zero="none"),
     "optimizer.decay_steps": _at_least(1),
+    "optimizer.warmup_steps": _at_least(0, zero="none"),
     "optimizer.decay_power": _at_least(0, zero="no decay"),
     "optimizer.clip_norm": _at_least(0, zero="no clip"),
     "evaluation.batch": _at_least(1, "images"),
@@ -206,6 +212,13 @@ Mistakes = Iterator[tuple[str, str]]
 def _network(config: ConfigDict) -> Mistakes:
     if config.model.output_stride != 8 and config.model.backbone not in _STRIDED:
         yield "model.output_stride", f"8; only {', '.join(_STRIDED)} has other strides"
+    if config.model.backbone not in _TRANSFORMERS:
+        names = f"only the transformers {', '.join(_TRANSFORMERS)} have it"
+        if config.model.head == "multilevel":
+            yield "model.head", f"'atrous' or 'linear'; {names}"
+        for key in ("model.registers", "model.stochastic_depth"):
+            if get_value(config, key):
+                yield key, f"0; {names}"
 
 
 def _terms(config: ConfigDict) -> Mistakes:

@@ -87,6 +87,7 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.backbone = "resnet101"  # Names: ass_jax/models/deeplab.py.
     config.model.output_stride = 8  # Pixels between cells of the features; 16, only of efficientnet_lite0, is faster.
+    config.model.head = "atrous"  # What classifies the features: "atrous" (DeepLab-v2), "linear", "multilevel" (ViT).
     config.model.branches = 4  # How many of the dilations 6, 12, 18, 24; released weights of AdaptSegNet use 2.
     config.model.stride_in = "1x1"  # Convolution of a block that strides: "1x1" as in Caffe, "3x3" as in torchvision.
     config.model.batch_norm = "batch"  # "batch": statistics of each stream; "frozen": running statistics.
@@ -95,6 +96,11 @@ def default_config() -> ConfigDict:
     config.model.running_statistics = "by_domain"
     config.model.adapt_statistics = False  # Pass unlabelled images for the statistics alone: source_adabn.
     config.model.train_norm_affine = False  # The reference implementation freezes scale and offset of batch norm.
+    # How many blocks of a ViT, or stages of another backbone, keep their initial weights, and what lies before them;
+    # 0: none, -1: the whole backbone.
+    config.model.frozen_blocks = 0
+    config.model.registers = 0  # Register tokens of a ViT: 4 in DINOv2's weights "_reg4".
+    config.model.stochastic_depth = 0.0  # Of a ViT: share of the last block's branches that are left out in training.
     config.model.dtype = "float32"  # Of computation; "bfloat16" for GPU and TPU. Parameters stay float32.
     config.model.remat = False  # Recompute activations in the backward pass: less memory, a third more time.
     config.model.pixel_order = "bgr"  # Or "rgb"; belongs to the initial weights, as mean and deviation do.
@@ -135,6 +141,7 @@ def default_config() -> ConfigDict:
     config.optimizer.decay_biases = True  # The reference implementation decays all trained parameters.
     config.optimizer.decay_steps = 250_000  # Length of the polynomial decay of all learning rates.
     config.optimizer.decay_power = 0.9
+    config.optimizer.warmup_steps = 0  # Over which all learning rates rise linearly from 0; 0: none.
     config.optimizer.clip_norm = 0.0  # Largest global gradient norm of the segmenter; 0: no clip.
 
     config.evaluation = ConfigDict()

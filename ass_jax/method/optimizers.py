@@ -1,6 +1,8 @@
 """Schedules and parameter groups: SGD or AdamW for the segmenter, Adam for the discriminators."""
 
 import functools
+import math
+import re
 from collections.abc import Callable
 
 import jax
@@ -15,7 +17,8 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 def make_schedules(config: ConfigDict) -> dict[str, Schedule]:
     """Returns the learning rate of every parameter group as a function of the step.
 
-    Polynomial decay `rate * (1 - step / decay_steps) ** power` for all groups, as in AdaptSegNet.
+    Polynomial decay `rate * (1 - step / decay_steps) ** power` for all groups, as in AdaptSegNet; in the first
+    `warmup_steps` times `(step + 1) / warmup_steps`, as in DAFormer (arXiv 2111.14887).
 
     Args:
       config: the whole configuration.
@@ -30,10 +33,14 @@ def make_schedules(config: ConfigDict) -> dict[str, Schedule]:
         "global_discriminator": config.discriminator.global_learning_rate,
         "semantic_discriminator": config.discriminator.semantic_learning_rate,
     }
-    return {
-        group: optax.polynomial_schedule(rate, 0.0, settings.decay_power, settings.decay_steps)
-        for group, rate in rates.items()
-    }
+
+    def schedule(rate: float) -> Schedule:
+        decayed = optax.polynomial_schedule(rate, 0.0, settings.decay_power, settings.decay_steps)
+        if not settings.warmup_steps:
+            return decayed
+        return lambda step: decayed(step) * jnp.minimum(1.0, (step + 1) / settings.warmup_steps)
+
+    return {group: schedule(rate) for group, rate in rates.items()}
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
@@ -64,7 +71,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
 
     def groups(params: dict) -> dict:
         discriminators = {network: network for network in params}
-        return discriminators | {"segmenter": segmenter_groups(params["segmenter"], config.model.train_norm_affine)}
+        return discriminators | {"segmenter": segmenter_groups(params["segmenter"], config.model)}
 
     optimizer = optax.partition(
         {
@@ -82,18 +89,32 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     return optax.chain(optax.masked(clip, lambda params: {key: key == "segmenter" for key in params}), optimizer)
 
 
-def segmenter_groups(params: dict, train_norm_affine: bool) -> dict:
+def segmenter_groups(params: dict, model: ConfigDict) -> dict:
     """Returns the group of each of the segmenter's parameters as a tree: "backbone", "classifier" or "frozen".
 
-    Scale and offset of batch norm are frozen, unless `train_norm_affine`.
+    Scale and offset of batch norm are frozen, unless `model.train_norm_affine`. So are the first `model.frozen_blocks`
+    blocks or stages of the backbone, and what lies before them; all of it if that is -1.
     """
+
+    frozen = math.inf if model.frozen_blocks < 0 else model.frozen_blocks
 
     def group(path: tuple, _: jax.Array) -> str:
         names = [entry.key for entry in path]
         is_norm = len(names) > 1 and "norm" in names[-2]
-        return "frozen" if is_norm and not train_norm_affine else names[0]
+        is_early = names[0] == "backbone" and _block_number(names[1]) <= frozen
+        return "frozen" if (is_norm and not model.train_norm_affine) or is_early else names[0]
 
     return jax.tree_util.tree_map_with_path(group, params)
+
+
+def _block_number(layer: str) -> float:
+    """Returns the number of the block or stage that a layer of a backbone belongs to.
+
+    Layers before the first one belong to it, those after the last one, ViT's norm and VGG's head, to none: infinity.
+    """
+    if found := re.match(r"(?:block|stage)(\d+)", layer):
+        return int(found[1])
+    return math.inf if layer.startswith(("output", "head")) else 1
 
 
 def _matrices(params: optax.Params) -> optax.Params:

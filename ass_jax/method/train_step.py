@@ -28,6 +28,7 @@ from ass_jax.method.state import TrainState
 from ass_jax.method.teacher import follow, mixed_examples, pseudo_labels
 from ass_jax.models import Networks
 from ass_jax.models.preprocess import normalise
+from ass_jax.models.vit import STREAM as STOCHASTIC_DEPTH
 from ass_jax.ops import resize_bilinear, sum_by_stream
 
 Metrics = dict[str, Array]
@@ -35,6 +36,8 @@ Metrics = dict[str, Array]
 # In the order in which they pass and update the running statistics; `jit` sorts the keys of the batch. The step
 # itself makes the mixed images.
 PASSES = ("source", "mixed", "labelled", "unlabelled")
+
+_LEAST_NUMBER = 1_000  # Of a stream's key: `add_mixed` splits the same key, and lower numbers would give equal ones.
 
 
 def train_step(
@@ -74,7 +77,7 @@ def train_step(
 
     def objective(params: dict, statistics: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
         params = _freeze(params, config)
-        maps, statistics = _forward(params["segmenter"], statistics, streams, networks, config)
+        maps, statistics = _forward(params["segmenter"], statistics, streams, state.step, networks, config)
         total, metrics = _segmentation_terms(maps, streams, config)
         ramp = _ramp(state.step, config.loss.warmup_steps)
         if networks.global_discriminator is not None:
@@ -140,14 +143,16 @@ def add_mixed(state: TrainState, batch: dict, networks: Networks, config: Config
 
 def _freeze(params: dict, config: ConfigDict) -> dict:
     """Stops the gradients of the segmenter's frozen group, which is then neither computed, clipped nor logged."""
-    groups = segmenter_groups(params["segmenter"], config.model.train_norm_affine)
+    groups = segmenter_groups(params["segmenter"], config.model)
     segmenter = jax.tree.map(
         lambda leaf, group: stop_gradient(leaf) if group == "frozen" else leaf, params["segmenter"], groups
     )
     return params | {"segmenter": segmenter}
 
 
-def _forward(params: dict, statistics: dict, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, dict]:
+def _forward(
+    params: dict, statistics: dict, batch: dict, step: Array, networks: Networks, config: ConfigDict
+) -> tuple[dict, dict]:
     """Passes every stream once through the segmenter, each with its own batch statistics.
 
     `statistics` holds running statistics of the "target" and, None where they are not separate, of the "source". Mixed
@@ -165,13 +170,26 @@ def _forward(params: dict, statistics: dict, batch: dict, networks: Networks, co
         domain = "source" if separate and stream == "source" else "target"
         images = normalise(batch[stream]["image"], config)
         (features, logits), updated = networks.segmenter.apply(
-            {"params": params, "batch_stats": statistics[domain]}, images, train=True, mutable=["batch_stats"]
+            {"params": params, "batch_stats": statistics[domain]},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs=_random_streams(stream, step, config),
         )
         if not (separate and stream == "mixed"):
             statistics = statistics | {domain: updated.get("batch_stats", statistics[domain])}
         scores = resize_bilinear(logits, images.shape[1:3])
         maps[stream] = {"features": features, "logits": logits, "scores": scores}
     return maps, statistics
+
+
+def _random_streams(stream: str, step: Array, config: ConfigDict) -> dict[str, Array]:
+    """Returns the keys from which the segmenter draws in training: other ones for each stream and step."""
+    if not config.model.stochastic_depth:
+        return {}
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    number = _LEAST_NUMBER + PASSES.index(stream)
+    return {STOCHASTIC_DEPTH: jax.random.fold_in(key, number)}
 
 
 def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Array, Metrics]:

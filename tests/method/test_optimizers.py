@@ -10,13 +10,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from ass_jax.method.optimizers import make_optimizer, make_schedules, segmenter_groups
+from ass_jax.method.state import abstract_segmenter
+from ass_jax.models import build_networks
 from configs.base import default_config
 
 GROUPS = {
     "backbone": {
         "stem": {"kernel": "backbone"},
         "stem_norm": {"scale": "frozen", "bias": "frozen"},
-        "block": {"expand_norm": {"scale": "frozen", "bias": "frozen"}, "expand": {"kernel": "backbone"}},
+        "stage1_block1": {"expand_norm": {"scale": "frozen", "bias": "frozen"}, "expand": {"kernel": "backbone"}},
     },
     "classifier": {"dilation6": {"kernel": "classifier", "bias": "classifier"}},
 }
@@ -108,11 +110,43 @@ def test_paper_schedule():
     assert schedules["global_discriminator"](150_000) == pytest.approx(1e-4 * 0.4**0.9)
 
 
+def test_warm_up_by_hand():
+    schedules = make_schedules(make_config(decay_power=1.0, warmup_steps=4))
+    for step, share in enumerate((1 / 4, 2 / 4, 3 / 4, 1, 1, 1)):
+        assert schedules["backbone"](step) == pytest.approx(0.1 * share * (1 - step / 8))
+        assert schedules["global_discriminator"](step) == pytest.approx(0.03 * share * (1 - step / 8))
+
+
 def test_groups():
-    assert segmenter_groups(GROUPS, train_norm_affine=False) == GROUPS
-    trained = segmenter_groups(GROUPS, train_norm_affine=True)
+    model = make_config().model
+    assert segmenter_groups(GROUPS, model) == GROUPS
+    model.train_norm_affine = True
+    trained = segmenter_groups(GROUPS, model)
     assert set(jax.tree.leaves(trained["backbone"])) == {"backbone"}
     assert set(jax.tree.leaves(trained["classifier"])) == {"classifier"}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers"),
+    [
+        ("resnet_tiny", {"stem": 1, "stage1_block1": 1, "stage2_block1": 2, "stage4_block1": 4}),
+        ("efficientnet_lite0", {"stem": 1, "stage2_block2": 2, "stage7_block1": 7}),
+        ("vgg16", {"block1_conv2": 1, "block5_conv3": 5, "head_conv2": 9}),
+    ],
+)
+def test_frozen_blocks(backbone, layers):
+    """A number of blocks freezes these and what lies before them; -1 all of the backbone, and nothing else."""
+    config = make_config()
+    config.model.update(backbone=backbone, train_norm_affine=True)
+    params = abstract_segmenter(build_networks(config, 3), config)["params"]
+    assert layers.keys() <= params["backbone"].keys()
+    for frozen in (0, 1, 2, 4, 5, -1):
+        config.model.frozen_blocks = frozen
+        groups = segmenter_groups(params, config.model)
+        for layer, number in layers.items():
+            expected = "frozen" if number <= frozen or frozen == -1 else "backbone"
+            assert set(jax.tree.leaves(groups["backbone"][layer])) == {expected}, (layer, frozen)
+        assert set(jax.tree.leaves(groups["classifier"])) == {"classifier"}
 
 
 @pytest.mark.parametrize("decay_biases", [True, False])

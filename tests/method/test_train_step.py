@@ -213,7 +213,7 @@ def test_frozen_statistics_do_not_change(states):
         statistics = {"target": batch_stats, "source": None}
         images = preprocess.normalise(batch["labelled"]["image"], config)
         evaluated = networks.segmenter.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
-        return *train_step._forward(params, statistics, batch, networks, config), evaluated
+        return *train_step._forward(params, statistics, batch, first.step, networks, config), evaluated
 
     maps, statistics, (features, logits) = forward(first.params["segmenter"], first.batch_stats)
     assert_trees_equal(statistics["target"], first.batch_stats)
