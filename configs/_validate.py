@@ -22,6 +22,7 @@ from data.datasets.spec import domain_of
 _INFINITY = float("inf")
 _STRIDED = ("efficientnet_lite0",)  # Backbones whose output stride can be chosen.
 _TRANSFORMERS = ("vit_tiny", "dinov2_s", "dinov2_b", "dinov2_l")
+_LEVELLED = ("efficientnet_lite0", *_TRANSFORMERS)  # Backbones that a multi-level head can read.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,10 +213,10 @@ Mistakes = Iterator[tuple[str, str]]
 def _network(config: ConfigDict) -> Mistakes:
     if config.model.output_stride != 8 and config.model.backbone not in _STRIDED:
         yield "model.output_stride", f"8; only {', '.join(_STRIDED)} has other strides"
+    if config.model.head == "multilevel" and config.model.backbone not in _LEVELLED:
+        yield "model.head", f"'atrous'; only {', '.join(_LEVELLED)} have levels"
     if config.model.backbone not in _TRANSFORMERS:
         names = f"only the transformers {', '.join(_TRANSFORMERS)} have it"
-        if config.model.head == "multilevel":
-            yield "model.head", f"'atrous' or 'linear'; {names}"
         for key in ("model.registers", "model.stochastic_depth"):
             if get_value(config, key):
                 yield key, f"0; {names}"

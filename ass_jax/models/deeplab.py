@@ -1,4 +1,4 @@
-"""DeepLab-v2 (arXiv 1606.00915): a dilated backbone and a classifier of parallel dilated convolutions."""
+"""DeepLab-v2 (arXiv 1606.00915): a dilated backbone and a classifier of parallel dilated convolutions, or another head."""
 
 import functools
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from ass_jax import ops
 from ass_jax.models.efficientnet import EfficientNetLite0
+from ass_jax.models.heads import MultilevelHead
 from ass_jax.models.layers import Conv
 from ass_jax.models.resnet import ResNet
 from ass_jax.models.vgg import Vgg
@@ -23,14 +24,16 @@ class DeepLab(nn.Module):
     Attributes:
       backbone: module that maps (images, train) to features.
       num_classes: C.
-      branches: how many of `DILATIONS` are used.
+      branches: how many of `DILATIONS` DeepLab's classifier uses.
       dtype: compute type of the classifier; parameters are float32.
+      head: "atrous", DeepLab's classifier, or "multilevel", which reads the backbone's `levels`.
     """
 
     backbone: nn.Module
     num_classes: int
     branches: int = len(DILATIONS)
     dtype: jnp.dtype = jnp.float32
+    head: str = "atrous"
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -43,6 +46,9 @@ class DeepLab(nn.Module):
         Returns:
           Features [B, h, w, D] in the compute type and logits [B, h, w, C] float32.
         """
+        if self.head == "multilevel":
+            head = MultilevelHead(self.num_classes, self.backbone.head_channels, self.dtype, name="classifier")
+            return head(self.backbone.levels(images, train))
         features = self.backbone(images, train)
         classifier = Classifier(self.num_classes, self.branches, self.dtype, name="classifier")
         return features, classifier(features)
@@ -123,6 +129,7 @@ def build_deeplab(model: ConfigDict, num_classes: int) -> DeepLab:
     return DeepLab(
         backbone=BACKBONES[model.backbone](model),
         num_classes=num_classes,
+        head=model.get("head", "atrous"),  # As with `_remat`.
         branches=model.branches,
         dtype=jnp.dtype(model.dtype),
     )

@@ -44,10 +44,16 @@ class EfficientNetLite0(nn.Module):
     batch_norm: str = "batch"
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    head_channels = 64  # Of a head that reads `levels`.
 
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Maps normalised images [B, H, W, 3] to features [B, h, w, 320]; h is H / output_stride, rounded up."""
         return self.stages(images, train)[f"stage{len(STAGES)}"]
+
+    def levels(self, images: jax.Array, train: bool) -> tuple[jax.Array, ...]:
+        """Returns the last maps of strides 4, 8 and 16, and the features; see `stages`."""
+        maps = self.stages(images, train)
+        return tuple(maps[f"stage{number}"] for number in (2, 3, 5, 7))
 
     @nn.compact
     def stages(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:

@@ -49,7 +49,8 @@ _CHOICES = {
     "model.batch_norm": ("batch", "frozen"),
     "model.branches": tuple(range(1, len(DILATIONS) + 1)),
     "model.dtype": ("float32", "bfloat16"),
-    "model.output_stride": (8, 16),  # Older files do not have it.
+    "model.head": ("atrous", "linear", "multilevel"),  # Older files do not have it, nor the next one.
+    "model.output_stride": (8, 16),
     "model.pixel_order": ("bgr", "rgb"),
     "model.stride_in": ("1x1", "3x3"),
 }
