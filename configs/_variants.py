@@ -157,7 +157,8 @@ def shrink(config: ConfigDict) -> None:
     config.data.toy.update(height=64, width=128, source_count=12, target_count=12, validation_count=5)
     config.augment.crop = (0, 0)
     config.init = ""
-    config.model.update(backbone="resnet_tiny", output_stride=8, batch_norm="batch")
+    config.model.update(backbone="resnet_tiny", head="atrous", output_stride=8, batch_norm="batch")
+    config.model.update(frozen_blocks=0, registers=0, stochastic_depth=0.0)
     config.discriminator.update(global_width=8, semantic_width=32)
     config.evaluation.update(batch=2, every=3, pictures=2)
     config.log_every = 1

@@ -1,4 +1,7 @@
-"""DeepLab-v2 (arXiv 1606.00915): a dilated backbone and a classifier of parallel dilated convolutions, or another head."""
+"""DeepLab-v2 (arXiv 1606.00915): a dilated backbone and a classifier of parallel dilated convolutions.
+
+Other heads may stand for the classifier.
+"""
 
 import functools
 from collections.abc import Callable
@@ -10,10 +13,11 @@ from ml_collections import ConfigDict
 
 from ass_jax import ops
 from ass_jax.models.efficientnet import EfficientNetLite0
-from ass_jax.models.heads import MultilevelHead
+from ass_jax.models.heads import LinearHead, MultilevelHead, over_image
 from ass_jax.models.layers import Conv
 from ass_jax.models.resnet import ResNet
 from ass_jax.models.vgg import Vgg
+from ass_jax.models.vit import Vit
 
 DILATIONS = (6, 12, 18, 24)
 
@@ -24,9 +28,11 @@ class DeepLab(nn.Module):
     Attributes:
       backbone: module that maps (images, train) to features.
       num_classes: C.
-      branches: how many of `DILATIONS` DeepLab's classifier uses.
+      branches: how many of `DILATIONS` are used.
       dtype: compute type of the classifier; parameters are float32.
-      head: "atrous", DeepLab's classifier, or "multilevel", which reads the backbone's `levels`.
+      head: what the scope "classifier" holds: "atrous", a `Classifier`; "linear", a `LinearHead`; or "multilevel", a
+        `MultilevelHead`, where the backbone has `levels`.
+      batch_norm: of the linear head, as of the backbone: "batch" or "frozen".
     """
 
     backbone: nn.Module
@@ -34,6 +40,7 @@ class DeepLab(nn.Module):
     branches: int = len(DILATIONS)
     dtype: jnp.dtype = jnp.float32
     head: str = "atrous"
+    batch_norm: str = "batch"
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -44,14 +51,20 @@ class DeepLab(nn.Module):
           train: whether batch norm uses statistics of the batch, and moves its running ones towards them.
 
         Returns:
-          Features [B, h, w, D] in the compute type and logits [B, h, w, C] float32.
+          Features [B, h, w, D] in the compute type and logits [B, h, w, C] float32. Logits of a Vision Transformer have
+          the size of the images where this is no multiple of the patches'.
         """
+        shared = {"num_classes": self.num_classes, "dtype": self.dtype, "name": "classifier"}
         if self.head == "multilevel":
-            head = MultilevelHead(self.num_classes, self.backbone.head_channels, self.dtype, name="classifier")
-            return head(self.backbone.levels(images, train))
-        features = self.backbone(images, train)
-        classifier = Classifier(self.num_classes, self.branches, self.dtype, name="classifier")
-        return features, classifier(features)
+            head = MultilevelHead(channels=self.backbone.head_channels, scale=self.backbone.head_scale, **shared)
+            features, logits = head(self.backbone.levels(images, train))
+        elif self.head == "linear":
+            features = self.backbone(images, train)
+            features, logits = LinearHead(**shared)(features, train and self.batch_norm == "batch")
+        else:
+            features = self.backbone(images, train)
+            logits = Classifier(branches=self.branches, **shared)(features)
+        return over_image(features, logits, images.shape[1:3]) if isinstance(self.backbone, Vit) else (features, logits)
 
 
 class Classifier(nn.Module):
@@ -100,6 +113,16 @@ def _efficientnet_lite0(model: ConfigDict) -> EfficientNetLite0:
     )
 
 
+def _vit(model: ConfigDict, **architecture) -> Vit:
+    return Vit(
+        registers=model.get("registers", 0),
+        stochastic_depth=model.get("stochastic_depth", 0.0),
+        dtype=jnp.dtype(model.dtype),
+        remat=_remat(model),
+        **architecture,
+    )
+
+
 def _remat(model: ConfigDict) -> bool:
     return model.get("remat", False)  # Weights do not depend on it, so that a file of weights may leave it out.
 
@@ -113,6 +136,10 @@ BACKBONES: dict[str, Callable[[ConfigDict], nn.Module]] = {
     ),
     "vgg16": _vgg,
     "efficientnet_lite0": _efficientnet_lite0,
+    "dinov2_s": functools.partial(_vit, width=384, depth=12, heads=6),
+    "dinov2_b": functools.partial(_vit, width=768, depth=12, heads=12),
+    "dinov2_l": functools.partial(_vit, width=1024, depth=24, heads=16),
+    "vit_tiny": functools.partial(_vit, width=96, depth=4, heads=3),  # Starts from random weights.
 }
 
 
@@ -129,7 +156,8 @@ def build_deeplab(model: ConfigDict, num_classes: int) -> DeepLab:
     return DeepLab(
         backbone=BACKBONES[model.backbone](model),
         num_classes=num_classes,
-        head=model.get("head", "atrous"),  # As with `_remat`.
         branches=model.branches,
         dtype=jnp.dtype(model.dtype),
+        head=model.get("head", "atrous"),
+        batch_norm=model.batch_norm,
     )

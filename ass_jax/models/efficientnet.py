@@ -44,7 +44,7 @@ class EfficientNetLite0(nn.Module):
     batch_norm: str = "batch"
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
-    head_channels = 64  # Of a head that reads `levels`.
+    head_channels, head_scale = 64, 1  # Of a `MultilevelHead`.
 
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Maps normalised images [B, H, W, 3] to features [B, h, w, 320]; h is H / output_stride, rounded up."""

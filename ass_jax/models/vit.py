@@ -49,6 +49,7 @@ class Vit(nn.Module):
     grid: int = GRID
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    head_channels, head_scale = 256, 2  # Of a `MultilevelHead`: its cells are seven pixels.
 
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Maps normalised images [B, H, W, 3] to the last layer's features [B, h, w, D]; see `levels`."""

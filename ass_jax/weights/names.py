@@ -8,6 +8,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
+
 from ass_jax.models.deeplab import DILATIONS
 from ass_jax.models.efficientnet import STAGES
 from configs.user_error import UserError
@@ -62,6 +64,41 @@ _EFFICIENTNET_STEM = {"stem": "_conv_stem", "stem_norm": "_bn0"}
 _VGG_BLOCKS = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21)}
 _VGG_LAST_BLOCK = {"torchvision": (24, 26, 28), "adaptsegnet": (23, 25, 27)}
 _VGG_HEAD = (29, 31)
+# Our layers and parameters -> DINOv2's, in its blocks and around them, and the same for Hugging Face's.
+_DINOV2 = {
+    "class_token": "cls_token",
+    "positions": "pos_embed",
+    "registers": "register_tokens",
+    "patches": "patch_embed.proj",
+    "block": "blocks",
+    "attention_input": "norm1",
+    "query": "attn.qkv",
+    "key": "attn.qkv",
+    "value": "attn.qkv",
+    "attention_output": "attn.proj",
+    "attention_scale": "ls1.gamma",
+    "mlp_input": "norm2",
+    "mlp_hidden": "mlp.fc1",
+    "mlp_output": "mlp.fc2",
+    "mlp_scale": "ls2.gamma",
+    "output": "norm",
+}
+_HUGGINGFACE = _DINOV2 | {
+    "class_token": "embeddings.cls_token",
+    "positions": "embeddings.position_embeddings",
+    "registers": "embeddings.register_tokens",
+    "patches": "embeddings.patch_embeddings.projection",
+    "block": "encoder.layer",
+    "query": "attention.attention.query",
+    "key": "attention.attention.key",
+    "value": "attention.attention.value",
+    "attention_output": "attention.output.dense",
+    "attention_scale": "layer_scale1.lambda1",
+    "mlp_scale": "layer_scale2.lambda1",
+    "output": "layernorm",
+}
+_TIMM = _DINOV2 | {"registers": "reg_token"}
+_FUSED = ("query", "key", "value")  # In DINOv2's order.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
@@ -73,12 +110,14 @@ class Source:
       title: for messages.
       settings: of `config.model`, which belong to the weights.
       name: from our path to the foreign name; None where the source has no such parameter.
+      part: from our path and the array of that name to what is ours of it, in the foreign layout.
       layout: of the kernels: "pytorch", [out, in, height, width], or "ours", [height, width, in, out].
     """
 
     title: str
     settings: Mapping[str, object]
     name: Callable[[str], str | None]
+    part: Callable[[str, np.ndarray], np.ndarray] = lambda path, array: array
     layout: str = "pytorch"
 
 
@@ -107,14 +146,27 @@ def find_source(names: Iterable[str]) -> Source | None:
         return Source("torchvision VGG-16", TORCHVISION_PIXELS, _torchvision_vgg_name)
     if has("_conv_stem."):
         return Source("EfficientNet-Lite0", LITE_PIXELS, efficientnet_name)
+    if has("blocks.0.ls1."):
+        if has("reg_token"):
+            return Source("timm's DINOv2", TORCHVISION_PIXELS | {"registers": 4}, _timm_name, _timm_part)
+        settings = TORCHVISION_PIXELS | {"registers": 4 if has("register_tokens") else 0}
+        return Source("DINOv2", settings, _dinov2_name, _dinov2_part)
+    if has("encoder.layer.0.layer_scale1."):
+        settings = TORCHVISION_PIXELS | {"registers": 4 if has("embeddings.register_tokens") else 0}
+        return Source("Hugging Face's DINOv2", settings, huggingface_name)
     if has("block1/layers/conv2d/"):
         return Source("HED's VGG-16", CAFFE_PIXELS, _hed_vgg_name, layout="ours")
     return None
 
 
 def without_prefix(name: str) -> str:
-    """Removes what wrappers put before names: `module.` of data parallelism, `Scale.` of the COCO weights."""
-    return re.sub(r"^((module|Scale)\.)+", "", name)
+    """Removes what wrappers put before names.
+
+    `module.` of data parallelism, `Scale.` of the COCO weights, `dinov2.` of Hugging Face's models with a head, and the
+    chunk from `blocks.CHUNK.NUMBER.` of DINOv2's training.
+    """
+    name = re.sub(r"^((module|Scale|dinov2|dinov2_with_registers)\.)+", "", name)
+    return re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
 
 
 def adaptsegnet_name(path: str, backbone: str) -> str:
@@ -167,6 +219,46 @@ def efficientnet_name(path: str) -> str | None:
     stage, block = map(int, place.groups())
     number = sum(count for count, *_ in STAGES[: stage - 1]) + block - 1
     return f"_blocks.{number}.{_EFFICIENTNET_BLOCK[layers[1]]}.{_LEAVES[leaf]}"
+
+
+def huggingface_name(path: str) -> str | None:
+    """Returns the name of our path in `Dinov2Model` of transformers; None if it has no such parameter."""
+    return _vit_name(path, _HUGGINGFACE)
+
+
+def _dinov2_name(path: str) -> str | None:
+    return _vit_name(path, _DINOV2)
+
+
+def _timm_name(path: str) -> str | None:
+    return _vit_name(path, _TIMM)
+
+
+def _vit_name(path: str, names: Mapping[str, str]) -> str | None:
+    _, part, *layers = path.split("/")
+    if part != "backbone":
+        return None
+    prefix = ""
+    if place := re.fullmatch(r"block(\d+)", layers[0]):
+        prefix, layers = f"{names['block']}.{int(place[1]) - 1}.", layers[1:]
+    if layers[0] not in names:
+        return None
+    return prefix + ".".join([names[layers[0]], *(_LEAVES[leaf] for leaf in layers[1:])])
+
+
+def _dinov2_part(path: str, array: np.ndarray) -> np.ndarray:
+    """Takes query, key or value out of the array of all three."""
+    layer = path.split("/")[-2]
+    if layer not in _FUSED or array.ndim == 0 or len(array) % 3:
+        return array  # With another size it does not fit, and the import raises an error.
+    return np.split(array, 3)[_FUSED.index(layer)]
+
+
+def _timm_part(path: str, array: np.ndarray) -> np.ndarray:
+    """Adds the position of the class token, 0: timm's networks with registers have it in the token itself."""
+    if path.endswith("/positions") and array.ndim == 3:
+        return np.concatenate([np.zeros_like(array[:, :1]), array], axis=1)
+    return _dinov2_part(path, array)
 
 
 def _hed_vgg_name(path: str) -> str | None:

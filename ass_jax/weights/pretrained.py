@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 
@@ -28,12 +29,13 @@ from ass_jax.weights.names import Source, find_source, without_prefix
 from configs.user_error import UserError
 
 # Keys of `config.model` that belong to weights.
-SETTINGS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")
+SETTINGS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches", "registers")
 _MOST_NAMES = 5  # In a message; the others are counted.
 _SETTINGS = "model"  # Key of the settings in the metadata of our own files.
 _CLASSIFIER = "params/classifier/"
 # Parameters that a file may lack, because every task learns them anew.
-_MAY_BE_MISSING = (_CLASSIFIER, "params/backbone/head_conv")
+_MAY_BE_MISSING = (_CLASSIFIER, "batch_stats/classifier/", "params/backbone/head_conv")
+_OUTPUTS = re.compile(_CLASSIFIER + r"(dilation\d+|logits)/")  # The layers of a classifier that return logits.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,8 +59,8 @@ class Pretrained:
     @property
     def num_classes(self) -> int | None:
         """Number of classes of the file's classifier; None if it has none."""
-        name = self.source.name(f"{_CLASSIFIER}dilation6/bias")
-        return self.arrays[name].size if name is not None and name in self.arrays else None
+        names = (self.source.name(f"{_CLASSIFIER}{layer}/bias") for layer in ("dilation6", "logits"))
+        return next((self.arrays[name].size for name in names if name is not None and name in self.arrays), None)
 
     def settings_for(self, num_classes: int) -> dict[str, object]:
         """Returns the values in `config.model` that the weights expect of a model with `num_classes` classes."""
@@ -103,7 +105,7 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
     if source is None:
         raise WeightFileError(
             f"{path}: unknown names, such as {_some(list(arrays))}. Known are torchvision's ResNet and VGG-16, "
-            "AdaptSegNet's DeepLab, EfficientNet-Lite0, HED's VGG-16 and our own exports."
+            "AdaptSegNet's DeepLab, EfficientNet-Lite0, HED's VGG-16, DINOv2 and our own exports."
         )
     settings = source.settings
     if source.layout == "ours" and _SETTINGS in metadata:
@@ -132,6 +134,7 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
     names = {path: pretrained.source.name(path) for path in paths}
     skipped = _skip_classifier(pretrained, dict(zip(paths, leaves, strict=True)), names)
     missing = [names[path] or path for path in paths if names[path] not in pretrained.arrays and _is_needed(path)]
+    missing = list(dict.fromkeys(missing))  # Several of ours may be parts of one array.
     if missing:
         raise WeightFileError(
             f"{pretrained.path} ({pretrained.source.title}) lacks {len(missing)} of {len(paths)} parameters of this "
@@ -182,13 +185,13 @@ def describe(pretrained: Pretrained, placement: Placement) -> str:
 
 
 def from_foreign(path: str, array: np.ndarray) -> np.ndarray:
-    """Transposes a PyTorch kernel [out, in, height, width] to [height, width, in, out]; returns other arrays as is."""
-    return array.transpose(2, 3, 1, 0) if path.endswith("/kernel") else array
+    """Transposes a PyTorch kernel [out, in, ...] to [..., in, out]; returns other arrays as is."""
+    return array.transpose(*range(2, array.ndim), 1, 0) if path.endswith("/kernel") else array
 
 
 def to_foreign(path: str, array: np.ndarray) -> np.ndarray:
     """Transposes a kernel to PyTorch's layout, the inverse of `from_foreign`; returns other arrays as is."""
-    return array.transpose(3, 2, 0, 1) if path.endswith("/kernel") else array
+    return array.transpose(-1, -2, *range(array.ndim - 2)) if path.endswith("/kernel") else array
 
 
 def flat_variables(variables: Variables) -> dict[str, np.ndarray]:
@@ -214,9 +217,12 @@ def _skip_classifier(pretrained: Pretrained, leaves: Mapping, names: Mapping[str
         for path, name in names.items()
         if path.startswith(_CLASSIFIER) and name is not None and name in pretrained.arrays
     }
-    found = {path: _in_our_layout(pretrained, name, path).shape for path, name in ours_to_theirs.items()}
-    classes = {shape[-1] for shape in found.values() if shape}
-    ours = {leaves[path].shape[-1] for path in found}
+    found = {
+        path: _in_our_layout(pretrained, name, path, leaves[path].shape).shape for path, name in ours_to_theirs.items()
+    }
+    outputs = [path for path in found if _OUTPUTS.match(path)]
+    classes = {found[path][-1] for path in outputs if found[path]}
+    ours = {leaves[path].shape[-1] for path in outputs}
     if classes == ours or len(classes) != 1:
         return {}
     if any(shape[:-1] != leaves[path].shape[:-1] for path, shape in found.items()):
@@ -225,15 +231,15 @@ def _skip_classifier(pretrained: Pretrained, leaves: Mapping, names: Mapping[str
     return dict.fromkeys(ours_to_theirs.values(), reason)
 
 
-def _in_our_layout(pretrained: Pretrained, name: str, path: str) -> np.ndarray:
-    array = pretrained.arrays[name]
-    if pretrained.source.layout == "ours" or (path.endswith("/kernel") and array.ndim != 4):
+def _in_our_layout(pretrained: Pretrained, name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = pretrained.source.part(path, pretrained.arrays[name])
+    if pretrained.source.layout == "ours" or array.ndim != len(shape):
         return array  # With another number of dimensions it does not fit: `_convert` raises an error.
     return from_foreign(path, array)
 
 
 def _convert(pretrained: Pretrained, name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
-    array = _in_our_layout(pretrained, name, path)
+    array = _in_our_layout(pretrained, name, path, shape)
     if not jnp.issubdtype(array.dtype, np.floating):  # NumPy's does not know bfloat16.
         raise WeightFileError(f"{pretrained.path}: expected floating-point numbers in {name}, found {array.dtype}.")
     if array.shape != tuple(shape):
@@ -259,19 +265,31 @@ def _tupled(value: object) -> object:
 
 def _model_for(pretrained: Pretrained, backbone: str | None) -> tuple[str, Variables]:
     """Returns a backbone, by default the one that fits the file best, and the shapes of its segmenter."""
-    shapes = {name: _shapes(name, pretrained.num_classes or 1) for name in ([backbone] if backbone else BACKBONES)}
+    shapes = {name: _shapes(name, pretrained) for name in ([backbone] if backbone else BACKBONES)}
 
-    def fit(name: str) -> int:
-        names = [pretrained.source.name(path) for path, _ in flatten(shapes[name])]
-        return sum(1 if name in pretrained.arrays else -1 for name in names)
+    def fit(backbone: str) -> int:
+        return sum(1 if fits(path, leaf.shape) else -1 for path, leaf in flatten(shapes[backbone]))
+
+    def fits(path: str, shape: tuple[int, ...]) -> bool:
+        name = pretrained.source.name(path)
+        if name is None or name not in pretrained.arrays:
+            return False
+        return _in_our_layout(pretrained, name, path, shape).shape == shape
 
     best = max(shapes, key=fit)
     return best, shapes[best]
 
 
-def _shapes(backbone: str, num_classes: int) -> Variables:
-    settings = {"backbone": backbone, "stride_in": "1x1", "batch_norm": "batch", "dtype": "float32", "branches": 4}
-    model = build_deeplab(ConfigDict(settings), num_classes)
+def _shapes(backbone: str, pretrained: Pretrained) -> Variables:
+    settings = {
+        "backbone": backbone,
+        "stride_in": "1x1",
+        "batch_norm": "batch",
+        "dtype": "float32",
+        "branches": 4,
+        "registers": 4 if pretrained.settings.get("registers") else 0,
+    }
+    model = build_deeplab(ConfigDict(settings), pretrained.num_classes or 1)
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     return jax.eval_shape(lambda images: model.init(jax.random.key(0), images, train=False), images)
 
@@ -283,8 +301,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "file",
-        help="torchvision's ResNet or VGG-16, AdaptSegNet's DeepLab, an export of ours, or weights of an installed "
-        f"package: {', '.join(packages.PACKAGES)}",
+        help="torchvision's ResNet or VGG-16, AdaptSegNet's DeepLab, DINOv2, an export of ours, or weights of an "
+        f"installed package: {', '.join(packages.PACKAGES)}",
     )
     parser.add_argument("--output", help="file to write: NAME.safetensors, for --config.init")
     parser.add_argument("--backbone", choices=list(BACKBONES), help="of the model; default: the one that fits best")

@@ -255,7 +255,8 @@ def test_camvid_takes_any_number_of_labelled_images():
 def test_word_of_a_backbone_brings_its_settings(name, backbone):
     config = FILES[name].get_config(f"joint,{backbone}")
     assert config.model.backbone == backbone
-    assert config.init == ("" if backbone == "resnet_tiny" else backbone)
+    weights = f"dinov2_vit{backbone[-1]}14_pretrain.pth" if "dinov2" in backbone else backbone
+    assert config.init == ("" if "tiny" in backbone else weights)
     assert (config.variant, config.loss.global_weight) == ("joint", 0.0)  # The word takes no variant back.
     tiny = FILES[name].get_config(f"joint,{backbone},smoke")
     assert (tiny.init, tiny.model.backbone, tiny.model.batch_norm) == ("", "resnet_tiny", "batch")
