@@ -4,6 +4,8 @@
     python -m ass_jax.weights.export runs/gta5 --output=model.pth           AdaptSegNet's names: for PyTorch
     python -m ass_jax.weights.export runs/toy --output=model.jaxexport      a program that runs without this code
 
+`--names=huggingface` writes the backbone of DINOv2 alone to a .safetensors file, for `Dinov2Model` of transformers.
+
 The program needs JAX alone:
 
     import jax, numpy as np
@@ -29,8 +31,8 @@ from ass_jax.models.preprocess import normalise
 from ass_jax.ops import resize_bilinear
 from ass_jax.runtime.console import print_user_error, say
 from ass_jax.weights.files import WeightFileError, replacing, write_arrays
-from ass_jax.weights.names import adaptsegnet_name
-from ass_jax.weights.pretrained import flat_variables, settings_metadata, to_foreign
+from ass_jax.weights.names import adaptsegnet_name, huggingface_name
+from ass_jax.weights.pretrained import SETTINGS, flat_variables, settings_metadata, to_foreign
 from ass_jax.weights.trained_model import Trained, description, open_run
 from configs.user_error import UserError
 
@@ -41,8 +43,8 @@ _COUNTER = "num_batches_tracked"  # PyTorch's batch norm saves it beside its sta
 
 def weight_settings(trained: Trained) -> dict[str, object]:
     """Returns the settings of `config.model` that belong to the weights."""
-    names = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches")
-    return {name: trained.config.model[name] for name in names}
+    model = trained.config.model
+    return {name: model[name] for name in SETTINGS if name in model}  # Older files lack some.
 
 
 def state_dict(trained: Trained) -> dict[str, np.ndarray]:
@@ -67,6 +69,28 @@ def state_dict(trained: Trained) -> dict[str, np.ndarray]:
     return found
 
 
+def huggingface_dict(trained: Trained) -> dict[str, np.ndarray]:
+    """Returns the backbone as a state dict for `Dinov2Model`, or `Dinov2WithRegistersModel`, of transformers.
+
+    Its mask token, which only DINOv2's own training uses, is 0.
+
+    Raises:
+      WeightFileError: the backbone is another one.
+    """
+    found = {}
+    for path, array in flat_variables(trained.variables).items():
+        if not path.startswith("params/backbone/"):
+            continue
+        name = huggingface_name(path)
+        if name is None:
+            raise WeightFileError(
+                f"Hugging Face's names are those of DINOv2; the run's backbone is {trained.config.model.backbone!r}."
+            )
+        found[name] = to_foreign(path, array)
+    width = found["embeddings.cls_token"].shape[-1]
+    return found | {"embeddings.mask_token": np.zeros((1, width), np.float32)}
+
+
 def program(trained: Trained) -> bytearray:
     """Returns a program for any number of images of any size that runs on CPU, GPU and TPU without this code.
 
@@ -87,16 +111,24 @@ def program(trained: Trained) -> bytearray:
     return export.export(jax.jit(label), platforms=PLATFORMS)(images).serialize()
 
 
-def write(trained: Trained, path: str | os.PathLike) -> None:
+def write(trained: Trained, path: str | os.PathLike, names: str | None = None) -> None:
     """Writes a segmenter to a `.safetensors`, `.pth` or `.jaxexport` file.
 
+    Args:
+      trained: the segmenter.
+      path: of the file.
+      names: "huggingface" writes `huggingface_dict` to a `.safetensors` file; default: names by the ending.
+
     Raises:
-      WeightFileError: the ending is unknown, the folder cannot be made, or PyTorch, which `.pth` needs, is missing.
+      WeightFileError: the ending is unknown, the folder cannot be made, PyTorch, which `.pth` needs, is missing, or the
+        backbone has no such names.
       UserError: the file cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     writers = {".safetensors": _write_safetensors, ".pth": _write_torch, PROGRAM_SUFFIX: _write_program}
+    if names == "huggingface":
+        writers = {".safetensors": _write_huggingface}
     if suffix not in writers:
         raise WeightFileError(f"{path}: unknown ending. Valid: {', '.join(writers)}.")
     writers[suffix](trained, path)
@@ -105,6 +137,10 @@ def write(trained: Trained, path: str | os.PathLike) -> None:
 def _write_safetensors(trained: Trained, path: Path) -> None:
     metadata = settings_metadata(weight_settings(trained)) | description(trained)
     write_arrays(path, flat_variables(trained.variables), metadata)
+
+
+def _write_huggingface(trained: Trained, path: Path) -> None:
+    write_arrays(path, huggingface_dict(trained), {"format": "pt"})  # Without it, transformers refuses the file.
 
 
 def _write_torch(trained: Trained, path: Path) -> None:
@@ -134,10 +170,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, help="file to write; its ending selects the format")
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the latest one")
     parser.add_argument("--average", action="store_true", help="export the moving average of the weights")
+    parser.add_argument("--names", choices=["huggingface"], help="of the parameters; default: by the ending")
     options = parser.parse_args(arguments)
     try:
         trained = open_run(options.workdir, options.step, options.average)
-        write(trained, options.output)
+        write(trained, options.output, options.names)
     except UserError as error:
         return print_user_error(error)
     say(f"Written: {options.output}, {os.path.getsize(options.output) / 1e6:.1f} MB.")

@@ -33,8 +33,9 @@ SETTINGS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branch
 _MOST_NAMES = 5  # In a message; the others are counted.
 _SETTINGS = "model"  # Key of the settings in the metadata of our own files.
 _CLASSIFIER = "params/classifier/"
+_WHOLE_CLASSIFIER = (_CLASSIFIER, "batch_stats/classifier/")
 # Parameters that a file may lack, because every task learns them anew.
-_MAY_BE_MISSING = (_CLASSIFIER, "batch_stats/classifier/", "params/backbone/head_conv")
+_MAY_BE_MISSING = (*_WHOLE_CLASSIFIER, "params/backbone/head_conv")
 _OUTPUTS = re.compile(_CLASSIFIER + r"(dilation\d+|logits)/")  # The layers of a classifier that return logits.
 
 
@@ -215,7 +216,7 @@ def _skip_classifier(pretrained: Pretrained, leaves: Mapping, names: Mapping[str
     ours_to_theirs = {
         path: name
         for path, name in names.items()
-        if path.startswith(_CLASSIFIER) and name is not None and name in pretrained.arrays
+        if path.startswith(_WHOLE_CLASSIFIER) and name is not None and name in pretrained.arrays
     }
     found = {
         path: _in_our_layout(pretrained, name, path, leaves[path].shape).shape for path, name in ours_to_theirs.items()
