@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-
 _CROP = (504, 504)  # 36 patches of 14 pixels; the positions of DINOv2's weights were learnt for 37.
 
 

@@ -95,7 +95,6 @@ def segmenter_groups(params: dict, model: ConfigDict) -> dict:
     Scale and offset of batch norm are frozen, unless `model.train_norm_affine`. So are the first `model.frozen_blocks`
     blocks or stages of the backbone, and what lies before them; all of it if that is -1.
     """
-
     frozen = math.inf if model.frozen_blocks < 0 else model.frozen_blocks
 
     def group(path: tuple, _: jax.Array) -> str:
