@@ -68,8 +68,8 @@ class Vit(nn.Module):
           Four maps [B, h, w, D] in the compute type, the last block's last; h is H / 14, rounded up. They cover the
           image with its padding, `padded_size`.
         """
-        batch, size = images.shape[0], tuple(length // PATCH for length in padded_size(images.shape[1:3]))
-        tokens = self._embed(images, size)
+        shape = (images.shape[0], *(length // PATCH for length in padded_size(images.shape[1:3])), self.width)
+        tokens = Embedding(self.width, self.registers, self.grid, self.dtype, name="embedding")(images)
         block = nn.remat(Block) if self.remat else Block
         final = nn.LayerNorm(EPSILON, dtype=self.dtype, use_fast_variance=False, name="output")
         chosen, maps = level_blocks(self.depth), {}
@@ -77,30 +77,51 @@ class Vit(nn.Module):
             drop = self.stochastic_depth * (number - 1) / max(self.depth - 1, 1) if train else 0.0
             tokens = block(self.heads, drop, self.dtype, name=f"block{number}")(tokens)
             if number in chosen:
-                maps[number] = final(tokens[:, 1 + self.registers :]).reshape(batch, *size, self.width)
+                maps[number] = final(tokens[:, 1 + self.registers :]).reshape(shape)
         return tuple(maps[number] for number in chosen)
 
-    def _embed(self, images: jax.Array, size: tuple[int, ...]) -> jax.Array:
-        """Returns the tokens [B, 1 + registers + h * w, D] float32: class, registers, patches row by row."""
-        batch, (height, width) = images.shape[0], size
-        below, right = (PATCH * length - found for length, found in zip(size, images.shape[1:3], strict=True))
-        images = jnp.pad(images, ((0, 0), (0, below), (0, right), (0, 0)))
-        # A strided convolution without overlap: one product of all patches.
-        patches = images.reshape(batch, height, PATCH, width, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
-        kernel, bias = Conv(self.width, PATCH, use_bias=True, kernel_init=_init, name="patches").parameters(3)
-        patches = _product(patches.reshape(batch, height * width, -1), kernel.reshape(-1, self.width), self.dtype)
+
+class Embedding(nn.Module):
+    """The first tokens: class, registers and patches with their positions.
+
+    Attributes:
+      width: D.
+      registers: number of register tokens.
+      grid: height and width of the learnt positions, in patches.
+      dtype: compute type of the product with the patches.
+    """
+
+    width: int
+    registers: int
+    grid: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps images [B, H, W, 3] to tokens [B, 1 + registers + h * w, D] float32, patches row by row."""
         class_token = self.param("class_token", _init, (1, 1, self.width))
         positions = self.param("positions", _init, (1, 1 + self.grid**2, self.width))
-        grid = positions[0, 1:].reshape(self.grid, self.grid, self.width)
-        # DINOv2 resizes differently in its networks with registers.
-        antialias, offset = (True, 0.0) if self.registers else (False, OFFSET)
-        places = resize_positions(grid, (height, width), antialias=antialias, offset=offset)
-        patches += bias + places.reshape(1, height * width, self.width)
         tokens = [class_token + positions[:, :1]]
         if self.registers:
             tokens.append(self.param("registers", _init, (1, self.registers, self.width)))
-        tokens = [jnp.broadcast_to(token, (batch, *token.shape[1:])) for token in tokens]
-        return jnp.concatenate([*tokens, patches], axis=1)
+        tokens = [jnp.broadcast_to(token, (images.shape[0], *token.shape[1:])) for token in tokens]
+        patches = self._patches(images)
+        # DINOv2 resizes differently in its networks with registers.
+        antialias, offset = (True, 0.0) if self.registers else (False, OFFSET)
+        grid = positions[0, 1:].reshape(self.grid, self.grid, self.width)
+        patches += resize_positions(grid, patches.shape[1:3], antialias=antialias, offset=offset)
+        return jnp.concatenate([*tokens, patches.reshape(images.shape[0], -1, self.width)], axis=1)
+
+    def _patches(self, images: jax.Array) -> jax.Array:
+        """Maps images [B, H, W, 3] to [B, h, w, D] float32: a strided convolution as one product of all patches."""
+        batch, size = images.shape[0], images.shape[1:3]
+        padding = ((0, whole - length) for whole, length in zip(padded_size(size), size, strict=True))
+        images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+        rows, columns = (length // PATCH for length in images.shape[1:3])
+        cells = images.reshape(batch, rows, PATCH, columns, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
+        kernel, bias = Conv(self.width, PATCH, use_bias=True, kernel_init=_init, name="patches").parameters(3)
+        cells = cells.reshape(batch, rows, columns, -1)
+        return _product(cells, kernel.reshape(-1, self.width), self.dtype) + bias
 
 
 class Block(nn.Module):
@@ -177,7 +198,7 @@ def level_blocks(depth: int) -> tuple[int, ...]:
     return LEVELS.get(depth) or tuple(-(-depth * quarter // 4) for quarter in range(1, 5))
 
 
-def resize_positions(grid: jax.Array, size: tuple[int, int], *, antialias: bool, offset: float) -> jax.Array:
+def resize_positions(grid: jax.Array, size: tuple[int, ...], *, antialias: bool, offset: float) -> jax.Array:
     """Resizes a grid of learnt positions by bicubic interpolation; the same size returns it as it is.
 
     Programs differ in how they do it:

@@ -239,7 +239,9 @@ def _vit_name(path: str, names: Mapping[str, str]) -> str | None:
     if part != "backbone":
         return None
     prefix = ""
-    if place := re.fullmatch(r"block(\d+)", layers[0]):
+    if layers[0] == "embedding":
+        layers = layers[1:]
+    elif place := re.fullmatch(r"block(\d+)", layers[0]):
         prefix, layers = f"{names['block']}.{int(place[1]) - 1}.", layers[1:]
     if layers[0] not in names:
         return None
@@ -294,6 +296,9 @@ def _vgg_name(path: str, source: str) -> str | None:
     return f"features.{places[int(index) - 1]}.{_LEAVES[leaf]}"
 
 
-def _branch_name(head: str, layer: str, leaf: str) -> str:
-    place = DILATIONS.index(int(layer.removeprefix("dilation")))
+def _branch_name(head: str, layer: str, leaf: str) -> str | None:
+    dilation = layer.removeprefix("dilation")
+    if not dilation.isdecimal():
+        return None  # Of another head.
+    place = DILATIONS.index(int(dilation))
     return f"{head}.conv2d_list.{place}.{_LEAVES[leaf]}"

@@ -9,11 +9,11 @@ from ass_jax.models import deeplab
 from benchmarks.parity import vit_inputs
 
 AROUND = {  # Ours -> DINOv2's, Hugging Face's.
-    ("class_token",): ("cls_token", "embeddings.cls_token"),
-    ("positions",): ("pos_embed", "embeddings.position_embeddings"),
-    ("registers",): ("register_tokens", "embeddings.register_tokens"),
-    ("patches", "kernel"): ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
-    ("patches", "bias"): ("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
+    ("embedding", "class_token"): ("cls_token", "embeddings.cls_token"),
+    ("embedding", "positions"): ("pos_embed", "embeddings.position_embeddings"),
+    ("embedding", "registers"): ("register_tokens", "embeddings.register_tokens"),
+    ("embedding", "patches", "kernel"): ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
+    ("embedding", "patches", "bias"): ("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
     ("output", "scale"): ("norm.weight", "layernorm.weight"),
     ("output", "bias"): ("norm.bias", "layernorm.bias"),
 }
@@ -37,7 +37,7 @@ FUSED = ("query", "key", "value")
 def foreign(params, naming):
     """Returns the arrays of a network of ours under the names "dinov2", "timm" or "huggingface"."""
     column = int(naming == "huggingface")
-    found = {names[column]: leaf(params, path) for path, names in AROUND.items() if path[0] in params}
+    found = {names[column]: leaf(params, path) for path, names in AROUND.items() if has(params, path)}
     for number in range(sum(name.startswith("block") for name in params)):
         block, prefix = params[f"block{number + 1}"], ("blocks", "encoder.layer")[column]
         own = {names[column]: leaf(block, path) for path, names in BLOCK.items()}
@@ -49,10 +49,14 @@ def foreign(params, naming):
             else:
                 own[f"attn.qkv.{theirs}"] = np.concatenate(arrays)
         found |= {f"{prefix}.{number}.{name}": array for name, array in own.items()}
-    if naming == "timm" and "registers" in params:
+    if naming == "timm" and "register_tokens" in found:
         found["reg_token"] = found.pop("register_tokens")
         found["pos_embed"] = found["pos_embed"][:, 1:]
     return found
+
+
+def has(tree, path):
+    return path[0] in tree and (len(path) == 1 or has(tree[path[0]], path[1:]))
 
 
 def leaf(tree, path):

@@ -32,25 +32,30 @@ def params():
     return vit_inputs.params("registers")
 
 
+@pytest.fixture(scope="module")
+def shallow(params):
+    return {name: params[name] for name in ("embedding", "block1", "block2", "output")}
+
+
 @pytest.fixture
 def images():
     return vit_inputs.images("odd")
 
 
-def compiled(function, options=compilation.options_of_one_use):
-    return jax.jit(function, compiler_options=options())
+def compiled(function):
+    return jax.jit(function, compiler_options=compilation.options_of_one_use())
 
 
 def apply(module, params, images, train=False, **settings):
     return compiled(functools.partial(module.apply, train=train, **settings))({"params": params}, images)
 
 
-def features_and_gradients(module, params, images, cotangent, options=compilation.options_of_one_use, **settings):
+def features_and_gradients(module, params, images, cotangent, **settings):
     def total(params):
         features = module.apply({"params": params}, images, train=True, **settings)
         return jnp.sum(features * cotangent), features
 
-    (_, features), gradients = compiled(jax.value_and_grad(total, has_aux=True), options)(params)
+    (_, features), gradients = compiled(jax.value_and_grad(total, has_aux=True))(params)
     return features, gradients
 
 
@@ -68,8 +73,7 @@ def test_gradients_of_other_programs(golden, monkeypatch, library, kind):
     monkeypatch.setattr(vit, "OFFSET", 0.0)
     module, params, size = vit_inputs.network(kind), vit_inputs.params(kind), vit_inputs.GRADIENT_SIZE
     inputs = vit_inputs.images(size), vit_inputs.cotangent(size)
-    options = compilation.options_of_steps if kind == "registers" else compilation.options_of_one_use
-    _, gradients = features_and_gradients(module, params, *inputs, options)
+    _, gradients = features_and_gradients(module, params, *inputs)
     key = f"{library}_{kind}_{size}"
     found = flatten({"params": {"backbone": gradients}})
     samples = [vit_inputs.gradient_sample(path, np.asarray(leaf)) for path, leaf in found]
@@ -135,7 +139,7 @@ def test_number_of_parameters_and_shapes(size, registers):
     count = sum(leaf.size for leaf in jax.tree.leaves(variables)) - registers * width
     assert round(count / 1e6, 2) == millions
     assert features.shape == (2, 3, 37, width)
-    assert variables["params"]["positions"].shape == (1, 1 + 37 * 37, width)
+    assert variables["params"]["embedding"]["positions"].shape == (1, 1 + 37 * 37, width)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 28), (15, 40)])
@@ -183,28 +187,25 @@ def test_attention_and_mlp_by_hand():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_rematerialised_blocks_change_no_number(params, images):
+def test_rematerialised_blocks_change_no_number(shallow, images):
     cotangent, key = vit_inputs.cotangent("odd"), {STREAM: jax.random.key(3)}
     network = functools.partial(vit_inputs.network, "registers", depth=2, stochastic_depth=0.5)
     found = [
-        features_and_gradients(network(remat=remat), params, images, cotangent, rngs=key) for remat in (False, True)
+        features_and_gradients(network(remat=remat), shallow, images, cotangent, rngs=key) for remat in (False, True)
     ]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *found)
 
 
-def test_bfloat16_computes_close_to_float32(params, images):
+def test_bfloat16_computes_close_to_float32(shallow, images):
     cotangent, network = vit_inputs.cotangent("odd"), functools.partial(vit_inputs.network, "registers", depth=2)
-    features, gradients = features_and_gradients(network(dtype=jnp.bfloat16), params, images, cotangent)
+    features, gradients = features_and_gradients(network(dtype=jnp.bfloat16), shallow, images, cotangent)
     assert features.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
-    expected, expected_gradients = features_and_gradients(network(), params, images, cotangent)
+    expected, expected_gradients = features_and_gradients(network(), shallow, images, cotangent)
     assert distance(features, expected) < 0.01
-    for name in ("patches", "positions", "registers", "output"):
-        values, exact = (
-            np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree[name])])
-            for tree in (gradients, expected_gradients)
-        )
-        assert distance(values, exact) < 0.03, name
+    for (path, values), (_, exact) in zip(flatten(gradients), flatten(expected_gradients), strict=True):
+        if "key/bias" not in path:  # Its gradient is rounding alone.
+            assert distance(values, exact) < 0.1, path
 
 
 def distance(found, expected):
