@@ -109,14 +109,12 @@ def test_scopes_of_batch_norm_are_recognisable(head):
 
 
 @pytest.mark.parametrize("head", ["linear", "multilevel"])
-def test_frozen_batch_norm_keeps_its_statistics(head, levels):
+def test_frozen_batch_norm_keeps_its_statistics(head):
     images = np.random.default_rng(1).normal(size=(1, 14, 28, 3)).astype(np.float32)
     shapes = jax.eval_shape(lambda: small(head).init(jax.random.key(0), images, train=False))
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes)
-    for batch_norm, moves in (("frozen", False), ("batch", True)):
-        _, updated = apply(small(head, batch_norm=batch_norm), variables, images, True)
-        means = [leaf["mean"] for leaf in updated["batch_stats"]["classifier"].values()]
-        assert all(np.any(mean != 0.5) == moves for mean in means)
+    _, updated = apply(small(head, batch_norm="frozen"), variables, images, True)
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
 
 
 @pytest.mark.parametrize("size", [(30, 41), (71, 99), (28, 29), (15, 28)])
