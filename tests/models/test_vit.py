@@ -197,7 +197,8 @@ def test_rematerialised_blocks_change_no_number(shallow, images):
 
 
 def test_bfloat16_computes_close_to_float32(shallow, images):
-    cotangent, network = vit_inputs.cotangent("odd"), functools.partial(vit_inputs.network, "registers", depth=2)
+    cotangent, network = vit_inputs.cotangent("odd"), functools.partial(vit_inputs.network, "registers", depth=1)
+    shallow = {name: shallow[name] for name in ("embedding", "block1", "output")}
     features, gradients = features_and_gradients(network(dtype=jnp.bfloat16), shallow, images, cotangent)
     assert features.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
