@@ -110,36 +110,24 @@ def test_from_a_weight_file_to_label_maps(tmp_path, shared_programs):
     kernel = arrays["encoder.layer.0.mlp.fc1.weight"].T
     assert 0 < np.abs(backbone["block1"]["mlp_hidden"]["kernel"] - kernel).max() < 0.01
 
-    # Label maps of any size, from the run, its export and its program.
-    image = example(np.random.default_rng(5), 1)["image"][0][:, :50]
-    labels, confidence = Predictor(trained).with_confidence(image)
-    assert (labels.shape, confidence.shape) == (image.shape[:2],) * 2
-    for name in ("export.safetensors", "export.jaxexport"):
-        write(trained, tmp_path / name)
-        predictor = open_predictor(tmp_path / name, config, CLASSES)
-        np.testing.assert_allclose(predictor.with_confidence(image)[1], confidence, atol=1e-5)
+    # Label maps of any size, from the run and its export.
+    image = example(np.random.default_rng(5), 1)["image"][0]
+    assert Predictor(trained)(image[:20, :50]).shape == (20, 50)
+    write(trained, tmp_path / "export.safetensors")
+    exported = open_predictor(tmp_path / "export.safetensors", config, CLASSES)
+    for found, expected in zip(exported.with_confidence(image), Predictor(trained).with_confidence(image), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
-def states(config, devices, **changes):
-    """Returns the state before two steps and after them."""
-    config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(changes)
-    networks, optimizer = build_networks(config, 3), make_optimizer(config)
-    mesh = make_mesh([4], jax.devices()[:devices])
-    create = functools.partial(create_state, networks=networks, optimizer=optimizer, config=config, num_classes=3)
-    first = jax.jit(create, compiler_options=QUICK, out_shardings=replicated(mesh))()
-    step = jax.jit(
-        functools.partial(train_step, networks=networks, config=config, optimizer=optimizer),
-        compiler_options=QUICK,
-        out_shardings=replicated(mesh),
-    )
-    state = first
-    for seed in range(2):
-        generator = np.random.default_rng(seed)
-        batch = {stream: example(generator, 4) for stream in ("source", "labelled")}
-        state, metrics = step(state, global_batch(batch, mesh))
-        assert not metrics["skipped"]
-    return jax.device_get(first), jax.device_get(state)
+def trained_part(state):
+    """Returns the segmenter's parameters without the biases of keys, whose gradients are 0 but for rounding."""
+    params = state.params["segmenter"]
+    blocks = {
+        name: layers | {"key": layers["key"]["kernel"]}
+        for name, layers in params["backbone"].items()
+        if "key" in layers
+    }
+    return params | {"backbone": params["backbone"] | blocks}
 
 
 def largest_change(found, expected):
@@ -153,16 +141,16 @@ def test_steps_on_four_devices_with_remat_and_in_bfloat16():
     sgd = {"optimizer.kind": "sgd", "optimizer.learning_rate": 0.1, "optimizer.warmup_steps": 0}
     config = transformer("joint", **sgd)
     first, expected = states(config, 1)
-    expected = expected.params["segmenter"]
-    assert largest_change(expected, first.params["segmenter"]) > 1e-2
-    assert largest_error(states(config, 4)[1].params["segmenter"], expected) < 1e-5
-    remat = states(config, 1, **{"model.remat": True})[1].params["segmenter"]
+    expected = trained_part(expected)
+    assert largest_change(expected, trained_part(first)) > 1e-2
+    assert largest_error(trained_part(states(config, 4)[1]), expected) < 1e-5
+    remat = trained_part(states(config, 1, **{"model.remat": True})[1])
     assert largest_error(remat, expected) < 1e-5
-    half = states(config, 1, **{"model.dtype": "bfloat16"})[1].params["segmenter"]
+    half = trained_part(states(config, 1, **{"model.dtype": "bfloat16"})[1])
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(np.float32)}
-    assert largest_change(half, expected) < 0.1 * largest_change(expected, first.params["segmenter"])
+    assert largest_change(half, expected) < 0.1 * largest_change(expected, trained_part(first))
     # Random branches differ by step and seed.
-    assert largest_change(states(config, 1, seed=1)[1].params["segmenter"], expected) > 1e-2
+    assert largest_change(trained_part(states(config, 1, seed=1)[1]), expected) > 1e-2
 
 
 @pytest.mark.parametrize(("frozen", "trained"), [(1, ("block2", "output")), (-1, ())])
