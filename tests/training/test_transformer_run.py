@@ -119,6 +119,28 @@ def test_from_a_weight_file_to_label_maps(tmp_path, shared_programs):
         np.testing.assert_array_equal(found, expected)
 
 
+def states(config, devices, **changes):
+    """Returns the state before two steps and after them."""
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    networks, optimizer = build_networks(config, 3), make_optimizer(config)
+    mesh = make_mesh([4], jax.devices()[:devices])
+    create = functools.partial(create_state, networks=networks, optimizer=optimizer, config=config, num_classes=3)
+    first = jax.jit(create, compiler_options=QUICK, out_shardings=replicated(mesh))()
+    step = jax.jit(
+        functools.partial(train_step, networks=networks, config=config, optimizer=optimizer),
+        compiler_options=QUICK,
+        out_shardings=replicated(mesh),
+    )
+    state = first
+    for seed in range(2):
+        generator = np.random.default_rng(seed)
+        batch = {stream: example(generator, 4) for stream in ("source", "labelled")}
+        state, metrics = step(state, global_batch(batch, mesh))
+        assert not metrics["skipped"]
+    return jax.device_get(first), jax.device_get(state)
+
+
 def trained_part(state):
     """Returns the segmenter's parameters without the biases of keys, whose gradients are 0 but for rounding."""
     params = state.params["segmenter"]
