@@ -71,6 +71,7 @@ stand_in("clu")
 sys.modules["clu"].metric_writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: Writer())
 stand_in("ass_jax", __path__=["ass_jax"])  # Its light modules are the real ones.
 stand_in("ass_jax.evaluation", __path__=["ass_jax/evaluation"])
+stand_in("ass_jax.runtime.allocator", keep_memory=lambda: print("memory kept"))
 stand_in("ass_jax.runtime.compilation", use_compilation_cache=lambda workdir: print("cache in", workdir.name))
 stand_in("ass_jax.training", __path__=["ass_jax/training"])
 stand_in("ass_jax.training.loop", train=train, TrainingData=types.SimpleNamespace)
@@ -105,6 +106,7 @@ def wire(tmp_path, *arguments):
 def test_training_is_wired(tmp_path):
     result = wire(tmp_path, "--config.seed=5")
     assert result.stdout.splitlines() == [
+        "memory kept",
         "cache in run",
         "prepare",
         "train joint 5 True road run {'list': 'toy'}",
@@ -124,7 +126,7 @@ def test_run_without_labelled_target_images_is_wired(tmp_path):
 
 def test_evaluation_is_wired(tmp_path):
     result = wire(tmp_path, "--mode=eval")
-    assert result.stdout.splitlines() == ["cache in run", "prepare", "evaluate joint road run"]
+    assert result.stdout.splitlines() == ["memory kept", "cache in run", "prepare", "evaluate joint road run"]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
     assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}, "split": "validation"}

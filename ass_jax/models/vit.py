@@ -143,7 +143,10 @@ class Block(nn.Module):
         width = tokens.shape[-1]
         x = self._normalise(tokens, "attention_input")
         heads = (*x.shape[:2], self.heads, width // self.heads)
-        query, key, value = (self._linear(x, width, name).reshape(heads) for name in ("query", "key", "value"))
+        # Attention does not depend on the bias of the keys: its gradient would be rounding, which Adam enlarges to the
+        # size of any other.
+        key = Linear(width, self.dtype, trains_bias=False, name="key")(x).reshape(heads)
+        query, value = (self._linear(x, width, name).reshape(heads) for name in ("query", "value"))
         x = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
         tokens += self._scale(self._linear(x, width, "attention_output"), "attention_scale")
         x = self._normalise(tokens, "mlp_input")
@@ -170,16 +173,19 @@ class Linear(nn.Module):
     Attributes:
       features: output channels.
       dtype: compute type; parameters are float32.
+      trains_bias: whether the bias has a gradient.
     """
 
     features: int
     dtype: jnp.dtype
+    trains_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., channels] to [..., features] in the compute type."""
         kernel = self.param("kernel", _init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = bias if self.trains_bias else jax.lax.stop_gradient(bias)
         return (_product(x, kernel, self.dtype) + bias).astype(self.dtype)
 
 
