@@ -1,6 +1,7 @@
 """The memory of the process."""
 
 import ctypes
+import platform
 
 import jax
 
@@ -14,11 +15,8 @@ def keep_memory() -> None:
     they are freed, so that each step touches new pages: a quarter of the time of a small network on a virtual machine
     (docs/performance/cpu.md, "Memory allocator").
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or platform.libc_ver()[0] != "glibc":
         return
-    try:
-        set_parameter = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # macOS, musl, Windows.
-        return
+    set_parameter = ctypes.CDLL(None).mallopt
     set_parameter(_MOST_MAPPED, 0)
     set_parameter(_TRIM_THRESHOLD, -1)  # Never.

@@ -1,9 +1,12 @@
 """The memory of the process, in processes of their own, whose allocator is as Python leaves it."""
 
 import ctypes
+import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
 import pytest
 
 from ass_jax.runtime import allocator
@@ -26,11 +29,20 @@ def page_faults(call=""):
     return int(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 def test_freed_memory_is_used_again():
     assert page_faults() > 10 * (page_faults("allocator.keep_memory()") + 1)
 
 
-def test_other_libraries_are_left_as_they_are(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+@pytest.mark.parametrize(
+    ("backend", "library", "expected"),
+    [("cpu", "glibc", [(-4, 0), (-1, -1)]), ("gpu", "glibc", []), ("cpu", "", [])],  # "": macOS, musl, Windows.
+)
+def test_where_memory_is_kept(monkeypatch, backend, library, expected):
+    """Numbers of glibc's malloc.h: M_MMAP_MAX is -4, M_TRIM_THRESHOLD is -1."""
+    calls = []
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(platform, "libc_ver", lambda: (library, ""))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=lambda *pair: calls.append(pair)))
     allocator.keep_memory()
+    assert calls == expected
