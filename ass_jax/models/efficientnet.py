@@ -51,7 +51,7 @@ class EfficientNetLite0(nn.Module):
         return self.stages(images, train)[f"stage{len(STAGES)}"]
 
     def levels(self, images: jax.Array, train: bool) -> tuple[jax.Array, ...]:
-        """Returns the last maps of strides 4, 8 and 16, and the features; see `stages`."""
+        """Returns maps [B, h, w, channels] of `stages`: of stride 4, of stride 8, of stage 5, and the features."""
         maps = self.stages(images, train)
         return tuple(maps[f"stage{number}"] for number in (2, 3, 5, 7))
 

@@ -145,8 +145,10 @@ class Block(nn.Module):
         heads = (*x.shape[:2], self.heads, width // self.heads)
         # Attention does not depend on the bias of the keys: its gradient would be rounding, which Adam enlarges to the
         # size of any other.
-        key = Linear(width, self.dtype, trains_bias=False, name="key")(x).reshape(heads)
-        query, value = (self._linear(x, width, name).reshape(heads) for name in ("query", "value"))
+        query, key, value = (
+            Linear(width, self.dtype, trains_bias=name != "key", name=name)(x).reshape(heads)
+            for name in ("query", "key", "value")
+        )
         x = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
         tokens += self._scale(self._linear(x, width, "attention_output"), "attention_scale")
         x = self._normalise(tokens, "mlp_input")

@@ -14,8 +14,7 @@ from ass_jax.runtime.workdir import writing
 from ass_jax.weights import torch_files
 from configs.user_error import UserError
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", ".npz", ".h5", *TORCH_SUFFIXES)
+SUFFIXES = (".safetensors", ".npz", ".h5", ".pth", ".pt", ".bin", ".ckpt")  # The last four: PyTorch's.
 
 
 class WeightFileError(UserError):

@@ -6,7 +6,8 @@ from ass_jax.checkpoints import selection
 from ass_jax.method.losses import DOMAIN_LOSSES
 from ass_jax.method.mixing import REGIONS
 from ass_jax.models import deeplab, semantic_outputs
-from configs import base, camvid, custom, gta5, streets_to_camvid, synthia, toy
+from ass_jax.models.vit import Vit
+from configs import _validate, base, camvid, custom, gta5, streets_to_camvid, synthia, toy
 from configs._validate import RULES, get_value, validate
 from configs._variants import VARIANTS
 from configs.user_error import UserError
@@ -57,6 +58,9 @@ def test_every_key_has_a_rule_or_is_free():
 def test_choices_match_the_code():
     choices = {key: set(rule.choices) for key, rule in RULES.items() if rule.choices}
     assert choices["model.backbone"] == set(deeplab.BACKBONES)
+    modules = {name: build(base.default_config().model) for name, build in deeplab.BACKBONES.items()}
+    assert {name for name, module in modules.items() if hasattr(module, "levels")} == set(_validate._LEVELLED)
+    assert {name for name, module in modules.items() if isinstance(module, Vit)} == set(_validate._TRANSFORMERS)
     assert choices["model.branches"] == set(range(1, len(deeplab.DILATIONS) + 1))
     assert choices["loss.global_kind"] == set(DOMAIN_LOSSES)
     assert choices["teacher.mixing"] == set(REGIONS)
