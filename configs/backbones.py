@@ -12,7 +12,11 @@ _CROP = (504, 504)  # 36 patches of 14 pixels; the positions of DINOv2's weights
 
 
 def resnet_tiny(config: ConfigDict) -> None:
-    """Sets a small network with random weights, tuned on generated streets at 64×128; changes `config`."""
+    """Sets a small network with random weights; changes `config`.
+
+    Numbers for generated streets were tuned there, at 64×128. On CamVid, from dusk images held out, their strong
+    adversaries cost 7 points, and their learning rate, for steps of one or two images, 4.
+    """
     config.init = ""
 
     config.model.backbone = "resnet_tiny"
@@ -25,12 +29,15 @@ def resnet_tiny(config: ConfigDict) -> None:
     config.model.pixel_mean = (127.5, 127.5, 127.5)  # Centres 0..255.
     config.model.pixel_deviation = (64.0, 64.0, 64.0)
 
-    config.loss.update(global_weight=0.03, semantic_weight=0.1, semantic_outputs="class_domain")
-    _set_short_run(config)
-
-    config.optimizer.update(kind="sgd", learning_rate=0.06, clip_norm=0.0, weight_decay=5e-4)
-    config.optimizer.update(decay_biases=True, warmup_steps=0)
+    config.optimizer.update(kind="sgd", clip_norm=0.0, weight_decay=5e-4, decay_biases=True, warmup_steps=0)
     config.optimizer.classifier_factor = 1.0  # All layers are equally new.
+    if config.data.target == "toy":
+        config.loss.update(global_weight=0.03, semantic_weight=0.1, semantic_outputs="class_domain")
+        config.optimizer.learning_rate = 0.06
+    else:
+        config.loss.update(global_weight=0.001, semantic_weight=0.001, semantic_outputs="binary")
+        config.optimizer.learning_rate = 0.02
+    _set_short_run(config)
 
 
 def efficientnet_lite0(config: ConfigDict) -> None:

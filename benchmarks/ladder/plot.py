@@ -77,7 +77,9 @@ def _add_legend(figure: Figure, names: list[str], summary: dict) -> None:
     kinds = dict.fromkeys(map(_kind, names))
     style = {"linestyle": "", "marker": "o", "markersize": 6}
     handles = [Line2D([], [], color=_COLOURS[kind], label=_DESCRIPTIONS[kind], **style) for kind in kinds]
-    handles.append(Line2D([], [], color="black", alpha=0.6, label=f"one of {len(summary['seeds'])} seeds", **style))
+    count = len(summary["seeds"])
+    seed = f"one of {count} seeds" if count > 1 else "the only seed"
+    handles.append(Line2D([], [], color="black", alpha=0.6, label=seed, **style))
     bar = {"linestyle": "", "marker": "|", "markersize": 11, "markeredgewidth": 2.5}
     handles.append(Line2D([], [], color="black", label="mean", **bar))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3), frameon=False, fontsize=9)

@@ -130,10 +130,10 @@ def _conditions(summary: dict) -> list[str]:
     kinds = {}
     for run in summary["runs"]:
         if run["scores"] is not None:
-            kinds.setdefault(_condition(run["job"]), []).append(f"{run['variant']} seed {run['seed']}")
+            kinds.setdefault(_condition(run["job"]), []).append(run["seed"])
     if len(kinds) == 1:
         return [f"{kind}." for kind in kinds]
-    return [f"{_listed(names)}: {kind}." for kind, names in kinds.items()]
+    return [f"{len(seeds)} runs, seed {_listed(dict.fromkeys(seeds))}: {kind}." for kind, seeds in kinds.items()]
 
 
 def _condition(job: dict) -> str:

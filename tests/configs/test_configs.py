@@ -265,9 +265,18 @@ def test_word_of_a_backbone_brings_its_settings(name, backbone):
 
 
 def test_backbone_has_the_same_settings_in_every_file():
-    for group in ("init", "model", "loss", "discriminator", "teacher"):
+    for group in ("init", "model", "discriminator", "teacher"):
         assert camvid.get_config("resnet_tiny")[group] == toy.get_config()[group]
         assert toy.get_config("efficientnet_lite0")[group] == camvid.get_config()[group]
+
+
+def test_adversaries_are_strong_on_generated_targets_alone():
+    assert toy.get_config("resnet_tiny").loss == toy.get_config().loss
+    assert (toy.get_config().loss.global_weight, toy.get_config().loss.semantic_weight) == (0.03, 0.1)
+    for name in ("camvid", "streets_to_camvid", "custom"):
+        for backbone in ("resnet_tiny", "vit_tiny", "efficientnet_lite0"):
+            loss = FILES[name].get_config(backbone).loss
+            assert (loss.global_weight, loss.semantic_weight, loss.semantic_outputs) == (0.001, 0.001, "binary")
 
 
 def test_statistics_that_adapt_are_not_frozen():
