@@ -17,9 +17,9 @@ from ass_jax.class_table import ClassTable
 from ass_jax.evaluation import metrics
 from ass_jax.evaluation.metrics import confusion_matrix
 from ass_jax.inference.prediction_files import PredictionFiles
-from ass_jax.inference.views import prediction_step
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.state import Variables, abstract_segmenter
+from ass_jax.method.views import prediction_step
 from ass_jax.models import Networks, build_networks
 from ass_jax.runtime import compilation
 from ass_jax.runtime.console import progress, say

@@ -1,5 +1,6 @@
 """Labels images of any size with a trained segmenter."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Protocol
@@ -12,8 +13,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from ass_jax.class_table import ClassTable
+from ass_jax.method import views
+from ass_jax.method.state import Variables
 from ass_jax.models.preprocess import normalise
 from ass_jax.ops import interpolation_matrix
+from ass_jax.runtime.console import say
 from ass_jax.weights.export import PROGRAM_SUFFIX
 from ass_jax.weights.files import SUFFIXES, WeightFileError
 from ass_jax.weights.pretrained import open_weights
@@ -42,23 +46,38 @@ class ImageLabeller(Protocol):
 
 
 class Predictor:
-    """Labels single images as evaluation does: it resizes them to the size of training, and the logits back.
+    """Labels single images as evaluation does: it resizes them to the size of training, and the scores back.
+
+    Where evaluation averages the probabilities of several views, so does this, at the size of training.
 
     predictor = Predictor(open_run("runs/toy"))
     labels = predictor(image)
     """
 
-    def __init__(self, trained: Trained):
+    def __init__(self, trained: Trained, settings: ConfigDict | None = None):
         """Moves the weights to the device.
 
         Args:
           trained: see `ass_jax.weights.trained_model`.
+          settings: `config.evaluation`, for its views; default: those of the training.
         """
         self.names, self.palette = trained.names, trained.palette
         self._size = tuple(trained.config.data.target_size)
         self._variables = jax.device_put(trained.variables)
+        settings = trained.config.evaluation if settings is None else settings
         network, config = trained.networks.segmenter, trained.config
-        self._logits = jax.jit(lambda variables, images: network.apply(variables, normalise(images, config), False)[1])
+        self._single = views.is_single(self._size, settings)
+
+        @jax.jit
+        def scores(variables: Variables, images: jax.Array) -> jax.Array:
+            def logits(images: jax.Array) -> jax.Array:
+                return network.apply(variables, normalise(images, config), train=False)[1]
+
+            if self._single:
+                return logits(images)
+            return views.probabilities(logits, images, self._size, **views.arguments(settings))
+
+        self._scores = scores
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Returns the label map, uint8 [Y, X], of an image, uint8 [Y, X, 3] RGB.
@@ -77,12 +96,15 @@ class Predictor:
         _expect_image(image)
         height, width = image.shape[:2]
         resized = Image.fromarray(image).resize(self._size[::-1], Image.Resampling.BILINEAR)
-        logits = self._logits(self._variables, np.asarray(resized)[None])
-        stretched = _stretch(logits, interpolation_matrix(logits.shape[2], width))
+        scores = self._scores(self._variables, np.asarray(resized)[None])
+        stretched = _stretch(scores, interpolation_matrix(scores.shape[2], width))
         count = min(_ROWS, max(1, _PIXELS // width))
-        rows = interpolation_matrix(logits.shape[1], height)
+        rows = interpolation_matrix(scores.shape[1], height)
         rows = np.pad(rows, ((0, -height % count), (0, 0)))  # All blocks of all heights share one program.
-        blocks = [_label_rows(stretched, rows[start : start + count]) for start in range(0, height, count)]
+        blocks = [
+            _label_rows(stretched, rows[start : start + count], logits=self._single)
+            for start in range(0, height, count)
+        ]
         labels, confidence = (np.concatenate(maps)[:height] for maps in zip(*jax.device_get(blocks), strict=True))
         return labels, confidence
 
@@ -123,7 +145,8 @@ def open_predictor(weights: str | os.PathLike, config: ConfigDict, class_table: 
     Args:
       weights: working directory of a run, or a file of any kind that `ass_jax.weights.pretrained` or
         `ass_jax.weights.export` supports.
-      config: the whole configuration; a run and a `.safetensors` export have their own.
+      config: the whole configuration. A run and a `.safetensors` export have their own, of which all is used but the
+        views of `config.evaluation`.
       class_table: `names` and `palette`, for weights without their own.
 
     Raises:
@@ -133,7 +156,7 @@ def open_predictor(weights: str | os.PathLike, config: ConfigDict, class_table: 
     if not weights.exists():
         raise WeightFileError(f"{weights}: expected the working directory of a run or a weight file, found nothing.")
     if weights.is_dir():
-        return Predictor(open_run(weights))
+        return _with_views_of(config, open_run(weights))
     suffix = weights.suffix.lower()
     if suffix == PROGRAM_SUFFIX:
         return ProgramPredictor(weights, class_table)
@@ -143,7 +166,18 @@ def open_predictor(weights: str | os.PathLike, config: ConfigDict, class_table: 
         )
     pretrained = open_weights(weights)
     described = open_description(pretrained)
-    return Predictor(described or open_foreign(pretrained, config, class_table))
+    return _with_views_of(config, described or open_foreign(pretrained, config, class_table))
+
+
+def _with_views_of(config: ConfigDict, trained: Trained) -> Predictor:
+    """Returns a predictor with the views of `config`, and says which ones the training had if those are others."""
+    ours, theirs = (views.arguments(settings.evaluation) for settings in (config, trained.config))
+    changed = [
+        f"evaluation.{name} {ours[name]} instead of {theirs[name]}" for name in ours if ours[name] != theirs[name]
+    ]
+    if changed:
+        say(f"Labelling with other views than the evaluations of the training: {'; '.join(changed)}.")
+    return Predictor(trained, config.evaluation)
 
 
 def _expect_image(image: np.ndarray) -> None:
@@ -152,13 +186,14 @@ def _expect_image(image: np.ndarray) -> None:
 
 
 @jax.jit
-def _stretch(logits: jax.Array, columns: jax.Array) -> jax.Array:
-    """Interpolates logits [1, h, w, C] to all columns of the image by a matrix [X, w]: [h, X, C]."""
-    return jnp.einsum("Ww,hwk->hWk", columns, logits[0], precision="highest")
+def _stretch(scores: jax.Array, columns: jax.Array) -> jax.Array:
+    """Interpolates scores [1, h, w, C] to all columns of the image by a matrix [X, w]: [h, X, C]."""
+    return jnp.einsum("Ww,hwk->hWk", columns, scores[0], precision="highest")
 
 
-@jax.jit
-def _label_rows(stretched: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Interpolates stretched logits [h, X, C] to N rows of the image by a matrix [N, h]: labels, confidence [N, X]."""
+@functools.partial(jax.jit, static_argnames="logits")
+def _label_rows(stretched: jax.Array, rows: jax.Array, *, logits: bool) -> tuple[jax.Array, jax.Array]:
+    """Interpolates stretched scores [h, X, C] to N rows of the image by a matrix [N, h]: labels, confidence [N, X]."""
     scores = jnp.einsum("Hh,hWk->HWk", rows, stretched, precision="highest")
-    return jnp.argmax(scores, axis=-1).astype(jnp.uint8), jnp.max(jax.nn.softmax(scores), axis=-1)
+    probabilities = jax.nn.softmax(scores) if logits else scores
+    return jnp.argmax(scores, axis=-1).astype(jnp.uint8), jnp.max(probabilities, axis=-1)

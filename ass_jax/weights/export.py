@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from ass_jax.method import views
 from ass_jax.models.deeplab import DILATIONS
 from ass_jax.models.preprocess import normalise
 from ass_jax.ops import resize_bilinear
@@ -95,16 +96,24 @@ def program(trained: Trained) -> bytearray:
     """Returns a program for any number of images of any size that runs on CPU, GPU and TPU without this code.
 
     It maps images uint8 [B, H, W, 3] RGB to labels uint8 [B, H, W] and their probabilities float32 [B, H, W]. Like
-    evaluation, it resizes the images to the size of training. `jax.export` serialises it with the weights.
+    the evaluations of the training, it resizes the images to the size of training and averages all views of
+    `config.evaluation`. `jax.export` serialises it with the weights.
     """
     network, config = trained.networks.segmenter, trained.config
     variables = jax.tree.map(jnp.asarray, trained.variables)
 
+    def logits(images: jax.Array) -> jax.Array:
+        return network.apply(variables, normalise(images, config), train=False)[1]
+
     def label(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         size = (images.shape[0], *config.data.target_size, 3)
         resized = jax.image.resize(images.astype(jnp.float32), size, "linear")
-        _, logits = network.apply(variables, normalise(jnp.round(resized), config), train=False)
-        probabilities = jax.nn.softmax(resize_bilinear(logits, images.shape[1:3]))
+        if views.is_single(resized.shape[1:3], config.evaluation):
+            probabilities = jax.nn.softmax(resize_bilinear(logits(jnp.round(resized)), images.shape[1:3]))
+        else:
+            arguments = views.arguments(config.evaluation)
+            average = views.probabilities(logits, jnp.round(resized), resized.shape[1:3], **arguments)
+            probabilities = resize_bilinear(average, images.shape[1:3])
         return jnp.argmax(probabilities, axis=-1).astype(jnp.uint8), jnp.max(probabilities, axis=-1)
 
     images = jax.ShapeDtypeStruct(export.symbolic_shape("batch, height, width, 3"), jnp.uint8)

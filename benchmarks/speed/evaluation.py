@@ -17,8 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ass_jax.evaluation.evaluate import make_evaluation_step
-from ass_jax.inference.views import prediction_step
 from ass_jax.method.state import abstract_segmenter
+from ass_jax.method.views import prediction_step
 from ass_jax.models import build_networks
 from ass_jax.runtime.sharding import global_batch, make_mesh, replicated
 from benchmarks.common import command, machine, random_batches, timing

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ass_jax.inference import predictor as predict
 from ass_jax.inference.predictor import Predictor, ProgramPredictor, open_predictor
-from ass_jax.inference.views import prediction_step
+from ass_jax.method.views import prediction_step
 from ass_jax.models.preprocess import normalise
 from ass_jax.ops import resize_bilinear
 from ass_jax.weights.export import state_dict, write
@@ -70,6 +70,50 @@ def test_any_size(model, predictor, size):
     resized = np.asarray(Image.fromarray(image).resize(SIZE[::-1], Image.Resampling.BILINEAR))
     evaluated = prediction_step(model.variables, resized[None], networks=model.networks, config=model.config, size=size)
     np.testing.assert_array_equal(labels, evaluated[0])
+
+
+VIEWS = {"window": (24, 40), "stride": (0, 0), "flip": True, "scales": (1.0, 1.5)}
+
+
+@pytest.fixture(scope="module")
+def with_views(model):
+    config = model.config.copy_and_resolve_references()
+    config.evaluation.update(VIEWS)
+    return Trained(config, NAMES, PALETTE, model.variables)
+
+
+@pytest.mark.parametrize(("size", "scales"), [(SIZE, (1.0, 1.5)), ((33, 47), (1.0,))])
+def test_views_of_evaluation_are_those_of_predictions(model, predictor, with_views, size, scales):
+    config = with_views.config.copy_and_resolve_references()
+    config.evaluation.scales = scales
+    image = picture(*size)
+    labels, confidence = Predictor(model, config.evaluation).with_confidence(image)
+    resized = np.asarray(Image.fromarray(image).resize(SIZE[::-1], Image.Resampling.BILINEAR))
+    evaluated = prediction_step(model.variables, resized[None], networks=model.networks, config=config, size=size)
+    np.testing.assert_array_equal(labels, evaluated[0])
+    assert (labels != predictor(image)).mean() > 0.02
+    assert (confidence >= 1 / 3).all()
+    assert (confidence <= 1).all()
+
+
+def test_views_of_the_command_line_count(tmp_path, model, predictor, with_views, capsys):
+    write(with_views, tmp_path / "model.safetensors")
+    image = picture(*SIZE)
+    labels = open_predictor(tmp_path / "model.safetensors", with_views.config, CLASSES)(image)
+    np.testing.assert_array_equal(labels, Predictor(with_views)(image))
+    assert not capsys.readouterr().out
+    plain = open_predictor(tmp_path / "model.safetensors", configuration(), CLASSES)
+    np.testing.assert_array_equal(plain(image), predictor(image))
+    assert "evaluation.window (0, 0) instead of (24, 40)" in capsys.readouterr().out
+
+
+def test_a_program_has_the_views_of_the_training(tmp_path, with_views):
+    write(with_views, tmp_path / "model.jaxexport")
+    image = picture(*SIZE)
+    found = ProgramPredictor(tmp_path / "model.jaxexport", CLASSES).with_confidence(image)
+    expected = Predictor(with_views).with_confidence(image)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
 
 
 def test_very_wide_images_are_labelled_in_pieces(predictor, monkeypatch):

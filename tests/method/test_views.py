@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ass_jax.inference.views import predictions, probabilities, window_starts
+from ass_jax.method.views import predictions, probabilities, window_starts
 from ass_jax.ops import resize_bilinear
 from ass_jax.runtime.sharding import by_image, global_batch, make_mesh
 from configs import base

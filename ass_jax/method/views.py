@@ -5,6 +5,7 @@ Legend: B batch, H W pixels of the image, h w feature cells, Y X pixels of the r
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,15 +30,23 @@ def predictions(network: Network, images: Array, size: tuple[int, ...], settings
       size: (Y, X) of the result; static.
       settings: `config.evaluation`: `window`, `stride`, `flip` and `scales`; static.
     """
-    scales = tuple(settings.scales)
-    whole = _window(images.shape[1:3], settings.window) == images.shape[1:3]
-    if whole and not settings.flip and scales == (1.0,):
+    if is_single(images.shape[1:3], settings):
         scores = resize_bilinear(network(images), size)  # One view: the softmax would not change the order.
     else:
-        scores = probabilities(
-            network, images, size, window=settings.window, stride=settings.stride, flip=settings.flip, scales=scales
-        )
+        scores = probabilities(network, images, size, **arguments(settings))
     return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+
+
+def is_single(image_size: tuple[int, ...], settings: ConfigDict) -> bool:
+    """Returns whether the settings ask for one view of an image of this size: the whole image as it is."""
+    whole = _window(image_size, settings.window) == tuple(image_size)
+    return whole and not settings.flip and tuple(settings.scales) == (1.0,)
+
+
+def arguments(settings: ConfigDict) -> dict[str, Any]:
+    """Returns the arguments of `probabilities` that `config.evaluation` has."""
+    tuples = {name: tuple(settings[name]) for name in ("window", "stride", "scales")}
+    return tuples | {"flip": settings.flip}
 
 
 def probabilities(
@@ -119,15 +128,15 @@ def _one_scale(
     def add_view(number: int | Array, total: Array) -> Array:
         top, left, mirrored = table[number]
         place = (0, top, left, 0)
-        patch = jax.lax.dynamic_slice(images, place, (len(images), *window, images.shape[3]))
+        patch = jax.lax.dynamic_slice(images, place, (images.shape[0], *window, images.shape[3]))
         logits = network(_mirror(patch, mirrored))
         probabilities = _mirror(jax.nn.softmax(resize_bilinear(logits, patch_size)), mirrored)
         before = jax.lax.dynamic_slice(total, place, probabilities.shape)
         return jax.lax.dynamic_update_slice(total, before + probabilities, place)
 
-    example = jax.ShapeDtypeStruct((len(images), *window, images.shape[3]), images.dtype)
+    example = jax.ShapeDtypeStruct((images.shape[0], *window, images.shape[3]), images.dtype)
     classes = jax.eval_shape(network, example).shape[-1]
-    total = jnp.zeros((len(images), *canvas, classes), jnp.float32)
+    total = jnp.zeros((images.shape[0], *canvas, classes), jnp.float32)
     # In a loop, the program contains the network once, however many views there are.
     total = add_view(0, total) if len(views) == 1 else jax.lax.fori_loop(0, len(views), add_view, total)
     counts = np.zeros(canvas, np.float32)
@@ -151,7 +160,7 @@ def _scaled(images: Array, scale: float) -> Array:
     if scale == 1.0:
         return images
     height, width = (max(1, round(length * scale)) for length in images.shape[1:3])
-    return jax.image.resize(images.astype(jnp.float32), (len(images), height, width, images.shape[3]), "linear")
+    return jax.image.resize(images.astype(jnp.float32), (images.shape[0], height, width, images.shape[3]), "linear")
 
 
 def prediction_step(
