@@ -72,6 +72,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         )
     locations = data_check.check_before_training(config)
     run_files.make_folder(workdir)
+    if config.init and not run_files.has_checkpoint(workdir):
+        from ass_jax.weights import pretrained
+
+        pretrained.open_weights(config.init)  # A file that is missing or damaged costs no preparation of the data.
     # A second training must end here: preparing the data and the writer come before the loop takes the lock.
     if config.distributed.index <= 0 and not config.distributed.detect:
         with training_lock(workdir):
@@ -182,7 +186,7 @@ def check(config: ConfigDict, workdir: str | os.PathLike | None = None, files: i
       Whether training would work.
 
     Raises:
-      UserError: a mistake in a setting, or the report cannot be written.
+      UserError: a mistake in a setting, the initial weights do not fit, or the report cannot be written.
     """
     class_table = _validated_classes(config)
     report = None
@@ -193,6 +197,8 @@ def check(config: ConfigDict, workdir: str | os.PathLike | None = None, files: i
         usable = data_check.check_data(config, files, report)
     except OSError as error:
         raise data_check.UnusableDataError(f"The data cannot be examined: {error}") from error
+    if usable and config.init:
+        config = _check_weights(config, class_table)
     if usable:
         _report_memory(config, class_table)
         usable = _verify_step(config, class_table)
@@ -225,6 +231,19 @@ def _start(config: ConfigDict, workdir: Path, locations: Locations | None = None
 def _write_scores(workdir: Path, report: dict, host: dict[str, int]) -> None:
     if host["host"] == 0 and "mean_iou" in report:
         run_files.write_json(workdir / run_files.of_split(run_files.SCORES, report["split"]), report)
+
+
+def _check_weights(config: ConfigDict, class_table: classes.ClassTable) -> ConfigDict:
+    """Prints how the initial weights fit the network; returns the configuration with their settings."""
+    from ass_jax.method.state import abstract_segmenter
+    from ass_jax.models import build_networks
+    from ass_jax.weights import pretrained
+
+    weights, num_classes = pretrained.open_weights(config.init), len(class_table.names)
+    config = pretrained.set_by(weights, config, num_classes)
+    _, placement = pretrained.place(weights, abstract_segmenter(build_networks(config, num_classes), config))
+    console.say("", pretrained.describe(weights, placement))
+    return config
 
 
 def _report_memory(config: ConfigDict, class_table: classes.ClassTable) -> None:

@@ -23,6 +23,17 @@ _INFINITY = float("inf")
 _STRIDED = ("efficientnet_lite0",)  # Backbones whose output stride can be chosen.
 _TRANSFORMERS = ("vit_tiny", "dinov2_s", "dinov2_b", "dinov2_l")
 _LEVELLED = ("efficientnet_lite0", *_TRANSFORMERS)  # Backbones that a multi-level head can read.
+_BLOCKS = {  # Blocks or stages that model.frozen_blocks counts.
+    "resnet50": 4,
+    "resnet101": 4,
+    "resnet_tiny": 4,
+    "vgg16": 5,
+    "efficientnet_lite0": 7,
+    "vit_tiny": 4,
+    "dinov2_s": 12,
+    "dinov2_b": 12,
+    "dinov2_l": 24,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +114,7 @@ RULES: dict[str, Rule] = {
     "augment.contrast": _between(0, 1),
     "augment.saturation": _between(0, 1),
     "augment.hue": _between(0, 0.5),
-    "model.backbone": _choice("resnet50", "resnet101", "resnet_tiny", "vgg16", "efficientnet_lite0", *_TRANSFORMERS),
+    "model.backbone": _choice(*_BLOCKS),
     "model.output_stride": _choice(8, 16),
     "model.head": _choice("atrous", "linear", "multilevel"),
     "model.branches": _choice(1, 2, 3, 4),
@@ -215,6 +226,9 @@ def _network(config: ConfigDict) -> Mistakes:
         yield "model.output_stride", f"8; only {', '.join(_STRIDED)} has other strides"
     if config.model.head == "multilevel" and config.model.backbone not in _LEVELLED:
         yield "model.head", f"'atrous'; only {', '.join(_LEVELLED)} have levels"
+    blocks = _BLOCKS[config.model.backbone]
+    if config.model.frozen_blocks > blocks:
+        yield "model.frozen_blocks", f"at most {blocks}, of {config.model.backbone}; -1 freezes the whole backbone"
     if config.model.backbone not in _TRANSFORMERS:
         names = f"only the transformers {', '.join(_TRANSFORMERS)} have it"
         for key in ("model.registers", "model.stochastic_depth"):

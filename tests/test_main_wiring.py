@@ -77,6 +77,8 @@ stand_in("ass_jax.training", __path__=["ass_jax/training"])
 stand_in("ass_jax.training.loop", train=train, TrainingData=types.SimpleNamespace)
 stand_in("ass_jax.runtime.distributed", join=lambda settings: None, end_together=contextlib.nullcontext)
 stand_in("ass_jax.evaluation.evaluate", evaluate=evaluate)
+stand_in("ass_jax.weights", __path__=["ass_jax/weights"])
+stand_in("ass_jax.weights.pretrained", open_weights=lambda path: print("opened", path))
 stand_in("ass_jax.inference", __path__=["ass_jax/inference"])
 stand_in("ass_jax.inference.image_files", find_images=lambda pattern: [pattern, "other"])
 stand_in(
@@ -118,6 +120,12 @@ def test_training_is_wired(tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
     assert report == {"variant": "joint", "step": 9, "mean_iou": {"toy": 0.5}, "split": "validation"}
+
+
+def test_initial_weights_are_opened_before_the_data_is_prepared(tmp_path):
+    assert wire(tmp_path, "--config.init=weights.pth").stdout.splitlines()[:2] == ["opened weights.pth", "memory kept"]
+    (tmp_path / "new/run/checkpoints/8").mkdir(parents=True)
+    assert "opened" not in wire(tmp_path, "--config.init=weights.pth").stdout  # The checkpoint has them.
 
 
 def test_run_without_labelled_target_images_is_wired(tmp_path):

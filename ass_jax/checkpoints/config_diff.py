@@ -50,6 +50,9 @@ SCORING = (
     "evaluation.stride",
 )
 
+# Keys whose change makes another network, which no checkpoint of the first one fits.
+_NETWORK = ("model.backbone", "model.head", "model.branches", "model.registers", "data.classes")
+
 
 class ChangedError(UserError):
     """The configuration differs from that of the checkpoint."""
@@ -77,10 +80,11 @@ def expect_same_configuration(directory: str, step: int, saved: dict, current: d
             "\nThe checkpoint is of a version with other settings; those that only one version has are absent above."
         )
     if not allow_changes:
-        raise ChangedError(
-            f"{text}\nUse the same settings, or name another --workdir. To resume with the new ones, add "
-            "--config.resume_with_changes. Neither resuming nor evaluation works with another network."
-        )
+        others = [key for key, *_ in found if key in _NETWORK]
+        hint = f"Another {' and '.join(others)} cannot resume from it."
+        if not others:
+            hint = "To resume with the new ones, add --config.resume_with_changes."
+        raise ChangedError(f"{text}\nUse the same settings, or name another --workdir. {hint}")
     say(f"{text}\nThe run resumes with the new ones (config.resume_with_changes).")
 
 

@@ -35,7 +35,7 @@ from ass_jax.training import memory_estimate, verification
 from ass_jax.training.metric_writer import MetricWriter
 from ass_jax.training.monitor import DivergedError, Monitor
 from ass_jax.training.validation import Validation
-from ass_jax.weights.pretrained import Pretrained, describe, open_weights, place, with_settings
+from ass_jax.weights.pretrained import Pretrained, describe, open_weights, place, set_by, with_settings
 from ass_jax.weights.trained_model import write_description
 
 TrainingBatch = dict[str, Batch]
@@ -244,7 +244,7 @@ def _with_settings_of_weights(
     if start:  # The checkpoint has the weights and their settings; their file is not needed again.
         return with_settings(config, checkpoints.configuration(start)["model"]), None
     initial = open_weights(config.init)
-    return with_settings(config, initial.settings_for(num_classes)), initial
+    return set_by(initial, config, num_classes), initial
 
 
 def _say_nothing_to_train(start: int, steps: int) -> None:
@@ -279,6 +279,8 @@ def _restored(create: Callable[[], TrainState], checkpoints: Checkpoints, start:
 
 def _first_state(create: Callable[[], TrainState], initial: Pretrained | None, mesh: Mesh) -> TrainState:
     """Returns the state before the first step: random, with initial weights in the segmenter and its moving average."""
+    if initial is not None:
+        place(initial, jax.eval_shape(create).segmenter)  # An error comes before anything is compiled.
     once = compilation.options_of_one_use()
     state = jax.jit(create, out_shardings=replicated(mesh), compiler_options=once)()
     if initial is None:

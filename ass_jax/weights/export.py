@@ -139,7 +139,8 @@ def write(trained: Trained, path: str | os.PathLike, names: str | None = None) -
     if names == "huggingface":
         writers = {".safetensors": _write_huggingface}
     if suffix not in writers:
-        raise WeightFileError(f"{path}: unknown ending. Valid: {', '.join(writers)}.")
+        of = f" with {names}'s names" if names else ""
+        raise WeightFileError(f"{path}: unknown ending. Valid{of}: {', '.join(writers)}.")
     writers[suffix](trained, path)
 
 

@@ -14,6 +14,7 @@ from ass_jax.runtime.workdir import writing
 from ass_jax.weights import torch_files
 from configs.user_error import UserError
 
+_MOST_NAMES = 5  # In a message.
 SUFFIXES = (".safetensors", ".npz", ".h5", ".pth", ".pt", ".bin", ".ckpt")  # The last four: PyTorch's.
 
 
@@ -37,16 +38,33 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
     """
     path = Path(path)
     if not path.exists():
-        raise WeightFileError(f"{path}: there is no such file.")
+        raise WeightFileError(
+            f"{path}: there is no such file in {path.parent.resolve()}. docs/weights.md says where to get weights."
+        )
     if not path.is_file():
-        raise WeightFileError(f"{path}: expected a file, found a folder.")
+        inside = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
+        names = f" Name a file in it: {', '.join(inside[:_MOST_NAMES])}." if inside else ""
+        raise WeightFileError(f"{path}: expected a file, found a folder.{names}")
     if path.suffix.lower() not in SUFFIXES:
         raise WeightFileError(f"{path}: unknown kind of weight file. Expected one of {', '.join(SUFFIXES)}.")
+    _expect_no_substitute(path)
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz, ".h5": _read_h5}
     arrays, metadata = readers.get(path.suffix.lower(), _read_torch)(path)
     if not arrays:
         raise WeightFileError(f"{path}: expected arrays, found none.")
     return arrays, metadata
+
+
+def _expect_no_substitute(path: Path) -> None:
+    """Raises WeightFileError for what downloads leave in place of a file."""
+    with path.open("rb") as file:
+        begin = file.read(64).lstrip()
+    if not begin:
+        raise WeightFileError(f"{path}: the file is empty; download it again.")
+    if begin.startswith(b"version https://git-lfs"):
+        raise WeightFileError(f"{path}: found a pointer of Git LFS, not the file itself: `git lfs pull` gets it.")
+    if begin[:1] == b"<":
+        raise WeightFileError(f"{path}: found a web page, not a weight file; download it again.")
 
 
 def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -162,10 +162,10 @@ def find_source(names: Iterable[str]) -> Source | None:
 def without_prefix(name: str) -> str:
     """Removes what wrappers put before names.
 
-    `module.` of data parallelism, `Scale.` of the COCO weights, `dinov2.` of Hugging Face's models with a head, and the
-    chunk from `blocks.CHUNK.NUMBER.` of DINOv2's training.
+    `module.` of data parallelism, `Scale.` of the COCO weights, `dinov2.` of Hugging Face's models with a head,
+    `model.` and `backbone.` of networks inside others, and the chunk from `blocks.CHUNK.NUMBER.` of DINOv2's training.
     """
-    name = re.sub(r"^((module|Scale|dinov2|dinov2_with_registers)\.)+", "", name)
+    name = re.sub(r"^((module|Scale|dinov2|dinov2_with_registers|model|backbone)\.)+", "", name)
     return re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
 
 

@@ -139,7 +139,7 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
     if missing:
         raise WeightFileError(
             f"{pretrained.path} ({pretrained.source.title}) lacks {len(missing)} of {len(paths)} parameters of this "
-            f"model: {_some(missing)}. Does model.backbone fit the file?"
+            f"model: {_some(missing)}. {_which_fits(pretrained.path)}"
         )
     placed, loaded = [], []
     for path, leaf in zip(paths, leaves, strict=True):
@@ -168,6 +168,16 @@ def with_settings(config: ConfigDict, model_settings: Mapping[str, object]) -> C
         if key in model_settings:
             config.model[key] = _tupled(model_settings[key])
     return config
+
+
+def set_by(pretrained: Pretrained, config: ConfigDict, num_classes: int) -> ConfigDict:
+    """Returns `with_settings` for the weights of a file, and says which settings they change."""
+    changed = with_settings(config, pretrained.settings_for(num_classes))
+    values = [(key, config.model[key], changed.model[key]) for key in SETTINGS]
+    replaced = [f"model.{key}={new} instead of {_tupled(old)}" for key, old, new in values if new != _tupled(old)]
+    if replaced:
+        say(f"The weights of {pretrained.path} need {', '.join(replaced)}.")
+    return changed
 
 
 def describe(pretrained: Pretrained, placement: Placement) -> str:
@@ -246,9 +256,16 @@ def _convert(pretrained: Pretrained, name: str, path: str, shape: tuple[int, ...
     if array.shape != tuple(shape):
         raise WeightFileError(
             f"{pretrained.path}: expected shape {tuple(shape)} for {path}, found {array.shape} in {name}. "
-            "Does model.backbone fit the file?"
+            f"{_which_fits(pretrained.path)}"
         )
-    return np.ascontiguousarray(array, np.float32)
+    array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise WeightFileError(f"{pretrained.path}: expected finite numbers, found NaN or infinity in {name}.")
+    return array
+
+
+def _which_fits(path: str) -> str:
+    return f"`python -m ass_jax.weights.pretrained {path}` says which model.backbone fits the file best."
 
 
 def _is_needed(path: str) -> bool:

@@ -16,7 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # Keys under which training scripts save their state dict.
+# Keys under which training scripts save their state dict; the last one is DINOv2's.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")
+_MOST_NAMES = 5  # In a message.
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # First of the pickles of an old file.
 
 
@@ -96,11 +98,16 @@ def _check_byte_order(found: str) -> None:
 
 def _tensors(content: object) -> dict[str, _Tensor]:
     """Returns the tensors of a state dict by name."""
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not any(isinstance(value, _Tensor) for value in content.values()):
+    while isinstance(content, Mapping):
+        wrapped = (content[wrapper] for wrapper in _WRAPPERS if isinstance(content.get(wrapper), Mapping))
+        if (inner := next(wrapped, None)) is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
         raise ContentError(f"expected a state dict of tensors, found {type(content).__name__}")
+    if not any(isinstance(value, _Tensor) for value in content.values()):
+        keys = ", ".join(map(str, list(content)[:_MOST_NAMES])) or "nothing"
+        raise ContentError(f"expected a state dict of tensors, itself or under {', '.join(_WRAPPERS)}, found {keys}")
     others = [name for name, value in content.items() if not isinstance(value, _Tensor)]
     if others:
         raise ContentError(f"expected only tensors, found {type(content[others[0]]).__name__} {others[0]!r}")

@@ -1,11 +1,15 @@
 """Ranges and choices of the settings, and constraints between them."""
 
+import math
+
 import pytest
 
 from ass_jax.checkpoints import selection
 from ass_jax.method.losses import DOMAIN_LOSSES
 from ass_jax.method.mixing import REGIONS
-from ass_jax.models import deeplab, semantic_outputs
+from ass_jax.method.optimizers import _block_number
+from ass_jax.method.state import abstract_segmenter
+from ass_jax.models import build_networks, deeplab, semantic_outputs
 from ass_jax.models.vit import Vit
 from configs import _validate, base, camvid, custom, gta5, streets_to_camvid, synthia, toy
 from configs._validate import RULES, get_value, validate
@@ -61,6 +65,12 @@ def test_choices_match_the_code():
     modules = {name: build(base.default_config().model) for name, build in deeplab.BACKBONES.items()}
     assert {name for name, module in modules.items() if hasattr(module, "levels")} == set(_validate._LEVELLED)
     assert {name for name, module in modules.items() if isinstance(module, Vit)} == set(_validate._TRANSFORMERS)
+    for name, blocks in _validate._BLOCKS.items():
+        config = base.default_config()
+        config.model.backbone = name
+        layers = abstract_segmenter(build_networks(config, 3), config)["params"]["backbone"]
+        numbers = {_block_number(layer) for layer in layers}
+        assert numbers - {math.inf} == set(range(1, blocks + 1)), name
     assert choices["model.branches"] == set(range(1, len(deeplab.DILATIONS) + 1))
     assert choices["loss.global_kind"] == set(DOMAIN_LOSSES)
     assert choices["teacher.mixing"] == set(REGIONS)
@@ -81,6 +91,7 @@ def test_choices_match_the_code():
         ("verify", "sometimes"),
         ("checkpoint.every", 0),
         ("checkpoint.keep", 0),
+        ("model.frozen_blocks", 5),
         ("evaluation.every", -1),
         ("optimizer.learning_rate", -1.0),
         ("optimizer.learning_rate", 0.0),

@@ -100,12 +100,17 @@ QKV = "blocks.1.attn.qkv.weight"
 @pytest.mark.parametrize(
     ("backbone", "naming", "change", "expected"),
     [
-        ("dinov2_s", "dinov2", lambda arrays: arrays.pop(QKV), f"lacks 1 of 85 parameters of this model: {QKV}. Does"),
+        (
+            "dinov2_s",
+            "dinov2",
+            lambda arrays: arrays.pop(QKV),
+            f"lacks 1 of 85 parameters of this model: {QKV}. `python",
+        ),
         (
             "dinov2_s",
             "huggingface",
             lambda arrays: arrays.pop("encoder.layer.3.attention.attention.key.bias"),
-            "lacks 1 of 85 parameters of this model: encoder.layer.3.attention.attention.key.bias. Does",
+            "lacks 1 of 85 parameters of this model: encoder.layer.3.attention.attention.key.bias. `python",
         ),
         (
             "dinov2_l",
@@ -141,13 +146,13 @@ QKV = "blocks.1.attn.qkv.weight"
             "dinov2_b",
             "huggingface",
             lambda arrays: None,
-            "found (32,) in encoder.layer.0.norm1.bias. Does model.backbone fit the file?",
+            "found (32,) in encoder.layer.0.norm1.bias. `python -m ass_jax.weights.pretrained ",
         ),
         (  # ViT-g has another MLP.
             "dinov2_s",
             "dinov2",
             lambda arrays: arrays.update({"blocks.0.mlp.w12.weight": arrays.pop("blocks.0.mlp.fc1.weight")}),
-            "lacks 1 of 85 parameters of this model: blocks.0.mlp.fc1.weight. Does",
+            "lacks 1 of 85 parameters of this model: blocks.0.mlp.fc1.weight. `python -m",
         ),
     ],
 )
@@ -163,7 +168,7 @@ def test_files_that_do_not_fit(tmp_path, small, backbone, naming, change, expect
 def test_weights_without_registers_do_not_fit_a_network_with_them(tmp_path, small):
     found = opened(tmp_path / "weights.npz", foreign(vit_inputs.params("dinov2"), "dinov2"))
     with pytest.raises(
-        WeightFileError, match=r"\(DINOv2\) lacks 1 of 87 parameters of this model: register_tokens\. Does"
+        WeightFileError, match=r"\(DINOv2\) lacks 1 of 87 parameters of this model: register_tokens\. `python"
     ):
         place(found, segmenter("dinov2_s", registers=4))
 
@@ -218,7 +223,7 @@ def test_export_refuses_other_backbones_and_endings(tmp_path, small, monkeypatch
     monkeypatch.setattr(export, "open_run", lambda *_: trained("resnet_tiny", "dinov2", head="atrous"))
     assert export.main(["runs/toy", f"--output={tmp_path}/a.safetensors", "--names=huggingface"]) == 2
     assert "names are those of DINOv2; the run's backbone is 'resnet_tiny'." in capsys.readouterr().err
-    with pytest.raises(WeightFileError, match=r"unknown ending\. Valid: \.safetensors\."):
+    with pytest.raises(WeightFileError, match=r"unknown ending\. Valid with huggingface's names: \.safetensors\."):
         export.write(trained(), tmp_path / "a.pth", "huggingface")
     with pytest.raises(ValueError, match="no backbone 'dinov2_s'"):
         export.state_dict(trained())

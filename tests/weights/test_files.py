@@ -128,9 +128,11 @@ def test_tensors_of_pytorch(tmp_path, torch):
             np.testing.assert_array_equal(found[name], tensor.detach().float().numpy())
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict", "teacher"])
 def test_state_dicts_inside_checkpoints(tmp_path, torch, wrapper):
     torch.save({"epoch": 3, wrapper: {"weight": torch.ones(2)}, "optimizer": {}}, tmp_path / "weights.pth")
+    assert_same(read_arrays(tmp_path / "weights.pth")[0], {"weight": np.ones(2, np.float32)})
+    torch.save({"model": {wrapper: {"weight": torch.ones(2)}}}, tmp_path / "weights.pth")
     assert_same(read_arrays(tmp_path / "weights.pth")[0], {"weight": np.ones(2, np.float32)})
 
 
@@ -138,7 +140,8 @@ def test_state_dicts_inside_checkpoints(tmp_path, torch, wrapper):
     ("content", "expected"),
     [
         (lambda torch: [torch.ones(2)], "expected a state dict of tensors, found list"),
-        (lambda torch: {"epoch": 3}, "expected a state dict of tensors, found dict"),
+        (lambda torch: {"epoch": 3, "net": {"weight": torch.ones(2)}}, "under state_dict, model_state_dict, model, te"),
+        (lambda torch: {"epoch": 3, "net": {"weight": torch.ones(2)}}, "found epoch, net"),
         (lambda torch: {"weight": torch.ones(2), "epoch": 3}, "expected only tensors, found int 'epoch'"),
         (
             lambda torch: {"weight": torch.eye(2).to_sparse()},
@@ -177,9 +180,9 @@ def test_damaged_files(tmp_path, name, damage):
     if damage == "middle" and name in ("weights.safetensors", "state_dict_old.pth"):
         assert read_arrays(path)  # These formats have no checksums over the values.
         return
-    assert {".pth": "damaged, or not a state dict", ".npz": "not an .npz", ".safetensors": "not a .safetensors"}[
-        path.suffix
-    ] in refusal(path)
+    kinds = {".pth": "damaged, or not a state dict", ".npz": "not an .npz", ".safetensors": "not a .safetensors"}
+    others = {"empty": "the file is empty", "other bytes": "found a web page"}
+    assert others.get(damage, kinds[path.suffix]) in refusal(path)
 
 
 def test_renamed_files(tmp_path):
@@ -212,7 +215,12 @@ def test_paths_without_a_weight_file_are_refused(tmp_path):
     assert "there is no such file" in refusal(tmp_path / "weights.pth")
     assert "there is no such file" in refusal(tmp_path / "weights")
     (tmp_path / "folder.npz").mkdir()
-    assert "found a folder" in refusal(tmp_path / "folder.npz")
+    assert refusal(tmp_path / "folder.npz").endswith("expected a file, found a folder.")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "folder.npz" / name).touch()
+    assert refusal(tmp_path / "folder.npz").endswith("found a folder. Name a file in it: model.safetensors.")
+    (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "found a pointer of Git LFS" in refusal(tmp_path / "pointer.safetensors")
     (tmp_path / "weights.bz2").touch()
     expected = "unknown kind of weight file. Expected one of .safetensors, .npz, .h5, .pth"
     assert expected in refusal(tmp_path / "weights.bz2")
@@ -230,7 +238,7 @@ def test_h5(tmp_path):
 
 
 def test_without_h5py(tmp_path, monkeypatch):
-    (tmp_path / "weights.h5").touch()
+    (tmp_path / "weights.h5").write_bytes(b"\x89HDF")
     monkeypatch.setitem(sys.modules, "h5py", None)
     assert "need h5py: `pip install h5py`" in refusal(tmp_path / "weights.h5")
 

@@ -115,7 +115,7 @@ def test_own_names():
     assert source.name(KERNEL) == KERNEL
 
 
-@pytest.mark.parametrize("names", [(), ("backbone.conv1.weight",), ("encoder.0.weight", "fc.weight")])
+@pytest.mark.parametrize("names", [(), ("trunk.conv1.weight",), ("encoder.0.weight", "fc.weight")])
 def test_unknown_names(names):
     assert find_source(names) is None
 
@@ -126,6 +126,7 @@ def test_unknown_names(names):
         ("module.conv1.weight", "conv1.weight"),
         ("Scale.layer5.conv2d_list.3.weight", "layer5.conv2d_list.3.weight"),
         ("module.Scale.bn1.bias", "bn1.bias"),
+        ("model.backbone.blocks.1.5.ls1.gamma", "blocks.5.ls1.gamma"),
         ("modules.conv1.weight", "modules.conv1.weight"),
         ("conv1.module.weight", "conv1.module.weight"),
     ],

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+import main
+from ass_jax.method.state import abstract_segmenter
+from ass_jax.models import build_networks
 from ass_jax.weights import pretrained as module
-from ass_jax.weights.files import WeightFileError
+from ass_jax.weights.files import WeightFileError, write_arrays
 from ass_jax.weights.pretrained import place
+from configs import toy
 from tests.helpers import foreign_weights
 from tests.helpers.foreign_weights import NARROW, STAGES, draw, opened, pyramid, resnet_shapes, segmenter
 
@@ -18,11 +22,11 @@ narrow = foreign_weights.narrow
     [
         (
             lambda arrays: {name: array for name, array in arrays.items() if not name.startswith("layer3.1.bn2.r")},
-            "lacks 2 of 273 parameters of this model: layer3.1.bn2.running_mean, layer3.1.bn2.running_var. Does",
+            "lacks 2 of 273 parameters of this model: layer3.1.bn2.running_mean, layer3.1.bn2.running_var. `python",
         ),
         (
             lambda arrays: {name: array for name, array in arrays.items() if name != "layer1.0.conv1.weight"},
-            "lacks 1 of 273 parameters of this model: layer1.0.conv1.weight. Does model.backbone fit the file?",
+            "lacks 1 of 273 parameters of this model: layer1.0.conv1.weight. `python -m ass_jax.weights.pretrained ",
         ),
         (
             lambda arrays: arrays | {"bn1.bias": np.zeros(NARROW, np.int32)},
@@ -31,6 +35,10 @@ narrow = foreign_weights.narrow
         (
             lambda arrays: arrays | {"conv1.weight": np.zeros((NARROW, 3, 5, 5), np.float32)},
             "expected shape (7, 7, 3, 2) for params/backbone/stem/kernel, found (5, 5, 3, 2) in conv1.weight",
+        ),
+        (
+            lambda arrays: arrays | {"bn1.bias": np.array([1.0, np.nan], np.float32)},
+            "expected finite numbers, found NaN or infinity in bn1.bias",
         ),
         (
             lambda arrays: arrays | {"conv1.weight": np.zeros((NARROW, 3), np.float32)},
@@ -54,7 +62,7 @@ def test_files_that_do_not_fit(tmp_path, narrow, suffix, change, expected):
 
 def test_wrong_backbone_and_unknown_names(tmp_path, narrow):
     resnet = opened(tmp_path / "resnet.npz", draw(resnet_shapes(STAGES["resnet50"], NARROW)))
-    with pytest.raises(WeightFileError, match=r"lacks 255 of .* layer3\.9\.bn3\.running_mean.* and 250 more\. Does"):
+    with pytest.raises(WeightFileError, match=r"lacks 255 of .* layer3\.9\.bn3\.running_mean.* and 250 more\. `python"):
         place(resnet, segmenter("resnet101"))
     with pytest.raises(WeightFileError, match=r"\(torchvision ResNet\) lacks 26 of 38 .*params/backbone/block1_conv1"):
         place(resnet, segmenter("vgg16"))
@@ -76,4 +84,24 @@ def test_classifiers_that_do_not_fit_are_refused(tmp_path, narrow):
 
 def test_command_line_refuses_in_one_line(tmp_path, capsys):
     assert module.main([str(tmp_path / "absent.pth")]) == 2
-    assert capsys.readouterr().err == f"{tmp_path}/absent.pth: there is no such file.\n"
+    assert capsys.readouterr().err.startswith(f"{tmp_path}/absent.pth: there is no such file in {tmp_path}. docs/")
+
+
+def test_check_looks_at_initial_weights(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(main.data_check, "check_data", lambda *_: True)
+    monkeypatch.setattr(main, "_report_memory", lambda config, _: print("memory with", config.model.pixel_order))
+    monkeypatch.setattr(main, "_verify_step", lambda *_: True)
+    config = toy.get_config("joint")
+    config.init = str(tmp_path / "weights.safetensors")
+    shapes = abstract_segmenter(build_networks(config, 10), config)
+    arrays = {path: np.zeros(leaf.shape, np.float32) for path, leaf in module.flatten(shapes)}
+    write_arrays(config.init, arrays, module.settings_metadata({"pixel_order": "bgr"}))
+    assert main.check(config)
+    printed = capsys.readouterr().out
+    assert "need model.pixel_order=bgr instead of rgb" in printed
+    assert f"{len(arrays)} arrays loaded" in printed
+    assert "memory with bgr" in printed
+    path = "params/backbone/stem/kernel"
+    write_arrays(config.init, arrays | {path: arrays[path][:1]}, {})
+    with pytest.raises(WeightFileError, match=rf"expected shape \(3, 3, 3, 16\) for {path}, found \(1, 3, 3, 16\)"):
+        main.check(config)
