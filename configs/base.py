@@ -68,6 +68,8 @@ def default_config() -> ConfigDict:
     config.data.custom.palette = ()  # Colour (red, green, blue) of each class.
     config.data.custom.source_ids = ()  # (raw id in source label files, class); others are ignored.
     config.data.custom.target_ids = ()  # The same for target label files.
+    config.data.custom.source_encoding = "indices"  # Label files hold raw ids; or "binary": masks of two values.
+    config.data.custom.target_encoding = "indices"  # Their raw ids are then 0 and 255, whatever the file holds.
     config.data.custom.source_images = ""  # Folders below data.source_root.
     config.data.custom.source_labels = ""
     config.data.custom.target_images = ""  # Folders below data.target_root.

@@ -18,6 +18,8 @@ REMEDIES = {
     "bit depth": "Unpack the original again: a program has saved it with other bits.",
     "colours": "Use the label of raw ids, not the one for display.",
     "lossy label": "Use the PNG of the raw ids: what was lost cannot be restored.",
+    "not binary": "Use the mask of two values; numbers of classes in own data need data.custom.source_encoding or "
+    "target_encoding 'indices'.",
     "size mismatch": "Unpack both files again; never resize one of them alone.",
     "train ids": "Use the labels as they were downloaded: raw ids are mapped while training.",
     "unknown ids": "Use the labels as they were downloaded; a JPEG saved as PNG again also looks like this.",

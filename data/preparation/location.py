@@ -15,6 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from configs.user_error import UserError
+from data.classes import IGNORED
 from data.datasets.registry import find_spec
 from data.datasets.spec import DatasetSpec, Split, describe_layout, domain_of
 from data.preparation import shards
@@ -151,6 +152,7 @@ def fingerprint(pairs: Sequence[Pair], form: Form) -> str:
         rules.values,
         form.size,
         form.full_labels,
+        *([rules.unlabelled_id] if rules.unlabelled_id != IGNORED else []),  # 255 would be a class in older records.
     ]
     files = [[pair.name, pair.label is not None, *pair.size] for pair in pairs]
     return hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()[:12]

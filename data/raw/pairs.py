@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.classes import IGNORED
 from data.raw import file_access, image_files, label_rules
 from data.raw.faults import BadFileError, Fault
 from data.raw.label_rules import LabelRules
@@ -45,7 +44,7 @@ class PairContent(NamedTuple):
 
     Attributes:
       image: uint8 [Y, X, 3] RGB.
-      label: raw ids, uint8 or uint16 [Y, X]; 255 everywhere for an image without a label.
+      label: raw ids, uint8 or uint16 [Y, X]; `LabelRules.unlabelled_id` everywhere for an image without a label.
       counts: pixels of every raw id, int64 [values]; all 0 for an image without a label.
     """
 
@@ -125,7 +124,8 @@ def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
     """
     image = image_files.read_image(pair.image)
     if pair.label is None:
-        return PairContent(image, np.full(image.shape[:2], IGNORED, np.uint8), np.zeros(rules.values, np.int64))
+        label = np.full(image.shape[:2], rules.unlabelled_id, np.uint8 if rules.values == 256 else np.uint16)
+        return PairContent(image, label, np.zeros(rules.values, np.int64))
     label = image_files.read_label(pair.label, rules.encoding)
     if label.shape != image.shape[:2]:
         found = [f"{width}x{height}" for height, width in (image.shape[:2], label.shape)]
