@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from data.datasets import camvid, cityscapes, custom, gta5, synthia, toy
+from data.datasets import camvid, cityscapes, custom, cvc_clinicdb, cvc_endoscenestill, gta5, kvasir_seg, synthia, toy
 from data.datasets.spec import DatasetSpec
 
 SPECS: dict[str, DatasetSpec] = {
@@ -13,6 +13,9 @@ SPECS: dict[str, DatasetSpec] = {
         synthia.SPEC,
         cityscapes.SPEC,
         *camvid.SPECS,
+        *kvasir_seg.SPECS,
+        cvc_clinicdb.SPEC,
+        cvc_endoscenestill.SPEC,
         custom.SPEC,
     )
 }

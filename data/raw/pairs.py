@@ -1,6 +1,6 @@
 """Pairs of an image and its label: matched by name, then read and checked."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,6 +110,31 @@ def match_pairs(
         text = f"expected an image of the same name in {image_folder}, found none."
         faults.append(Fault("missing image", label_of[name], text))
     return SplitFiles(pairs, faults)
+
+
+def select_pairs(files: SplitFiles, name_of: NameOf, chosen: Collection[str]) -> SplitFiles:
+    """Returns the pairs that belong to one of several splits that share folders.
+
+    Args:
+      files: of all splits.
+      name_of: returns the name of a file's pair; None if the file is not of the dataset.
+      chosen: names of the split's pairs.
+
+    Returns:
+      Pairs sorted by name, and all faults but those of files of the other splits.
+    """
+    names = {fault: name_of(fault.file) for fault in files.faults}
+    return SplitFiles(
+        sorted(pair for pair in files.pairs if pair.name in chosen),
+        [fault for fault, name in names.items() if name is None or name in chosen],
+    )
+
+
+def join_pairs(parts: Iterable[SplitFiles]) -> SplitFiles:
+    """Returns the pairs and faults of all parts; no pairs where a part has none, as where a folder is missing."""
+    found = list(parts)
+    pairs = [pair for files in found for pair in files.pairs] if all(files.pairs for files in found) else []
+    return SplitFiles(pairs, [fault for files in found for fault in files.faults])
 
 
 def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
