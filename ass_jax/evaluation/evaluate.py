@@ -35,19 +35,25 @@ CHANGED = "changed_settings"  # Key of reports: settings that change the scores 
 
 
 def evaluate(
-    config: ConfigDict, *, class_table: ClassTable, evaluation_batches: Callable[[], Iterable[Batch]], workdir: Path
+    config: ConfigDict,
+    *,
+    class_table: ClassTable,
+    evaluation_batches: Callable[[], Iterable[Batch]],
+    workdir: Path,
+    labelled: bool = True,
 ) -> dict:
     """Scores a checkpoint, writes every prediction to files, and draws a picture of some of them.
 
     Images of the target are normalised by the running statistics of the target, those of the source
-    (`config.evaluation.split` is "source") by its own, where the run has separate ones. For images without labels
-    ("test"), it only writes the predictions.
+    (`config.evaluation.split` is "source") by its own, where the run has separate ones. For images without labels, it
+    only writes the predictions.
 
     Args:
       config: the whole configuration.
       class_table: `names`, `palette` `[C, 3]`, `subsets` and `raw_ids` of the classes.
       evaluation_batches: returns an iterator over the images, see `score`.
       workdir: of the training run.
+      labelled: whether the images have labels.
 
     Returns:
       JSON-able. Which checkpoint it is: the entries of `ass_jax.checkpoints.selection.describe`, and its `variant` and
@@ -60,7 +66,7 @@ def evaluate(
       UserError: there is no such checkpoint, it is damaged or of another model, or files cannot be written.
     """
     mesh = make_mesh([])
-    settings, labelled = config.evaluation, config.evaluation.split != "test"
+    settings = config.evaluation
     with Checkpoints(
         workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS, read_only=True
     ) as checkpoints:
@@ -72,7 +78,7 @@ def evaluate(
         target = on_mesh(abstract_segmenter(networks, config), mesh)
         from_source = settings.split == "source"
         variables = {"": checkpoints.restore_segmenter(target, number, source=from_source)}
-        if config.teacher.decay and settings.split == "validation":  # It has no statistics of the source.
+        if config.teacher.decay and labelled and not from_source:  # It has no statistics of the source.
             variables["average"] = checkpoints.restore_segmenter(target, number, average=True)
         saved_reports = selection.saved_reports(checkpoints)
     changed = config_diff.scoring_differences(saved, config.to_dict())

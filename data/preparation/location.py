@@ -106,7 +106,8 @@ def locate_split(data_config: ConfigDict, part: str) -> SplitLocation:
     spec = find_spec(data_config, domain)
     split = spec.splits[part].name
     size = None if data_config.full_size else tuple(data_config[f"{domain}_size"])
-    form = Form(spec.labels, size, full_labels=part == "target_validation")  # Scores are computed at full size.
+    scored = part in ("target_validation", "target_test") and spec.splits[part].labels == "all"
+    form = Form(spec.labels, size, full_labels=scored)  # Scores are computed at full size.
     root = data_config[f"{domain}_root"]
     parent = prepared_folder(data_config.directory) / spec.name
     start = "_".join([split, "full" if size is None else "{}x{}".format(*size), *(["labels"] * form.full_labels)])

@@ -104,7 +104,11 @@ def test_official_scripts_find_the_files(tmp_path, trained):
 def test_images_without_labels_are_only_predicted(tmp_path, trained, capsys):
     config, table = trained("cityscapes19", split="test")
     report = evaluation.evaluate(
-        config, class_table=table, evaluation_batches=lambda: batches(table, labelled=False), workdir=tmp_path
+        config,
+        class_table=table,
+        evaluation_batches=lambda: batches(table, labelled=False),
+        workdir=tmp_path,
+        labelled=False,
     )
     choice = {"step": 7, "checkpoint": "last", "chosen": "the last one: not chosen by a score"}
     assert report == choice | {"split": "test", "images": 3}
@@ -119,6 +123,20 @@ def test_images_without_labels_are_only_predicted(tmp_path, trained, capsys):
         for file in files:
             assert Image.open(file).size == LABEL_SIZE[::-1]
             assert file.read_bytes() == (tmp_path / folder.format("") / file.name).read_bytes()
+
+
+def test_test_images_with_labels_are_scored(tmp_path, trained, capsys):
+    config, table = trained("cityscapes19")
+    reports = {}
+    for split in ("validation", "test"):
+        config.evaluation.split = split
+        reports[split] = evaluation.evaluate(
+            config, class_table=table, evaluation_batches=lambda: batches(table), workdir=tmp_path
+        )
+        assert reports[split].pop("split") == split
+    assert reports["test"] == reports["validation"]
+    assert "mIoU" in capsys.readouterr().out
+    assert len(list((tmp_path / "predictions_test").iterdir())) == 3
 
 
 def test_settings_that_differ_from_the_checkpoint_are_printed(tmp_path, trained, capsys):
