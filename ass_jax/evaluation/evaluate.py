@@ -227,7 +227,7 @@ def print_report(variant: str, report: dict) -> None:
 
 
 class PredictionStrip:
-    """Collects the first images of a pass for a picture: input, prediction, truth."""
+    """Collects the first images of a pass for a picture: input, prediction, truth; all at the size of the first."""
 
     def __init__(self, count: int, class_table: ClassTable):
         """Prepares to collect `count` images; `class_table` has `names` and `palette`."""
@@ -236,7 +236,8 @@ class PredictionStrip:
     def add(self, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
         """Takes an image `[H, W, 3]`, its prediction `[Y, X]` and its labels `[Y, X]`."""
         if len(self._rows) < self._count:
-            self._rows.append((image, prediction, labels))
+            size = self._rows[0][2].shape if self._rows else labels.shape
+            self._rows.append((image, *(visualization.resize_nearest(each, size) for each in (prediction, labels))))
 
     def picture(self) -> np.ndarray | None:
         """Returns the picture, uint8 `[height, width, 3]`; None without images."""

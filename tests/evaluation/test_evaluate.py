@@ -163,6 +163,17 @@ def test_settings_that_differ_from_the_checkpoint_are_printed(tmp_path, trained,
         assert ("Checkpoints, as scored during training:" in text) != flip
 
 
+def test_picture_takes_labels_of_several_sizes():
+    table = labels.class_table("polyp")
+    strip, same = evaluation.PredictionStrip(2, table), evaluation.PredictionStrip(2, table)
+    image, truth = np.zeros((8, 8, 3), np.uint8), np.arange(64, dtype=np.uint8).reshape(8, 8) % 2
+    for large in (1, 3):
+        found = truth.repeat(large, 0).repeat(large, 1)
+        strip.add(image, found, found)
+        same.add(image, truth, truth)
+    np.testing.assert_array_equal(strip.picture(), same.picture())
+
+
 def test_devices_compute_the_next_batch_while_the_host_visits_one():
     order = []
 
