@@ -72,6 +72,9 @@ def _histogram(result: Survey, spec: DatasetSpec, domain: str, table: Sequence[s
     found = {table[raw_id] for raw_id in result.pixels}
     if absent := [name for name in classes if name not in found]:
         yield f"  expected, but in no label: {printable(', '.join(absent))}"
+    if spec.labels.encoding == "binary" and (empty := [pair.name for pair in result.only_zero]):
+        more = ", ..." if len(empty) > _SHOWN else ""
+        yield f"  empty masks: {len(empty)}: {printable(', '.join(empty[:_SHOWN]))}{more}"
     if bare := result.without_class:
         yield f"  labels without a pixel of these classes: {len(bare)}, the first one: {printable(str(bare[0].label))}"
 
