@@ -30,6 +30,7 @@ from configs._validate import validate
 from configs.user_error import UserError
 from data import classes, streams
 from data.checking import check as data_check
+from data.datasets import registry
 from data.preparation.location import Locations
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, scores and pictures.")
@@ -112,7 +113,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
 
     Returns:
       The report of `ass_jax.evaluation.evaluate.evaluate`; with scores, it is also written to `eval.json`, for
-      the split "source" to `eval_source.json`.
+      the split "source" to `eval_source.json`, for "test" to `eval_test.json`.
 
     Raises:
       UserError: a mistake in a setting or a file.
@@ -125,7 +126,13 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     from data import pipeline
 
     batches = functools.partial(pipeline.evaluation_batches, config, **host)
-    report = evaluation.evaluate(config, class_table=class_table, evaluation_batches=batches, workdir=workdir)
+    report = evaluation.evaluate(
+        config,
+        class_table=class_table,
+        evaluation_batches=batches,
+        workdir=workdir,
+        labelled=registry.evaluation_has_labels(config),
+    )
     _write_scores(workdir, report, host)
     return report
 

@@ -59,6 +59,14 @@ def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
     _write(path, Image.fromarray(picture))
 
 
+def resize_nearest(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Resizes labels, uint8 `[Y, X]`, to `size`; each pixel is the nearest one."""
+    height, width = size
+    if labels.shape == (height, width):
+        return labels
+    return np.asarray(Image.fromarray(labels.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST))
+
+
 def prediction_strip(
     images: np.ndarray,
     predictions: np.ndarray,

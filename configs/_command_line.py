@@ -42,7 +42,7 @@ def parse(arguments: list[str]) -> list[str]:
     help_only = any(argument in HELP for argument in arguments)
     arguments = [argument for argument in arguments if argument not in HELP]
     try:
-        config, others = _load_config(flags.FLAGS.read_flags_from_files(arguments, force_gnu=False))
+        config, own, others = _load_config(flags.FLAGS.read_flags_from_files(arguments, force_gnu=False))
         defaults = dict(flatten(config, "config.")) if config else {}
         if config:
             config_flags.DEFINE_config_dict("config", config, _CONFIG_HELP, lock_config=True, sys_argv=others)
@@ -50,7 +50,7 @@ def parse(arguments: list[str]) -> list[str]:
         if config:
             _check_pixels(flags.FLAGS.config.init, others)
         if help_only:
-            print(_help(dict(flatten(flags.FLAGS.config, "config.")) if config else {}))
+            print(_help(dict(flatten(flags.FLAGS.config, "config.")) if config else {}, own))
             sys.exit(0)
         _check_complete(rest, config is not None)
     except flags.Error as error:
@@ -59,11 +59,11 @@ def parse(arguments: list[str]) -> list[str]:
     return rest
 
 
-def _load_config(arguments: list[str]) -> tuple[ConfigDict | None, list[str]]:
+def _load_config(arguments: list[str]) -> tuple[ConfigDict | None, list[str], list[str]]:
     """Runs the configuration file, once.
 
     Returns:
-      The configuration, None where no file is named; and the arguments without the file.
+      The configuration, None where no file is named; the words of the file itself; the arguments without the file.
 
     Raises:
       flags.Error: the file is missing, a word after its colon is unknown, or a key does not exist.
@@ -76,11 +76,11 @@ def _load_config(arguments: list[str]) -> tuple[ConfigDict | None, list[str]]:
     if alone.config is None:
         if overrides:
             raise flags.Error(f"--{overrides[0]} needs --config=FILE.")
-        return None, others
+        return None, [], others
     file, *words = alone.config.split(":", 1)
     if not Path(file).is_file():
         raise flags.Error(f"There is no configuration file {file!r}. Found: {', '.join(_config_files())}.")
-    config = _run_config_file(file, words)
+    config, own = _run_config_file(file, words)
     valid = dict(flatten(default_config(), "config."))
     _check_file(file, dict(flatten(config, "config.")), valid)
     for name in overrides:
@@ -90,11 +90,11 @@ def _load_config(arguments: list[str]) -> tuple[ConfigDict | None, list[str]]:
                 f"The variant is no key but a word after the file's colon, as in --config={file}:joint.\n"
                 f"Valid: {', '.join(VARIANTS)}."
             )
-    return config, others
+    return config, own, others
 
 
-def _run_config_file(file: str, words: list[str]) -> ConfigDict:
-    """Runs a configuration file and returns its configuration.
+def _run_config_file(file: str, words: list[str]) -> tuple[ConfigDict, list[str]]:
+    """Runs a configuration file and returns its configuration and its own words, the keys of `WORDS`.
 
     Raises:
       flags.Error: a word is unknown, or the file is at fault; then the message names it, and the line.
@@ -114,7 +114,7 @@ def _run_config_file(file: str, words: list[str]) -> ConfigDict:
         raise flags.Error(_fault_of(file, error)) from error
     if not isinstance(config, ConfigDict):
         raise flags.Error(f"{file}: expected a ConfigDict from get_config, found {type(config).__name__}.")
-    return config
+    return config, list(getattr(module, "WORDS", ()))
 
 
 def _fault_of(file: str, error: Exception) -> str:
@@ -250,13 +250,13 @@ def _check_complete(rest: list[str], has_config: bool) -> None:
             raise flags.Error(f"--{name} is missing. Example: --{name}={example}.")
 
 
-def _help(values: dict[str, Any]) -> str:
-    """Returns the help text, with the configuration's keys and values where a file was named."""
+def _help(values: dict[str, Any], own: list[str]) -> str:
+    """Returns the help text, with the words and the configuration's keys and values where a file was named."""
     lines = [sys.modules["__main__"].__doc__, "Flags:"]
     lines += [f"  --{name:12}{_CONFIG_HELP if name == 'config' else flags.FLAGS[name].help}" for name in _FLAGS]
     lines += ["  --config.KEY  One key of the configuration, changed."]
     if values:
-        lines += ["", f"Words after the file's colon: {valid_words(values['config.data.target'])}."]
+        lines += ["", f"Words after the file's colon: {valid_words(values['config.data.target'], own)}."]
         lines += ["", "Keys and values of this configuration:"]
         lines += [f"  --{name}={shlex.quote(str(value))}" for name, value in values.items()]
     return "\n".join(lines)

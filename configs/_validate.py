@@ -16,6 +16,7 @@ from configs._variants import VARIANTS
 from configs.user_error import UserError
 from data import streams
 from data.classes import class_table
+from data.datasets.custom import ENCODINGS
 from data.datasets.registry import SPECS, find_spec, names_with
 from data.datasets.spec import domain_of
 
@@ -105,6 +106,8 @@ RULES: dict[str, Rule] = {
     "data.toy.validation_count": _at_least(0, "images"),
     "data.toy.seed": _at_least(0),
     "data.toy.shift": _at_least(0),
+    "data.custom.source_encoding": _choice(*ENCODINGS),
+    "data.custom.target_encoding": _choice(*ENCODINGS),
     "augment.scale": Rule(
         "a smallest and a largest factor, 0 < smallest <= largest",
         lambda value: len(value) == 2 and 0 < value[0] <= value[1] < _INFINITY,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from ml_collections import ConfigDict
@@ -48,7 +48,12 @@ VARIANTS = {
 }
 
 
-def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] | None = None) -> ConfigDict:
+def finish(
+    config: ConfigDict,
+    words: str,
+    smoke: Callable[[ConfigDict], None] | None = None,
+    own: Mapping[str, Callable[[ConfigDict], None]] | None = None,
+) -> ConfigDict:
     """Applies comma-separated words to a configuration.
 
     Args:
@@ -56,17 +61,24 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
       words: at most one name of `VARIANTS` (default "ass"), one of `BACKBONES` and one number of labelled target
         images, and, optionally, "smoke".
       smoke: shrinks the configuration for the word "smoke"; default: `shrink`.
+      own: words of the file itself, of which at most one may be named, and what each does; the first is the default.
 
     Returns:
       The configuration.
 
     Raises:
-      UserError: a word is unknown, two variants, backbones or numbers are named, or a number beside a variant that
-        labels all images.
+      UserError: a word is unknown, two variants, backbones, numbers or own words are named, or a number beside a
+        variant that labels all images.
     """
     given = [word for word in words.split(",") if word]
+    own = own or {}
+    chosen = [word for word in given if word in own]
+    if len(chosen) > 1:
+        raise UserError(f"Expected one of {', '.join(own)} after the file's colon, found {', '.join(chosen)}.")
+    if own:  # Before the numbers, which depend on the target.
+        own[chosen[0] if chosen else next(iter(own))](config)
     counts = [word for word in given if _is_count(word, config.data.target)]
-    known = {*VARIANTS, *BACKBONES, "smoke", *counts}
+    known = {*VARIANTS, *BACKBONES, "smoke", *counts, *own}
     unknown = [word for word in given if word not in known]
     if unknown and re.fullmatch(r"0+|-[0-9]+", unknown[0]):
         raise UserError(
@@ -74,7 +86,7 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
             "The variant source_only needs none; oracle and ass_all take all."
         )
     if unknown:
-        valid = valid_words(config.data.target)
+        valid = valid_words(config.data.target, own)
         hint = ""
         if unknown[0].isascii() and unknown[0].isdigit():
             hint = f" Any other number of labelled images: --config.data.labelled_count={unknown[0]}."
@@ -102,22 +114,27 @@ def finish(config: ConfigDict, words: str, smoke: Callable[[ConfigDict], None] |
     return config
 
 
-def valid_words(target: str) -> str:
-    """Returns the words that may follow the colon of a configuration with the target dataset `target`."""
-    counts = ", ".join(map(str, _listed_counts(target))) or "any number of labelled target images"
-    return ", ".join([*VARIANTS, *BACKBONES, "smoke", counts])
+def valid_words(target: str, own: Iterable[str] = ()) -> str:
+    """Returns the words that may follow the colon of a configuration.
+
+    Args:
+      target: its target dataset.
+      own: words of the file itself.
+    """
+    counts = ", ".join(map(str, _valid_counts(target))) or "any number of labelled target images"
+    return ", ".join([*own, *VARIANTS, *BACKBONES, "smoke", counts])
 
 
 def _is_count(word: str, target: str) -> bool:
     """Returns whether a word is a number of labelled images that the target dataset has."""
     if not (word.isascii() and word.isdigit()) or int(word) < 1:
         return False
-    return int(word) in (_listed_counts(target) or (int(word),))
+    return int(word) in (_valid_counts(target) or (int(word),))
 
 
-def _listed_counts(target: str) -> tuple[int, ...]:
-    """Returns the numbers of labelled images for which a dataset has lists; none where any number is valid."""
-    return SPECS[target].listed_counts if target in SPECS else ()
+def _valid_counts(target: str) -> tuple[int, ...]:
+    """Returns the only numbers of labelled images that are valid words for a dataset; none where all are."""
+    return SPECS[target].listed_counts if target in SPECS and not SPECS[target].other_counts else ()
 
 
 def _set_variant(config: ConfigDict, name: str) -> None:

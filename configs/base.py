@@ -68,6 +68,8 @@ def default_config() -> ConfigDict:
     config.data.custom.palette = ()  # Colour (red, green, blue) of each class.
     config.data.custom.source_ids = ()  # (raw id in source label files, class); others are ignored.
     config.data.custom.target_ids = ()  # The same for target label files.
+    config.data.custom.source_encoding = "indices"  # Label files hold raw ids; or "binary": masks of two values.
+    config.data.custom.target_encoding = "indices"  # Their raw ids are then 0 and 255, whatever the file holds.
     config.data.custom.source_images = ""  # Folders below data.source_root.
     config.data.custom.source_labels = ""
     config.data.custom.target_images = ""  # Folders below data.target_root.
@@ -76,7 +78,8 @@ def default_config() -> ConfigDict:
     config.data.custom.validation_labels = ""
 
     config.augment = ConfigDict()  # Training only. Off, as the reference implementation only resizes.
-    config.augment.flip = False  # Mirror half of the images.
+    config.augment.flip = False  # Mirror half of the images, left to right.
+    config.augment.flip_vertical = False  # Turn half of them upside down, for images without an upright position.
     config.augment.scale = (1.0, 1.0)  # Range of the random resize factor; (1, 1): none.
     config.augment.crop = (0, 0)  # Height, width of a random crop after scaling; 0: whole image.
     config.augment.brightness = 0.0  # Largest shift, as a share of 255.
@@ -149,13 +152,13 @@ def default_config() -> ConfigDict:
     config.evaluation.every = 5_000  # Steps; 0: only the last one, which is always evaluated.
     config.evaluation.pictures = 4  # Images in the picture of predictions; at most as many in that of mixed images.
     config.evaluation.checkpoint = "last"  # Scored by --mode=eval: "last", "selected" (data.held_out) or "best".
-    # "validation"; for --mode=eval also "test", without labels: it only writes predictions, or "source": the training
-    # images of the source, by its own running statistics.
+    # "validation"; for --mode=eval also "test" (of images without labels, it only writes predictions), or "source": the
+    # training images of the source, by its own running statistics.
     config.evaluation.split = "validation"
     config.evaluation.test_size = (
         1024,
         2048,
-    )  # Height, width of those predictions, as the Cityscapes server expects.
+    )  # Height, width of predictions without labels, as the Cityscapes server expects.
     config.evaluation.scales = (1.0,)  # Factors of data.target_size over which probabilities are averaged.
     config.evaluation.flip = False  # Average with the probabilities of the mirrored image.
     config.evaluation.window = (0, 0)  # Height, width of sliding windows in the scaled image; 0: the whole image.

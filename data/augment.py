@@ -36,6 +36,8 @@ def augmentations(settings: ConfigDict, size: Sequence[int]) -> list[Augmentatio
         functools.partial(contrast, largest=settings.contrast),
         functools.partial(saturation, largest=settings.saturation),
         functools.partial(hue, largest=settings.hue),
+        # Last, so that the functions above draw the same numbers with and without it.
+        functools.partial(flip, active=settings.flip_vertical, axis=0),
     ]
 
 
@@ -112,14 +114,14 @@ def crop(example: Example, seed: tf.Tensor, *, size: tuple[int, ...]) -> Example
     return {key: window(key, tensor) for key, tensor in example.items()}
 
 
-def flip(example: Example, seed: tf.Tensor, *, active: bool = True) -> Example:
-    """Mirrors left and right in half of the draws."""
+def flip(example: Example, seed: tf.Tensor, *, active: bool = True, axis: int = 1) -> Example:
+    """Reverses an axis in half of the draws: 1 mirrors left and right, 0 turns upside down."""
     if not active:
         return example
     mirrored = tf.random.stateless_uniform([], seed) < 0.5
     return tf.cond(
         mirrored,
-        lambda: {key: tf.reverse(tensor, axis=[1]) for key, tensor in example.items()},
+        lambda: {key: tf.reverse(tensor, axis=[axis]) for key, tensor in example.items()},
         lambda: dict(example),
     )
 

@@ -53,6 +53,7 @@ _CAMVID = {
     "person": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
+_POLYP = {"background": (0, 0, 0), "polyp": (255, 255, 255)}
 # SYNTHIA has no terrain, truck or train; its 13-class score also leaves out three thin classes.
 _NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
 _NOT_IN_THIRTEEN = {*_NOT_IN_SYNTHIA, "wall", "fence", "pole"}
@@ -65,6 +66,8 @@ _NOT_IN_TOY = {*_NOT_IN_THIRTEEN, "traffic light", "rider", "bus", "motorcycle",
 CITYSCAPES_RAW_IDS = dict(
     zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), _CITYSCAPES, strict=True)
 )
+# Raw id of a binary mask -> class.
+POLYP_RAW_IDS = {0: "background", 255: "polyp"}
 _RAW_ID_OF = {name: raw_id for raw_id, name in CITYSCAPES_RAW_IDS.items()}
 
 
@@ -91,7 +94,7 @@ def _table(
     raw_ids: bool = True,
     colours: Mapping[str, tuple[int, int, int]] = _CITYSCAPES,
 ) -> ClassTable:
-    """Builds a table of the classes of Cityscapes or CamVid.
+    """Builds a table of the classes of Cityscapes or another data set.
 
     Args:
       left_out: names that are not in the table.
@@ -119,6 +122,7 @@ CLASS_TABLES = {
     "toy": _table(_NOT_IN_TOY, {"toy": set()}, raw_ids=False),
     "camvid11": _table(set(), {"11": set()}, raw_ids=False, colours=_CAMVID),
     "camvid9": _table({"fence", "bicyclist"}, {"9": set()}, raw_ids=False, colours=_CAMVID),  # Shared with "toy".
+    "polyp": _table(set(), {"2": set()}, raw_ids=False, colours=_POLYP),
 }
 
 

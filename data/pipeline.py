@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from data import augment
 from data.classes import IGNORED
+from data.datasets.registry import evaluation_has_labels
 from data.datasets.spec import domain_of
 from data.preparation import split_index as index
 from data.preparation.location import Locations
@@ -123,16 +124,16 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
       Iterator of {"image": uint8 [b, H, W, 3] RGB at the size of training, "label": uint8 [b, Y, X] at the size of the
       dataset (of "source": of training), "name": text [b], "valid": bool [b]}, with b = config.evaluation.batch /
       `hosts`, rounded up. Places of the last step without an image have valid False, no name and a label that is
-      ignored everywhere. The test split has no "label". `operator.length_hint` of the iterator is the number of batches
-      left.
+      ignored everywhere. Test images without labels have no "label". `operator.length_hint` of the iterator is the
+      number of batches left.
 
     Raises:
       UserError: files are missing or unusable, or labels of several sizes do not fit `config.evaluation.batch`.
     """
     part = evaluation_part(config)
     split = open_splits(config, [part])[part]
-    images, labelled = np.arange(split.count), config.evaluation.split != "test"
-    return _evaluation(config, split, images, labelled, host, hosts, domain_of(part))
+    labelled = evaluation_has_labels(config)
+    return _evaluation(config, split, np.arange(split.count), labelled, host, hosts, domain_of(part))
 
 
 def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:

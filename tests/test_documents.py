@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, polyps
 from configs._variants import VARIANTS
 from configs.backbones import BACKBONES
 
@@ -120,7 +120,7 @@ def wrong_configurations(text):
 
 
 def is_word(word):
-    return word in {*VARIANTS, *BACKBONES} or word in ("smoke", "VARIANT", "NUMBER") or word.isdigit()
+    return word in {*VARIANTS, *BACKBONES, *polyps.WORDS} or word in ("smoke", "VARIANT", "NUMBER") or word.isdigit()
 
 
 def unknown_targets(text):

@@ -50,6 +50,7 @@ def answer(arguments, environment):
             ["'configs/tyo.py'", "configs/toy.py"],
         ),
         (["--config=configs/toy.py:as"], ["'as'", "source_only, source_adabn, target_only", "smoke"]),
+        (["--config=configs/polyps.py:cvc"], ["'cvc'", "Valid: cvc_to_kvasir, kvasir_to_cvc, source_only"]),
         (["--config", "configs/toy.py:ass,joint"], ["one variant", "ass, joint"]),
         (["--config.steps=3"], ["--config.steps", "--config=FILE"]),
         ([TOY, "--config.stebs=3"], ["config.stebs", "Did you mean --config.steps?", "seed, skipped_limit, steps"]),
@@ -157,6 +158,7 @@ BACKBONES = "resnet_tiny, efficientnet_lite0, vit_tiny, dinov2_s, dinov2_b, dino
     ("file", "words"),
     [
         ("toy", f"source_only, .*, ass_all, {BACKBONES}, smoke, any number of labelled target images"),
+        ("polyps", f"cvc_to_kvasir, kvasir_to_cvc, source_only, .*, {BACKBONES}, smoke, any number of .* images"),
         ("synthia", f"source_only, .*, ass_all, {BACKBONES}, smoke, 50, 100, 200, 500, 1000, 2975"),
     ],
 )

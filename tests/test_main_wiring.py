@@ -58,11 +58,11 @@ def labelled_list(config):
         raise UserError("Missing image")
     return None if config.seed == 6 else types.SimpleNamespace(summary=lambda: {"list": "toy"})
 
-def evaluate(config, *, class_table, evaluation_batches, workdir):
+def evaluate(config, *, class_table, evaluation_batches, workdir, labelled):
     if config.steps == 1:
         raise UserError("No checkpoint")
     print("evaluate", config.variant, class_table.names[0], workdir.name)
-    if config.evaluation.split == "test":
+    if not labelled:
         return {"step": 8, "images": 3}
     return {"variant": config.variant, "step": 8, "mean_iou": {"toy": 0.25}, "split": config.evaluation.split}
 

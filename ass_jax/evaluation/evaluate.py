@@ -35,19 +35,25 @@ CHANGED = "changed_settings"  # Key of reports: settings that change the scores 
 
 
 def evaluate(
-    config: ConfigDict, *, class_table: ClassTable, evaluation_batches: Callable[[], Iterable[Batch]], workdir: Path
+    config: ConfigDict,
+    *,
+    class_table: ClassTable,
+    evaluation_batches: Callable[[], Iterable[Batch]],
+    workdir: Path,
+    labelled: bool = True,
 ) -> dict:
     """Scores a checkpoint, writes every prediction to files, and draws a picture of some of them.
 
     Images of the target are normalised by the running statistics of the target, those of the source
-    (`config.evaluation.split` is "source") by its own, where the run has separate ones. For images without labels
-    ("test"), it only writes the predictions.
+    (`config.evaluation.split` is "source") by its own, where the run has separate ones. For images without labels, it
+    only writes the predictions.
 
     Args:
       config: the whole configuration.
       class_table: `names`, `palette` `[C, 3]`, `subsets` and `raw_ids` of the classes.
       evaluation_batches: returns an iterator over the images, see `score`.
       workdir: of the training run.
+      labelled: whether the images have labels.
 
     Returns:
       JSON-able. Which checkpoint it is: the entries of `ass_jax.checkpoints.selection.describe`, and its `variant` and
@@ -60,7 +66,7 @@ def evaluate(
       UserError: there is no such checkpoint, it is damaged or of another model, or files cannot be written.
     """
     mesh = make_mesh([])
-    settings, labelled = config.evaluation, config.evaluation.split != "test"
+    settings = config.evaluation
     with Checkpoints(
         workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS, read_only=True
     ) as checkpoints:
@@ -72,7 +78,7 @@ def evaluate(
         target = on_mesh(abstract_segmenter(networks, config), mesh)
         from_source = settings.split == "source"
         variables = {"": checkpoints.restore_segmenter(target, number, source=from_source)}
-        if config.teacher.decay and settings.split == "validation":  # It has no statistics of the source.
+        if config.teacher.decay and labelled and not from_source:  # It has no statistics of the source.
             variables["average"] = checkpoints.restore_segmenter(target, number, average=True)
         saved_reports = selection.saved_reports(checkpoints)
     changed = config_diff.scoring_differences(saved, config.to_dict())
@@ -221,7 +227,7 @@ def print_report(variant: str, report: dict) -> None:
 
 
 class PredictionStrip:
-    """Collects the first images of a pass for a picture: input, prediction, truth."""
+    """Collects the first images of a pass for a picture: input, prediction, truth; all at the size of the first."""
 
     def __init__(self, count: int, class_table: ClassTable):
         """Prepares to collect `count` images; `class_table` has `names` and `palette`."""
@@ -230,7 +236,8 @@ class PredictionStrip:
     def add(self, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
         """Takes an image `[H, W, 3]`, its prediction `[Y, X]` and its labels `[Y, X]`."""
         if len(self._rows) < self._count:
-            self._rows.append((image, prediction, labels))
+            size = self._rows[0][2].shape if self._rows else labels.shape
+            self._rows.append((image, *(visualization.resize_nearest(each, size) for each in (prediction, labels))))
 
     def picture(self) -> np.ndarray | None:
         """Returns the picture, uint8 `[height, width, 3]`; None without images."""

@@ -3,6 +3,7 @@
 It reads files as their preparation does, on all cores, and imports neither TensorFlow nor JAX.
 """
 
+import itertools
 import os
 import shutil
 import sys
@@ -61,7 +62,14 @@ def check_data(config: ConfigDict, limit: int | None = None, report_file: Path |
     of_disk, full = _check_disk(config, parts)
     problems = [problem for part in parts.values() for problem in part.problems] + problems + full
     short, whole = (
-        [*_part_lines(config, parts, all_of_them=each), *of_list, *of_disk, "", *_verdict(parts, problems, limit)]
+        [
+            *_part_lines(config, parts, all_of_them=each),
+            *_shared_lines(parts),
+            *of_list,
+            *of_disk,
+            "",
+            *_verdict(parts, problems, limit),
+        ]
         for each in (False, True)
     )
     _print_report(short, report_file, whole)
@@ -194,6 +202,20 @@ def _part_lines(config: ConfigDict, parts: dict[str, Part], *, all_of_them: bool
                 f"{config.data.rejected_limit} (data.rejected_limit) stop the preparation."
             )
         yield from (f"  {line}" for line in _fault_lines(part, all_of_them=all_of_them))
+
+
+def _shared_lines(parts: dict[str, Part]) -> list[str]:
+    """Returns lines about images that are in two parts; no problem as such, but scores may say little."""
+    lines = []
+    for one, other in itertools.combinations(parts, 2):
+        names = {digest: name for name, digest in parts[other].digests.items()}
+        shared = [(name, names[digest]) for name, digest in parts[one].digests.items() if digest in names]
+        if shared:
+            example = printable(f"{shared[0][0]}, there {shared[0][1]}")
+            lines.append(f"  {len(shared)} of {one} are in {other}, too; the first one: {example}")
+    if not lines:
+        return []
+    return ["", "the same images in two parts (scores of images that were trained on are too good):", *lines]
 
 
 def _fault_lines(part: Part, *, all_of_them: bool) -> Iterator[str]:

@@ -32,6 +32,7 @@ class Part:
       location: of its files and records; None for generated images.
       needed: bytes that preparing it takes.
       sizes: name -> (height, width) of the usable images that were read.
+      digests: name -> hash of the pixels of the same images.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Part:
     location: SplitLocation | None = None
     needed: int = 0
     sizes: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    digests: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def describe_generated(spec: DatasetSpec, part: str) -> Part:
@@ -92,6 +94,7 @@ def examine_files(config: ConfigDict, location: SplitLocation, class_table: Clas
         location=location,
         faults=[*location.user_files.faults, *result.faults],
         sizes=result.size_of,
+        digests=result.digests,
     )
     found.reasons = _reasons(location, result)
     found.lines += _counts(location, len(chosen))

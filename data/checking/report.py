@@ -18,6 +18,8 @@ REMEDIES = {
     "bit depth": "Unpack the original again: a program has saved it with other bits.",
     "colours": "Use the label of raw ids, not the one for display.",
     "lossy label": "Use the PNG of the raw ids: what was lost cannot be restored.",
+    "not binary": "Use the mask of two values; numbers of classes in own data need data.custom.source_encoding or "
+    "target_encoding 'indices'.",
     "size mismatch": "Unpack both files again; never resize one of them alone.",
     "train ids": "Use the labels as they were downloaded: raw ids are mapped while training.",
     "unknown ids": "Use the labels as they were downloaded; a JPEG saved as PNG again also looks like this.",
@@ -70,6 +72,9 @@ def _histogram(result: Survey, spec: DatasetSpec, domain: str, table: Sequence[s
     found = {table[raw_id] for raw_id in result.pixels}
     if absent := [name for name in classes if name not in found]:
         yield f"  expected, but in no label: {printable(', '.join(absent))}"
+    if spec.labels.encoding == "binary" and (empty := [pair.name for pair in result.only_zero]):
+        more = ", ..." if len(empty) > _SHOWN else ""
+        yield f"  empty masks: {len(empty)}: {printable(', '.join(empty[:_SHOWN]))}{more}"
     if bare := result.without_class:
         yield f"  labels without a pixel of these classes: {len(bare)}, the first one: {printable(str(bare[0].label))}"
 

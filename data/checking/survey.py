@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -33,6 +34,7 @@ class PairSummary(NamedTuple):
       image_kind: format, kind and bits of the image.
       label_kind: the same of the label; empty if there is none.
       counts: raw id -> pixels; empty if there is no label.
+      digest: hash of the image's pixels, by which the same image is found in another file.
     """
 
     pair: Pair
@@ -41,6 +43,7 @@ class PairSummary(NamedTuple):
     image_kind: str = ""
     label_kind: str = ""
     counts: dict[int, int] = {}  # noqa: RUF012 (never changed)
+    digest: bytes = b""
 
 
 @dataclasses.dataclass
@@ -61,6 +64,8 @@ class Survey:
       id_examples: raw id -> the first label that holds it.
       labels: number of usable pairs that have a label.
       without_class: labels without a pixel of the classes of the run.
+      only_zero: labels whose only raw id is 0: empty, where labels are binary masks.
+      digests: name of a usable pair -> hash of the image's pixels.
     """
 
     read: int = 0
@@ -76,6 +81,8 @@ class Survey:
     id_examples: dict[int, Pair] = dataclasses.field(default_factory=dict)
     labels: int = 0
     without_class: list[Pair] = dataclasses.field(default_factory=list)
+    only_zero: list[Pair] = dataclasses.field(default_factory=list)
+    digests: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     def add(self, summary: PairSummary, class_ids: frozenset[int]) -> None:
         """Adds a pair; `class_ids` are the raw ids of the classes of the run."""
@@ -87,6 +94,7 @@ class Survey:
         self.sizes[summary.size] += 1
         self.size_examples.setdefault(summary.size, summary.pair)
         self.size_of[summary.pair.name] = summary.size
+        self.digests[summary.pair.name] = summary.digest
         self.image_kinds[summary.image_kind] += 1
         if not summary.label_kind:
             return
@@ -98,6 +106,8 @@ class Survey:
             self.id_examples.setdefault(raw_id, summary.pair)
         if not class_ids & summary.counts.keys():
             self.without_class.append(summary.pair)
+        if summary.counts.keys() == {0}:
+            self.only_zero.append(summary.pair)
 
 
 def summarise_pair(pair: Pair, rules: LabelRules) -> PairSummary:
@@ -110,7 +120,8 @@ def summarise_pair(pair: Pair, rules: LabelRules) -> PairSummary:
         return PairSummary(pair, error.fault)
     ids = np.flatnonzero(content.counts)
     counts = dict(zip(ids.tolist(), content.counts[ids].tolist(), strict=True))
-    return PairSummary(pair, None, content.image.shape[:2], image_kind, label_kind, counts)
+    digest = hashlib.blake2b(content.image.tobytes(), digest_size=16).digest()
+    return PairSummary(pair, None, content.image.shape[:2], image_kind, label_kind, counts, digest)
 
 
 def survey_pairs(

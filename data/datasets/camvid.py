@@ -33,12 +33,8 @@ def find(root: Path, split: str) -> pairs.SplitFiles:
     if split in _OFFICIAL:
         return _find_official(folder, split)
     names = set((_LISTS / f"{split}.txt").read_text().split())
-    found = [_find_official(folder, official) for official in _OFFICIAL]
-    # Faults of images belong to the list that names them, those of folders to every list.
-    return pairs.SplitFiles(
-        sorted(pair for files in found for pair in files.pairs if pair.name in names),
-        [fault for files in found for fault in files.faults if fault.file.stem in names or fault.file.parent == folder],
-    )
+    found = pairs.join_pairs(_find_official(folder, official) for official in _OFFICIAL)
+    return pairs.select_pairs(found, _name, names)
 
 
 def _find_official(folder: Path, split: str) -> pairs.SplitFiles:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from configs.user_error import UserError
 from data.classes import custom_ids
 from data.datasets.spec import DatasetSpec, Split, domain_of
-from data.raw import pairs
+from data.raw import image_files, pairs
 from data.raw.label_rules import LabelRules
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -19,6 +19,8 @@ _FOLDERS = {
     "target_train": ("target_images", "target_labels"),
     "target_validation": ("validation_images", "validation_labels"),
 }
+# `config.data.custom.source_encoding` and `target_encoding` -> encoding of the label files.
+ENCODINGS = {"indices": "any indices", "binary": "binary"}
 _EXPECTED = f"one of {', '.join(IMAGE_ENDINGS)}; image and label have the same name, in UTF-8, but for that ending"
 
 
@@ -26,10 +28,16 @@ def from_settings(data_config: ConfigDict, domain: str) -> DatasetSpec:
     """Returns the spec of one domain, which has its own folders and raw ids.
 
     Raises:
-      UserError: raw ids are out of range or name a class that is not in `custom.names`.
+      UserError: raw ids are out of range, name a class that is not in `custom.names`, or do not fit the encoding.
     """
     custom = data_config.custom
     raw_ids = custom_ids(custom, domain)
+    encoding = custom[f"{domain}_encoding"]
+    if encoding == "binary" and (others := set(raw_ids) - set(image_files.BINARY_IDS)):
+        raise UserError(
+            f"data.custom.{domain}_ids: expected raw ids 0 and 255, since data.custom.{domain}_encoding is 'binary', "
+            f"found {min(others)}."
+        )
     splits = {part: split for part, split in SPEC.splits.items() if domain_of(part) == domain}
     tree = ["FOLDER/"]
     for part in splits:
@@ -37,10 +45,12 @@ def from_settings(data_config: ConfigDict, domain: str) -> DatasetSpec:
         tree += [f"  {images}/*.png, *.jpg ...   (data.custom.{_FOLDERS[part][0]})"]
         if labels:
             tree += [f"  {labels}/*.png ...   (data.custom.{_FOLDERS[part][1]}; numbers of classes, names as above)"]
+    # One of 256 raw ids must be left for images without a label.
+    values = 256 if max(raw_ids) < 256 and len(raw_ids) < 256 else 65536
     return dataclasses.replace(
         SPEC,
         splits=splits,
-        labels=SPEC.labels._replace(raw_ids=raw_ids, values=256 if max(raw_ids) < 256 else 65536),
+        labels=LabelRules(ENCODINGS[encoding], raw_ids, known_ids=None, values=values),
         tree="\n".join(tree),
         find=functools.partial(_find, custom=custom, domain=domain),
         from_settings=None,
@@ -79,6 +89,6 @@ SPEC = DatasetSpec(
         "target_train": Split("target_train", labels="some"),
         "target_validation": Split("target_validation"),
     },
-    labels=LabelRules(encoding="any indices", raw_ids={}, known_ids=None),
+    labels=LabelRules(ENCODINGS["indices"], raw_ids={}, known_ids=None),
     from_settings=from_settings,
 )

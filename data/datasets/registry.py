@@ -2,8 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from data.datasets import camvid, cityscapes, custom, gta5, synthia, toy
-from data.datasets.spec import DatasetSpec
+from data.datasets import camvid, cityscapes, custom, cvc_clinicdb, cvc_endoscenestill, gta5, kvasir_seg, synthia, toy
+from data.datasets.spec import DatasetSpec, domain_of
+from data.streams import evaluation_part
 
 SPECS: dict[str, DatasetSpec] = {
     spec.name: spec
@@ -13,6 +14,9 @@ SPECS: dict[str, DatasetSpec] = {
         synthia.SPEC,
         cityscapes.SPEC,
         *camvid.SPECS,
+        *kvasir_seg.SPECS,
+        cvc_clinicdb.SPEC,
+        cvc_endoscenestill.SPEC,
         custom.SPEC,
     )
 }
@@ -35,3 +39,9 @@ def find_spec(data_config: ConfigDict, domain: str) -> DatasetSpec:
 def names_with(part: str) -> list[str]:
     """Returns the names of the datasets that have a part of a run, such as "source_train"."""
     return [name for name, spec in SPECS.items() if part in spec.splits]
+
+
+def evaluation_has_labels(config: ConfigDict) -> bool:
+    """Returns whether the images that a run scores have labels; test images may have none."""
+    part = evaluation_part(config)
+    return find_spec(config.data, domain_of(part)).splits[part].labels != "none"

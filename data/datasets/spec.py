@@ -43,6 +43,9 @@ class DatasetSpec:
       known_bad: names of pairs that are unusable in the official archives too.
       listed_counts: numbers of labelled target images for which `data/datasets/lists` has a list, ascending; the last
         is the number of all training images. Empty: any number is valid.
+      other_counts: whether other numbers are valid words, too.
+      sequence_of: returns the sequence (such as a patient or a drive) of an image, given its name; labelled images are
+        then chosen by whole sequences. None: one by one.
       from_settings: completes the spec from `config.data` and a domain; None: nothing depends on settings.
     """
 
@@ -57,6 +60,8 @@ class DatasetSpec:
     tree: str = ""
     known_bad: frozenset[str] = frozenset()
     listed_counts: tuple[int, ...] = ()
+    other_counts: bool = False
+    sequence_of: Callable[[str], str] | None = None
     from_settings: Callable[[ConfigDict, str], "DatasetSpec"] | None = None
 
     @property

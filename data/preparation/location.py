@@ -15,6 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from configs.user_error import UserError
+from data.classes import IGNORED
 from data.datasets.registry import find_spec
 from data.datasets.spec import DatasetSpec, Split, describe_layout, domain_of
 from data.preparation import shards
@@ -105,7 +106,8 @@ def locate_split(data_config: ConfigDict, part: str) -> SplitLocation:
     spec = find_spec(data_config, domain)
     split = spec.splits[part].name
     size = None if data_config.full_size else tuple(data_config[f"{domain}_size"])
-    form = Form(spec.labels, size, full_labels=part == "target_validation")  # Scores are computed at full size.
+    scored = part in ("target_validation", "target_test") and spec.splits[part].labels == "all"
+    form = Form(spec.labels, size, full_labels=scored)  # Scores are computed at full size.
     root = data_config[f"{domain}_root"]
     parent = prepared_folder(data_config.directory) / spec.name
     start = "_".join([split, "full" if size is None else "{}x{}".format(*size), *(["labels"] * form.full_labels)])
@@ -151,6 +153,7 @@ def fingerprint(pairs: Sequence[Pair], form: Form) -> str:
         rules.values,
         form.size,
         form.full_labels,
+        *([rules.unlabelled_id] if rules.unlabelled_id != IGNORED else []),  # 255 would be a class in older records.
     ]
     files = [[pair.name, pair.label is not None, *pair.size] for pair in pairs]
     return hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()[:12]

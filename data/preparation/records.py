@@ -38,7 +38,7 @@ class Record(NamedTuple):
     Attributes:
       name: of the pair.
       image: PNG of uint8 [H, W, 3] RGB.
-      label: PNG of raw ids, [H, W]; 255 everywhere if there is no label.
+      label: PNG of raw ids, [H, W]; `LabelRules.unlabelled_id` everywhere if there is no label.
       labelled: whether there is a label.
       counts: raw id -> its pixels in the stored label; empty if there is no label.
       label_size: height and width of the label.

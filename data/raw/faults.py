@@ -41,6 +41,7 @@ KINDS = {
     "bit depth": "The numbers have 8 bits where 16 are expected, or the other way round.",
     "colours": "A label holds colours where numbers of classes are expected.",
     "lossy label": "A label was compressed with loss, which invents numbers of classes.",
+    "not binary": "A mask that should have two values has others.",
     "size mismatch": "Image and label differ in size.",
     "train ids": "A label holds train ids where the raw ids of the dataset are expected.",
     "unknown ids": "A label holds numbers that the dataset does not have.",

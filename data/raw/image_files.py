@@ -20,7 +20,14 @@ from data.raw.faults import BadFileError
 
 Decoded = TypeVar("Decoded")
 
-_MODE_NAMES = {"L": "grey", "P": "palette", "RGB": "colour", "RGBA": "colour with transparency"}
+_MODE_NAMES = {"1": "black and white", "L": "grey", "P": "palette", "RGB": "colour", "RGBA": "colour with transparency"}
+_LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")
+# Of binary masks. Compression with loss makes grey values near edges, and channels that differ a little.
+BINARY_IDS = (0, 255)  # Background, foreground.
+_THRESHOLD = 128
+_GREY = {False: (10, 245), True: (64, 192)}  # Whether the format has loss -> values between these are grey.
+_GREY_SHARE = 0.02  # Resized and recompressed masks of polyps have up to 0.012.
+_CHANNEL_DIFFERENCE = 32
 
 
 def read_image(file: Path) -> np.ndarray:
@@ -93,13 +100,73 @@ def _any_indices(image: Image.Image, file: Path) -> np.ndarray:
     """Reads indices of a palette or grey values, of 8 or 16 bits; [Y, X]."""
     if image.format == "PNG" and image.mode in ("I;16", "I;16B", "I"):
         return _decode(image, file, lambda: np.asarray(image).astype(np.uint16))
+    hint = " If it is a mask of two values, set data.custom.source_encoding or target_encoding to 'binary'."
+    _refuse_colours(image, file, hint)
     return _indices(image, file)
+
+
+def _binary(image: Image.Image, file: Path) -> np.ndarray:
+    """Reads a mask of two values as 0 and 255, uint8 [Y, X].
+
+    With 8 bits, 128 and more are foreground; where the largest value of a file without loss is 1, so is 1. With 16
+    bits, the values are 0 and one of 1, 255 and 65535. Three channels must agree. Palettes are looked up; where their
+    colours are not grey, the indices count. Transparency is dropped.
+    """
+    if image.mode.startswith("I"):
+        values = _decode(image, file, lambda: np.asarray(image))
+        largest = int(values.max())
+        if largest not in (0, 1, 255, 65535) or not ((values == 0) | (values == largest)).all():
+            raise BadFileError("not binary", file, _more_than_two(values))
+        return _mask(values > 0)
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") or "16" in _rawmode(image):
+        text = f"expected a mask of one channel, or of three with 8 bits, found {_describe(image)}."
+        raise BadFileError("bit depth", file, text)
+    lossy = image.format in _LOSSY or image.info.get("compression") == "jpeg"
+    values = _grey_values(image, file)
+    largest = int(values.max())
+    if largest <= 1 and not lossy:
+        return _mask(values > 0)
+    low, high = _GREY[lossy]
+    grey = np.mean((values > low) & (values < high))
+    if grey > _GREY_SHARE or 0 < largest < high:
+        raise BadFileError("not binary", file, _more_than_two(values))
+    return _mask(values >= _THRESHOLD)
+
+
+def _grey_values(image: Image.Image, file: Path) -> np.ndarray:
+    """Returns the grey values of an image of 8 bits, uint8 [Y, X].
+
+    Raises:
+      BadFileError: its channels differ, or it is damaged.
+    """
+    if image.mode in ("1", "L", "LA"):
+        return _decode(image, file, lambda: np.asarray(image.convert("L")))
+    colours = _decode(image, file, lambda: np.asarray(image.convert("RGB")))
+    if (colours.max(axis=-1) - colours.min(axis=-1)).max() <= _CHANNEL_DIFFERENCE:
+        return np.asarray(Image.fromarray(colours).convert("L"))
+    if image.mode == "P":
+        return np.asarray(image)
+    text = f"expected a mask in grey, or three channels that are equal, found {_describe(image)} whose channels differ."
+    raise BadFileError("colours", file, text)
+
+
+def _mask(foreground: np.ndarray) -> np.ndarray:
+    """Returns the raw ids of a binary mask, uint8, from bool of the same shape."""
+    background, white = map(np.uint8, BINARY_IDS)
+    return np.where(foreground, white, background)
+
+
+def _more_than_two(values: np.ndarray) -> str:
+    """Returns what is wrong with the values of a mask that is not binary."""
+    found = np.unique(values)
+    return f"expected two values, 0 and 255 or 0 and 1, found {len(found)} of {found[0]} to {found[-1]}."
 
 
 ENCODINGS: dict[str, Callable[[Image.Image, Path], np.ndarray]] = {
     "indices": _indices,  # GTA5 (palette), Cityscapes (grey).
     "first of three": _first_of_three,  # SYNTHIA.
     "any indices": _any_indices,  # Own data.
+    "binary": _binary,  # Polyps, own data.
 }
 
 
@@ -113,14 +180,14 @@ def _channels_of_16_bits(image: Image.Image, file: Path) -> np.ndarray:
     return high.astype(np.uint16) << 8 | low
 
 
-def _refuse_colours(image: Image.Image, file: Path) -> None:
-    """Raises BadFileError for a format with loss, and for colours in place of ids."""
-    if image.format in ("JPEG", "MPO", "WEBP", "JPEG2000"):
+def _refuse_colours(image: Image.Image, file: Path, hint: str = "") -> None:
+    """Raises BadFileError, with a hint, for a format with loss, and for colours in place of ids."""
+    if image.format in _LOSSY:
         text = f"expected a PNG, found {image.format}: compression with loss invents numbers. Get the original label."
-        raise BadFileError("lossy label", file, text)
+        raise BadFileError("lossy label", file, text + hint)
     if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):
         text = f"expected one number a pixel (grey or palette), found {_describe(image)}. Get the label of raw ids."
-        raise BadFileError("colours", file, text)
+        raise BadFileError("colours", file, text + hint)
 
 
 def _open(file: Path) -> Image.Image:
@@ -152,5 +219,5 @@ def _rawmode(image: Any) -> str:
 
 
 def _describe(image: Image.Image) -> str:
-    bits = 16 if "16" in _rawmode(image) or image.mode.startswith("I") else 8
-    return f"{image.format}, {_MODE_NAMES.get(image.mode, image.mode)} of {bits} bits"
+    bits = 16 if "16" in _rawmode(image) or image.mode.startswith("I") else 1 if image.mode == "1" else 8
+    return f"{image.format}, {_MODE_NAMES.get(image.mode, image.mode)} of {bits} bit{'s' * (bits > 1)}"

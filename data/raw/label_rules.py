@@ -32,6 +32,11 @@ class LabelRules(NamedTuple):
     known_ids: frozenset[int] | None
     values: int = 256
 
+    @property
+    def unlabelled_id(self) -> int:
+        """The raw id that fills the label of an image without one: it stands for no class. 255, unless that is one."""
+        return next(raw_id for raw_id in (IGNORED, *reversed(range(self.values))) if raw_id not in self.raw_ids)
+
 
 def count_ids(label: np.ndarray, rules: LabelRules, file: Path) -> np.ndarray:
     """Counts the pixels of every raw id and checks that the ids are plausible.

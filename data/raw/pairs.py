@@ -1,12 +1,11 @@
 """Pairs of an image and its label: matched by name, then read and checked."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data.classes import IGNORED
 from data.raw import file_access, image_files, label_rules
 from data.raw.faults import BadFileError, Fault
 from data.raw.label_rules import LabelRules
@@ -45,7 +44,7 @@ class PairContent(NamedTuple):
 
     Attributes:
       image: uint8 [Y, X, 3] RGB.
-      label: raw ids, uint8 or uint16 [Y, X]; 255 everywhere for an image without a label.
+      label: raw ids, uint8 or uint16 [Y, X]; `LabelRules.unlabelled_id` everywhere for an image without a label.
       counts: pixels of every raw id, int64 [values]; all 0 for an image without a label.
     """
 
@@ -113,6 +112,31 @@ def match_pairs(
     return SplitFiles(pairs, faults)
 
 
+def select_pairs(files: SplitFiles, name_of: NameOf, chosen: Collection[str]) -> SplitFiles:
+    """Returns the pairs that belong to one of several splits that share folders.
+
+    Args:
+      files: of all splits.
+      name_of: returns the name of a file's pair; None if the file is not of the dataset.
+      chosen: names of the split's pairs.
+
+    Returns:
+      Pairs sorted by name, and all faults but those of files of the other splits.
+    """
+    names = {fault: name_of(fault.file) for fault in files.faults}
+    return SplitFiles(
+        sorted(pair for pair in files.pairs if pair.name in chosen),
+        [fault for fault, name in names.items() if name is None or name in chosen],
+    )
+
+
+def join_pairs(parts: Iterable[SplitFiles]) -> SplitFiles:
+    """Returns the pairs and faults of all parts; no pairs where a part has none, as where a folder is missing."""
+    found = list(parts)
+    pairs = [pair for files in found for pair in files.pairs] if all(files.pairs for files in found) else []
+    return SplitFiles(pairs, [fault for files in found for fault in files.faults])
+
+
 def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
     """Reads an image and its label, with every check that concerns this pair alone.
 
@@ -125,7 +149,8 @@ def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
     """
     image = image_files.read_image(pair.image)
     if pair.label is None:
-        return PairContent(image, np.full(image.shape[:2], IGNORED, np.uint8), np.zeros(rules.values, np.int64))
+        label = np.full(image.shape[:2], rules.unlabelled_id, np.uint8 if rules.values == 256 else np.uint16)
+        return PairContent(image, label, np.zeros(rules.values, np.int64))
     label = image_files.read_label(pair.label, rules.encoding)
     if label.shape != image.shape[:2]:
         found = [f"{width}x{height}" for height, width in (image.shape[:2], label.shape)]

@@ -20,7 +20,7 @@ from tensorflow_datasets.core import dataset_builder, naming
 
 from configs.user_error import UserError
 from data.datasets.spec import domain_of
-from data.preparation import location, prepare
+from data.preparation import location, prepare, split_index
 from data.preparation.location import SplitLocation
 from data.preparation.records import Form, Record
 
@@ -112,7 +112,8 @@ def open_split_builder(place: SplitLocation, data_config: ConfigDict, processes:
         )
         prepare.prepare_split(task, processes)
         builder = _make_builder(place)
-    if not builder.is_prepared():
+    # Without the index, which says which images have a label, all would seem to have one.
+    if not builder.is_prepared() or not split_index.file_of(Path(builder.data_path), place.split.name).exists():
         raise UserError(f"{builder.data_path} is not a complete dataset; remove it to have it prepared again.")
     return builder
 

@@ -86,7 +86,8 @@ def choose(data_config: ConfigDict, names: Sequence[str], has_label: np.ndarray)
     _check_there(chosen, places, has_label, data_config)
     held_out = data_config.held_out
     _check_held_out(held_out, len(chosen))
-    ranked = ranking.rank_names(chosen, data_config.labelled_seed)
+    sequence_of = SPECS[data_config.target].sequence_of
+    ranked = ranking.rank_names(chosen, data_config.labelled_seed, sequence_of)
     indices = np.array([places[name] for name in ranked], np.int64)
     trained = len(ranked) - held_out
     names = tuple(sorted(chosen))
@@ -116,10 +117,11 @@ def labelled_names(data_config: ConfigDict, available: list[str]) -> tuple[list[
     if count == -1:
         ranking.check_count(count, len(available))
         return available, f"{target}, all {_images(len(available))}"
-    official = ranking.official_names(SPECS[target])
+    spec = SPECS[target]
+    official = ranking.official_names(spec)
     pool = available if official is None else official
     ranking.check_count(count, len(pool))
-    return ranking.rank_names(pool, seed)[:count], f"{target} seed {seed}, {_images(count)}"
+    return ranking.rank_names(pool, seed, spec.sequence_of)[:count], f"{target} seed {seed}, {_images(count)}"
 
 
 def _check_there(chosen: list[str], places: dict[str, int], has_label: np.ndarray, data_config: ConfigDict) -> None:

@@ -4,6 +4,10 @@ The rule: images are ranked by the SHA-256 of "{seed}:{name}", and the first `co
 depends on names and seed alone, lists of one seed are nested (50 in 100 in 200 ...), and anyone can make a list again
 with `printf '0:name' | sha256sum`.
 
+Where images belong to sequences (`DatasetSpec.sequence_of`), these are ranked by the SHA-256 of "{seed}:{sequence}",
+and the images of a sequence among themselves as above. So whole sequences are labelled, as a clinic labels patients; of
+the last one, only as many images as are left of `count`.
+
 For datasets whose images have official names, `data/datasets/lists/{dataset}/seed{seed}/{count}.txt` holds the lists,
 one name a line, sorted; `{dataset}/{N}.txt` there holds all N names, from which
 
@@ -14,7 +18,7 @@ missing on a disk never changes the choice.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from configs.user_error import UserError
@@ -40,9 +44,13 @@ def read_names(file: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def rank_names(names: Sequence[str], seed: int) -> list[str]:
-    """Returns the names by rank, the first to be labelled first."""
-    return sorted(names, key=lambda name: _rank(name, seed))
+def rank_names(names: Sequence[str], seed: int, sequence_of: Callable[[str], str] | None = None) -> list[str]:
+    """Returns the names by rank, the first to be labelled first; those of a sequence stay together."""
+
+    def key(name: str) -> tuple[str, str]:
+        return _rank(sequence_of(name), seed) if sequence_of else "", _rank(name, seed)
+
+    return sorted(names, key=key)
 
 
 def write_lists(spec: DatasetSpec, folder: Path = FOLDER) -> None:
@@ -54,7 +62,9 @@ def write_lists(spec: DatasetSpec, folder: Path = FOLDER) -> None:
             file = folder / spec.name / f"seed{seed}" / f"{count}.txt"
             file.parent.mkdir(parents=True, exist_ok=True)
             rule = f"# {spec.name}, seed {seed}: the {count} of {len(names)} names that come first by SHA-256 of "
-            file.write_text("\n".join([f'{rule}"{seed}:{{name}}".', *sorted(rank_names(names, seed)[:count])]) + "\n")
+            hashed = f'"{seed}:{{sequence}}", then of "{seed}:{{name}}".' if spec.sequence_of else f'"{seed}:{{name}}".'
+            chosen = sorted(rank_names(names, seed, spec.sequence_of)[:count])
+            file.write_text("\n".join([rule + hashed, *chosen]) + "\n")
 
 
 def check_count(count: int, available: int) -> None:

@@ -132,7 +132,7 @@ def test_smoke_is_small_and_keeps_the_variant(name):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("adapt", "Unknown word 'adapt'.*Valid: source_only, .*, ass_all, .*, smoke"),
+        ("adapt", "Unknown word 'adapt'.*Valid: .*source_only, .*, ass_all, .*, smoke"),
         ("ass,joint", "one variant .* found ass, joint"),
         ("smoke,Smoke", "Unknown word 'Smoke'"),
         ("resnet_tiny,efficientnet_lite0", "one backbone .* found resnet_tiny, efficientnet_lite0"),

@@ -87,6 +87,22 @@ def test_flip_mirrors_image_and_label_of_half_of_the_examples(example):
     assert 10 <= mirrored <= 30
 
 
+def test_vertical_flip_turns_upside_down_and_changes_no_other_draw(example):
+    settings = base.default_config().augment
+    settings.update(flip=True, crop=(8, 12))
+    plain = augment.augmentations(settings, (HEIGHT, WIDTH))
+    settings.flip_vertical = True
+    turning = augment.augmentations(settings, (HEIGHT, WIDTH))
+    turned = 0
+    for seed in SEEDS:
+        before, result = label_of(augment.apply(plain, example, seed)), augment.apply(turning, example, seed)
+        assert_image_matches_label(result)
+        if (label_of(result) != before).any():
+            np.testing.assert_array_equal(label_of(result), before[::-1])
+            turned += 1
+    assert 10 <= turned <= 30
+
+
 def test_crop_reaches_every_window(example):
     windows = {
         label_of(example)[top : top + 10, left : left + 19].tobytes(): (top, left)

@@ -103,12 +103,14 @@ def test_street_scenes(source, classes, main, tmp_path):
             assert set(np.unique(prediction)) <= set(SPECS["cityscapes"].labels.raw_ids)
 
 
-# Of two classes, one is 255 in the masks, the number that elsewhere marks what is ignored.
+# Of two classes, one is 255 in the masks, the number that elsewhere marks what is ignored. Those of the source are
+# binary, with three channels of 0 and 1 in the files.
 TWO = {
     "names": ("background", "polyp"),
     "palette": ((0, 0, 0), (255, 255, 255)),
     "source_ids": ((0, "background"), (255, "polyp")),
     "target_ids": ((1, "background"), (255, "polyp")),
+    "source_encoding": "binary",
 }
 EXAMPLE = custom_configuration.get_config().data.custom
 FIVE = {key: EXAMPLE[key] for key in TWO}
@@ -120,11 +122,14 @@ def test_own_data(own, main, tmp_path):
     folders["target_validation"] = "target/validation/images"
     random = np.random.default_rng(0)
     for part, folder in folders.items():
-        ids = [raw_id for raw_id, _ in own[f"{part.partition('_')[0]}_ids"]]
+        domain = part.partition("_")[0]
+        binary = own.get(f"{domain}_encoding") == "binary"
+        ids = [0, 1] if binary else [*(raw_id for raw_id, _ in own[f"{domain}_ids"]), 99]
         for number in range(5):
-            label = random.choice(np.array([*ids, 99], np.uint8), (5, 8)).repeat(4, 0).repeat(4, 1)
+            label = random.choice(np.array(ids, np.uint8), (5, 8)).repeat(4, 0).repeat(4, 1)
             image = np.stack([label, 255 - label, label // 2], -1)
             file = tmp_path / folder / f"photo_{number}.png"
+            label = np.stack([label] * 3, -1) if binary else label
             for path, pixels in ((file, image), (file.parent.parent / "labels" / file.name, label)):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(trees.png_bytes(pixels))

@@ -104,7 +104,11 @@ def test_official_scripts_find_the_files(tmp_path, trained):
 def test_images_without_labels_are_only_predicted(tmp_path, trained, capsys):
     config, table = trained("cityscapes19", split="test")
     report = evaluation.evaluate(
-        config, class_table=table, evaluation_batches=lambda: batches(table, labelled=False), workdir=tmp_path
+        config,
+        class_table=table,
+        evaluation_batches=lambda: batches(table, labelled=False),
+        workdir=tmp_path,
+        labelled=False,
     )
     choice = {"step": 7, "checkpoint": "last", "chosen": "the last one: not chosen by a score"}
     assert report == choice | {"split": "test", "images": 3}
@@ -119,6 +123,20 @@ def test_images_without_labels_are_only_predicted(tmp_path, trained, capsys):
         for file in files:
             assert Image.open(file).size == LABEL_SIZE[::-1]
             assert file.read_bytes() == (tmp_path / folder.format("") / file.name).read_bytes()
+
+
+def test_test_images_with_labels_are_scored(tmp_path, trained, capsys):
+    config, table = trained("cityscapes19")
+    reports = {}
+    for split in ("validation", "test"):
+        config.evaluation.split = split
+        reports[split] = evaluation.evaluate(
+            config, class_table=table, evaluation_batches=lambda: batches(table), workdir=tmp_path
+        )
+        assert reports[split].pop("split") == split
+    assert reports["test"] == reports["validation"]
+    assert "mIoU" in capsys.readouterr().out
+    assert len(list((tmp_path / "predictions_test").iterdir())) == 3
 
 
 def test_settings_that_differ_from_the_checkpoint_are_printed(tmp_path, trained, capsys):
@@ -143,6 +161,17 @@ def test_settings_that_differ_from_the_checkpoint_are_printed(tmp_path, trained,
             "Checkpoints, as scored during training, with the settings of that time, not those above:" in text
         ) == flip
         assert ("Checkpoints, as scored during training:" in text) != flip
+
+
+def test_picture_takes_labels_of_several_sizes():
+    table = labels.class_table("polyp")
+    strip, same = evaluation.PredictionStrip(2, table), evaluation.PredictionStrip(2, table)
+    image, truth = np.zeros((8, 8, 3), np.uint8), np.arange(64, dtype=np.uint8).reshape(8, 8) % 2
+    for large in (1, 3):
+        found = truth.repeat(large, 0).repeat(large, 1)
+        strip.add(image, found, found)
+        same.add(image, truth, truth)
+    np.testing.assert_array_equal(strip.picture(), same.picture())
 
 
 def test_devices_compute_the_next_batch_while_the_host_visits_one():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from data.classes import CLASS_TABLES
+from data.classes import CLASS_TABLES, IGNORED
 from data.datasets import cityscapes, gta5
 from data.datasets.registry import SPECS, find_spec
 from data.datasets.spec import describe_layout
@@ -15,7 +15,7 @@ from data.raw.faults import BadFileError
 from data.raw.image_files import ENCODINGS
 from data.raw.label_rules import LabelRules, count_ids
 from data.raw.pairs import read_pair
-from tests.helpers import trees
+from tests.helpers import file_faults, trees
 from tests.helpers.miniature_specs import miniature_spec, own_settings
 
 
@@ -152,6 +152,39 @@ def test_raw_ids_of_own_data_are_checked(ids, message):
     data.custom.source_ids = ids
     with pytest.raises(ValueError, match=message):
         find_spec(data, "source")
+
+
+def test_label_of_an_unlabelled_image_shows_no_class():
+    data = own_data()
+    assert find_spec(data, "target").labels.unlabelled_id == IGNORED
+    for ids, expected in ((((0, "road"), (255, "sky")), 254), (((255, "road"), (1000, "sky")), 65535)):
+        data.custom.target_ids = ids
+        assert find_spec(data, "target").labels.unlabelled_id == expected
+    data.custom.target_ids = tuple((raw_id, "road") for raw_id in range(256))
+    rules = find_spec(data, "target").labels
+    assert (rules.values, rules.unlabelled_id) == (65536, 65535)
+
+
+def test_binary_masks_have_two_raw_ids():
+    data = own_data()
+    data.custom.update(target_encoding="binary", target_ids=((0, "road"), (255, "sky")))
+    assert find_spec(data, "target").labels.encoding == "binary"
+    assert find_spec(data, "source").labels.encoding == "any indices"
+    data.custom.target_ids = ((0, "road"), (1, "sky"))
+    with pytest.raises(ValueError, match=r"target_ids: expected raw ids 0 and 255, since .*target_encoding .* found 1"):
+        find_spec(data, "target")
+
+
+@pytest.mark.parametrize("kind", ["lossy label", "colours"])
+def test_refusals_in_own_data_name_the_setting_for_masks(kind, tmp_path):
+    tree = trees.write_custom(tmp_path, count=1)
+    spec, split = miniature_spec("custom")
+    file_faults.plant("label saved as JPEG" if kind == "lossy label" else "colour label", tree)
+    with pytest.raises(
+        BadFileError, match=r"mask of two values, set data\.custom\.source_encoding.*'binary'"
+    ) as caught:
+        read_pair(spec.find(tmp_path, split).pairs[0], spec.labels)
+    assert caught.value.fault.kind == kind
 
 
 def test_own_data_with_large_ids_is_kept_in_16_bits():

@@ -75,6 +75,33 @@ def test_own_data_works_in_both_domains(config, tmp_path):
     assert next(pipeline.training_batches(config))["source"]["label"].shape == (1, 24, 40)
 
 
+@pytest.mark.parametrize("encoding", ["indices", "binary"])
+def test_unlabelled_images_show_no_class_where_255_is_one(config, encoding, tmp_path):
+    tree = trees.write_custom(tmp_path / "target", count=3)
+    masks = [np.where(label == label[12, 20], 255, 0).astype(np.uint8) for label in tree.labels]
+    for file, mask in zip(tree.label_files, masks, strict=True):
+        file.write_bytes(trees.png_bytes(mask // 255 if encoding == "binary" else mask))
+    tree.label_files[1].unlink()
+    config.data.update(target="custom", classes="toy", target_size=SIZES["custom"])
+    config.data.custom.update(target_encoding=encoding, target_ids=((0, "road"), (255, "sky")))
+    split = split_reader.open_splits(config, ["target_train"])["target_train"]
+    decode, names = split.decoder("label"), class_table("toy").names
+    labels = [decode(record)["label"].numpy()[..., 0] for record in split.fetch(np.arange(3))]
+    for found, mask in ((labels[0], masks[0]), (labels[2], masks[2])):
+        np.testing.assert_array_equal(found, np.where(mask, names.index("sky"), names.index("road")))
+    assert (labels[1] == IGNORED).all()
+    assert split.labelled().tolist() == [True, False, True]
+    assert not split.class_counts()[1].any()
+
+
+def test_records_without_their_index_are_refused(config, tmp_path):
+    trees.write_gta5(tmp_path / "source", count=2)
+    builder = open_split(config)
+    split_index.file_of(Path(builder.data_path), "train").unlink()
+    with pytest.raises(ValueError, match="is not a complete dataset; remove it"):
+        open_split(config)
+
+
 def test_own_labels_may_have_large_ids(config, tmp_path):
     tree = trees.write_custom(tmp_path / "source", count=1)
     raw = tree.labels[0].astype(np.uint16) + 1000
