@@ -241,7 +241,7 @@ def _settings(config: dict) -> list[str]:
         )
     lines += [
         f"Training size (height × width): source {_size(data['source_size'])}, target {_size(data['target_size'])}.",
-        f"Network: {model['backbone']}, {model['branches']} dilations, {model['dtype']}.",
+        f"Network: {model['backbone']}, head {_head(model)}, {model['dtype']}.",
         f"Segmenter: {_descent(optimizer)}, learning rate {optimizer['learning_rate']:g} (classifier ×"
         f"{optimizer['classifier_factor']:g}), weight decay "
         f"{optimizer['weight_decay']:g}; polynomial decay of power {optimizer['decay_power']:g} over "
@@ -260,6 +260,11 @@ def _settings(config: dict) -> list[str]:
             f"rare-class temperature {data['rare_class_temperature']:g}."
         )
     return lines
+
+
+def _head(model: dict) -> str:
+    atrous = model["head"] == "atrous"
+    return f"atrous of {model['branches']} dilations" if atrous else model["head"]
 
 
 def _descent(optimizer: dict) -> str:
