@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ass_jax.class_table import ClassTable
 from ass_jax.evaluation.evaluate import PredictionStrip, make_evaluation_step, score, score_all
+from ass_jax.evaluation.metrics import OTHER_SCORES
 from ass_jax.method.state import TrainState
 from ass_jax.models import Networks
 from ass_jax.runtime.preemption import CutShortError, StopRequest
@@ -98,4 +99,5 @@ def write_scores(number: int, report: dict, writer: MetricWriter) -> None:
         if group is not None:
             scores |= {f"{prefix}/mIoU_{subset}": value for subset, value in group["mean_iou"].items()}
             scores |= {f"{prefix}_IoU/{name}": value for name, value in group["class_iou"].items()}
+            scores |= {f"{prefix}/{name}": group[name] for name in OTHER_SCORES if name in group}
     writer.write_scalars(number, scores)
