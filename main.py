@@ -91,6 +91,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         held_out_batches=functools.partial(pipeline.held_out_batches, config, **host) if config.data.held_out else None,
         labelled=choice.summary() if choice else None,
         names_of_step=functools.partial(pipeline.names_of_step, config),
+        left_out=pipeline.left_out(config),
     )
     writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
     with distributed.end_together(), contextlib.closing(writer):
@@ -121,7 +122,13 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     from data import pipeline
 
     batches = functools.partial(pipeline.evaluation_batches, config, **host)
-    report = evaluation.evaluate(config, class_table=class_table, evaluation_batches=batches, workdir=workdir)
+    report = evaluation.evaluate(
+        config,
+        class_table=class_table,
+        evaluation_batches=batches,
+        workdir=workdir,
+        left_out=pipeline.left_out(config),
+    )
     _write_scores(workdir, report, host)
     return report
 

@@ -39,7 +39,7 @@ class Validation:
           config: the whole configuration.
           networks: of which the segmenter is used.
           mesh: of the devices that hold the state.
-          data: `evaluation_batches` and `held_out_batches`, see `ass_jax.training.loop.TrainingData`.
+          data: `evaluation_batches`, `held_out_batches` and `left_out`, see `ass_jax.training.loop.TrainingData`.
           class_table: `names`, `palette` `[C, 3]` and `subsets` of the classes.
           writer: of the scores.
           workdir: folder of the picture of mixed images.
@@ -73,7 +73,13 @@ class Validation:
         variables = {"": state.segmenter} | ({} if state.average is None else {"average": state.average})
         batches = request.cut_short(self._data.evaluation_batches)
         try:
-            report = score_all(variables, batches, visit=lambda name, *maps: strip.add(*maps), **self._scoring)
+            report = score_all(
+                variables,
+                batches,
+                visit=lambda name, *maps: strip.add(*maps),
+                left_out=self._data.left_out,
+                **self._scoring,
+            )
             if self._data.held_out_batches:
                 held_out = request.cut_short(self._data.held_out_batches)
                 report["held_out"] = score(state.segmenter, held_out(), **self._scoring)
