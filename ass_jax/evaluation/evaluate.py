@@ -67,9 +67,7 @@ def evaluate(
     """
     mesh = make_mesh([])
     settings, labelled = config.evaluation, config.evaluation.split != "test"
-    with Checkpoints(
-        workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS, read_only=True
-    ) as checkpoints:
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         number = selection.chosen_step(checkpoints, settings.checkpoint)
         saved = checkpoints.configuration(number)
         if config.init:

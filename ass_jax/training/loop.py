@@ -95,7 +95,9 @@ def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, wr
     with (
         lost_processes(),
         training_lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext(),
-        Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints,
+        Checkpoints(
+            workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS[config.checkpoint.metric]
+        ) as checkpoints,
     ):
         start = checkpoints.latest_intact_step() or 0
         config, initial = _with_settings_of_weights(config, checkpoints, start, num_classes)

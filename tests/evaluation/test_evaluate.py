@@ -198,9 +198,10 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     report = found | {"held_out": found, "average": found}
     assert list(json.loads(json.dumps(report))["mean_iou"]) == subsets
 
-    with Checkpoints(tmp_path, best_metrics=selection.RANKINGS) as checkpoints:
+    with Checkpoints(tmp_path, best_metrics=selection.RANKINGS["mean_iou"]) as checkpoints:
         checkpoints.save(7, {"step": np.array(7)}, selection.checkpoint_metrics(report), {})
         assert checkpoints.metrics()["mIoU"] == found["mean_iou"][subsets[0]]
+        assert checkpoints.metrics()["dice_by_image"] == found["dice_by_image"]
         report |= selection.describe(7, "last") | {"checkpoints": selection.saved_reports(checkpoints)}
     for entry in report["checkpoints"].values():
         assert list(entry["mean_iou"]) == list(entry["held_out"]["mean_iou"]) == subsets
@@ -212,6 +213,7 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     (titles,) = (line for line in output.splitlines() if line.startswith("checkpoint"))
     for subset in subsets:
         assert titles.count(f" mIoU {subset} ") == 2
+    assert titles.count(" Dice by image ") == 2
     assert ["images", "left", "out", "2", "2"] in [line.split() for line in output.splitlines()]
 
     written = {}
