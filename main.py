@@ -96,6 +96,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         held_out_batches=functools.partial(pipeline.held_out_batches, config, **host) if config.data.held_out else None,
         labelled=choice.summary() if choice else None,
         names_of_step=functools.partial(pipeline.names_of_step, config),
+        left_out=pipeline.left_out(config),
     )
     writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
     with distributed.end_together(), contextlib.closing(writer):
@@ -132,6 +133,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         evaluation_batches=batches,
         workdir=workdir,
         labelled=registry.evaluation_has_labels(config),
+        left_out=pipeline.left_out(config),
     )
     _write_scores(workdir, report, host)
     return report

@@ -1,9 +1,11 @@
 """The class table as the networks, scores and pictures need it; `data.classes` builds the tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+BACKGROUND = "background"  # Name of the class of all that is not looked for, in tables that have one.
 
 
 class ClassTable(Protocol):
@@ -27,3 +29,23 @@ class ClassTable(Protocol):
 
     @property
     def raw_ids(self) -> np.ndarray | None: ...  # noqa: D102
+
+
+class BinaryClasses(NamedTuple):
+    """The train ids of a table of two classes, of which one is the background."""
+
+    background: int
+    lesion: int
+
+
+def binary_classes(names: Sequence[str]) -> BinaryClasses | None:
+    """Returns the train ids of background and lesion; None for a table of other classes."""
+    if len(names) != 2 or BACKGROUND not in names:
+        return None
+    background = list(names).index(BACKGROUND)
+    return BinaryClasses(background, 1 - background)
+
+
+def foreground_classes(names: Sequence[str]) -> list[int]:
+    """Returns the train ids of all classes but the background."""
+    return [train_id for train_id, name in enumerate(names) if name != BACKGROUND]

@@ -173,6 +173,7 @@ RULES: dict[str, Rule] = {
     "log_every": _at_least(1),
     "checkpoint.every": _at_least(1),
     "checkpoint.keep": _at_least(1),
+    "checkpoint.metric": _choice("mean_iou", "dice_by_image"),
 }
 
 

@@ -38,7 +38,8 @@ def get_config(words: str = "") -> ConfigDict:
     custom.validation_labels = "validation/labels"
 
     # The classes, their colours in pictures, and their numbers in the label files. A class may have several numbers.
-    # Pixels with a number that is not in the table are ignored: neither trained on nor scored.
+    # Pixels with a number that is not in the table are ignored: neither trained on nor scored. A class of all that is
+    # not looked for is named "background".
     custom.names = ("ground", "building", "plant", "sky", "vehicle")
     custom.palette = ((128, 64, 128), (70, 70, 70), (107, 142, 35), (70, 130, 180), (0, 0, 142))
     custom.source_ids = ((1, "ground"), (2, "building"), (3, "plant"), (4, "sky"), (5, "vehicle"))

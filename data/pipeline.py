@@ -136,6 +136,19 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
     return _evaluation(config, split, np.arange(split.count), labelled, host, hosts, domain_of(part))
 
 
+def left_out(config: ConfigDict) -> int:
+    """Returns how many files of the split that `evaluation_batches` reads could not be used when it was prepared.
+
+    Args:
+      config: the whole configuration.
+
+    Raises:
+      UserError: files are missing or unusable.
+    """
+    part = evaluation_part(config)
+    return open_splits(config, [part])[part].left_out()
+
+
 def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
     """Yields this host's part of one pass over the held-out labelled target images.
 

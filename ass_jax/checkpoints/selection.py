@@ -5,15 +5,20 @@ images that are kept out of training (`config.data.held_out`) select a checkpoin
 """
 
 import math
+from typing import Any
 
 from tabulate import tabulate
 
 from ass_jax.checkpoints.manager import Checkpoints
 from configs.user_error import UserError
 
-VALIDATION = "mIoU"  # Metric of a checkpoint: its score on the validation images.
-HELD_OUT = "selection_mIoU"  # On the held-out images.
-RANKINGS = (HELD_OUT, VALIDATION)
+# Value of config.checkpoint.metric -> names under which a checkpoint holds this score: on the held-out images, on the
+# validation images.
+RANKINGS = {
+    "mean_iou": ("selection_mIoU", "mIoU"),
+    "dice_by_image": ("selection_dice_by_image", "dice_by_image"),
+}
+DEFAULT_METRIC = "mean_iou"
 
 # Value of config.evaluation.checkpoint -> its name in reports, and how the checkpoint is chosen.
 CHOICES = {
@@ -24,21 +29,31 @@ CHOICES = {
 
 
 def checkpoint_metrics(report: dict) -> dict:
-    """Returns the metrics to save with a checkpoint: its rankings and the report itself.
+    """Returns the metrics to save with a checkpoint: the scores of all `RANKINGS` and the report itself.
 
     Args:
-      report: of `ass_jax.evaluation.metrics.report` on the validation images, with the report on the held-out images
+      report: of `ass_jax.evaluation.evaluate.score` on the validation images, with the report on the held-out images
         under "held_out".
     """
-    metrics = {VALIDATION: main_score(report), "report": report}
-    if "held_out" in report:
-        metrics[HELD_OUT] = main_score(report["held_out"])
+    metrics: dict[str, Any] = {"report": report}
+    for metric, (held_out, validation) in RANKINGS.items():
+        metrics[validation] = main_score(report, metric)
+        if "held_out" in report:
+            metrics[held_out] = main_score(report["held_out"], metric)
     return metrics
 
 
-def main_score(report: dict) -> float:
-    """Returns the mIoU over the first class subset, which ranks checkpoints; NaN if none of its classes was seen."""
-    score = next(iter(report["mean_iou"].values()))
+def main_score(report: dict, metric: str = DEFAULT_METRIC) -> float:
+    """Returns the score that ranks checkpoints.
+
+    Args:
+      report: as for `checkpoint_metrics`.
+      metric: a key of `RANKINGS`; "mean_iou" is the mean IoU over the first class subset.
+
+    Returns:
+      NaN if no class of the mean was seen.
+    """
+    score = next(iter(report["mean_iou"].values())) if metric == "mean_iou" else report.get(metric)
     return math.nan if score is None else score
 
 
@@ -46,7 +61,7 @@ def chosen_step(checkpoints: Checkpoints, choice: str) -> int:
     """Returns the step of the checkpoint that `config.evaluation.checkpoint` names.
 
     Args:
-      checkpoints: opened with `RANKINGS`.
+      checkpoints: of the run.
       choice: a key of `CHOICES`.
 
     Raises:
@@ -76,7 +91,7 @@ def saved_reports(checkpoints: Checkpoints) -> dict[str, dict]:
     """Returns the reports that were saved with the last, the selected and the best checkpoint during training.
 
     Args:
-      checkpoints: opened with `RANKINGS`.
+      checkpoints: of the run.
 
     Returns:
       By name in reports: the entries of `describe`, and the report of `checkpoint_metrics` if that step was scored.
@@ -90,24 +105,28 @@ def saved_reports(checkpoints: Checkpoints) -> dict[str, dict]:
 
 
 def format_reports(reports: dict[str, dict]) -> str:
-    """Formats `saved_reports` as a table, a row a checkpoint: step, mIoU in percent by class subset, and the choice."""
-    scores = [report.get("mean_iou", {}) for report in reports.values()]
-    held_out = [report.get("held_out", {}).get("mean_iou", {}) for report in reports.values()]
+    """Formats `saved_reports` as a table, a row a checkpoint: step, scores in percent, and how it was chosen."""
     columns = {"checkpoint": list(reports), "step": [str(report["step"]) for report in reports.values()]}
-    for prefix, means in {"": scores, "held-out ": held_out}.items():
+    held_out = [report.get("held_out", {}) for report in reports.values()]
+    for prefix, scores in {"": list(reports.values()), "held-out ": held_out}.items():
+        means = [report.get("mean_iou", {}) for report in scores]
         for subset in dict.fromkeys(subset for mean in means for subset in mean):
             columns[f"{prefix}mIoU {subset}"] = [_percent(mean.get(subset)) for mean in means]
+        if any("dice_by_image" in report for report in scores):
+            columns[f"{prefix}Dice by image"] = [_percent(report.get("dice_by_image")) for report in scores]
     alignment = ["left", *["right"] * (len(columns) - 1), "left"]
     columns["chosen"] = [report["chosen"] for report in reports.values()]
     return tabulate(columns, headers="keys", tablefmt="plain", colalign=alignment, disable_numparse=True)
 
 
 def _steps(checkpoints: Checkpoints) -> dict[str, int | None]:
-    return {
-        "last": checkpoints.latest_intact_step(),
-        "selected": checkpoints.best_step(HELD_OUT),
-        "best": checkpoints.best_step(VALIDATION),
-    }
+    """Returns the step of every choice; the best ones by the score that the training kept them for."""
+    last = checkpoints.latest_intact_step()
+    if last is None:
+        return dict.fromkeys(CHOICES)
+    settings = checkpoints.configuration(last).get("checkpoint", {})
+    held_out, validation = RANKINGS[settings.get("metric", DEFAULT_METRIC)]
+    return {"last": last, "selected": checkpoints.best_step(held_out), "best": checkpoints.best_step(validation)}
 
 
 def _percent(score: float | None) -> str:

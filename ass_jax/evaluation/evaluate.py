@@ -14,8 +14,8 @@ from ass_jax import visualization
 from ass_jax.checkpoints import config_diff, selection
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.class_table import ClassTable
-from ass_jax.evaluation import metrics
-from ass_jax.evaluation.metrics import confusion_matrix
+from ass_jax.evaluation import image_scores, metrics
+from ass_jax.evaluation.metrics import confusion_matrices
 from ass_jax.inference.prediction_files import PredictionFiles
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.state import Variables, abstract_segmenter
@@ -41,6 +41,7 @@ def evaluate(
     evaluation_batches: Callable[[], Iterable[Batch]],
     workdir: Path,
     labelled: bool = True,
+    left_out: int = 0,
 ) -> dict:
     """Scores a checkpoint, writes every prediction to files, and draws a picture of some of them.
 
@@ -54,22 +55,21 @@ def evaluate(
       evaluation_batches: returns an iterator over the images, see `score`.
       workdir: of the training run.
       labelled: whether the images have labels.
+      left_out: images of the split whose files cannot be used.
 
     Returns:
       JSON-able. Which checkpoint it is: the entries of `ass_jax.checkpoints.selection.describe`, and its `variant` and
-      `labelled` images. The scores: `split`, the entries of `ass_jax.evaluation.metrics.report`, and the same for the
-      moving average, if there is one, under `average`. `changed_settings` (key, the checkpoint's value, the current
+      `labelled` images. The scores: `split`, the entries of `score`, and the same for the moving average, if
+      there is one, under `average`. `changed_settings` (key, the checkpoint's value, the current
       value). `checkpoints`: the reports that the last, the selected and the best checkpoint were saved with. Without
-      labels: the number of `images` instead of the scores.
+      labels: the number of `images` and of `images_left_out` instead of the scores.
 
     Raises:
       UserError: there is no such checkpoint, it is damaged or of another model, or files cannot be written.
     """
     mesh = make_mesh([])
     settings = config.evaluation
-    with Checkpoints(
-        workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS, read_only=True
-    ) as checkpoints:
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         number = selection.chosen_step(checkpoints, settings.checkpoint)
         saved = checkpoints.configuration(number)
         if config.init:
@@ -85,6 +85,7 @@ def evaluate(
     if changed:
         lines = config_diff.format_differences(changed)
         say(f"Evaluating checkpoint {number} with settings that differ from those of its training:{lines}")
+    say_left_out(left_out)
     report = selection.describe(number, settings.checkpoint) | {"split": settings.split}
     strip = PredictionStrip(settings.pictures, class_table)
     with PredictionFiles(workdir / of_split(PREDICTIONS, settings.split), class_table) as files:
@@ -100,11 +101,12 @@ def evaluate(
             mesh=mesh,
             class_table=class_table,
             unlabelled_size=tuple(settings.test_size),
+            left_out=left_out,
             visit=visit,
         )
     say(f"Predictions of step {number}: {files.path}/ (raw ids), {files.color_path}/ (colours)")
     if not labelled:
-        return report | {"images": files.count}
+        return report | {"images": files.count, "images_left_out": left_out}
     variant = saved.get("variant", config.variant)  # The variant of the training, whatever the command line says.
     report |= {"variant": variant, LABELLED: saved.get(LABELLED), CHANGED: changed}
     report |= scores | {"checkpoints": saved_reports}
@@ -115,27 +117,28 @@ def evaluate(
 
 def evaluation_step(
     variables: Variables, batch: dict[str, jax.Array], *, networks: Networks, config: ConfigDict
-) -> tuple[jax.Array, jax.Array]:
-    """Labels a batch by `prediction_step` and scores the labels.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Labels a batch by `prediction_step` and compares the labels with the truth.
 
     Args:
       variables: of the segmenter.
-      batch: `image` uint8 `[B, H, W, 3]`, `label` `[B, Y, X]`; all pixels of padding are ignored.
+      batch: `image` uint8 `[B, H, W, 3]`, `label` `[B, Y, X]` and `valid` bool `[B]`, False for padding.
       networks: of which the segmenter is used.
       config: the whole configuration; static.
 
     Returns:
-      Confusion matrix int32 `[C, C]` (rows: truth) and the predictions uint8 `[B, Y, X]`.
+      Confusion matrix of each image int32 `[B, C, C]` (rows: truth), `valid`, and the predictions uint8 `[B, Y, X]`.
     """
     size = batch["label"].shape[1:]
     predictions = prediction_step(variables, batch["image"], networks=networks, config=config, size=size)
-    return confusion_matrix(predictions, batch["label"], networks.segmenter.num_classes), predictions
+    confusions = confusion_matrices(predictions, batch["label"], networks.segmenter.num_classes)
+    return confusions, batch["valid"], predictions
 
 
 def make_evaluation_step(networks: Networks, config: ConfigDict, mesh: Mesh) -> Callable:
     """Returns `evaluation_step`, compiled for a mesh on its first call."""
     step = functools.partial(evaluation_step, networks=networks, config=config)
-    shardings = (replicated(mesh), by_image(mesh))
+    shardings = (replicated(mesh), replicated(mesh), by_image(mesh))  # Every process gets the counts of all images.
     return jax.jit(step, out_shardings=shardings, compiler_options=compilation.options_of_steps())
 
 
@@ -152,7 +155,7 @@ def score_all(
       variables: by name; "" is the trained segmenter itself.
       batches: returns an iterator over the images.
       visit: as in `score`, for "" only.
-      **others: `step`, `mesh`, `class_table` and `unlabelled_size` of `score`.
+      **others: `step`, `mesh`, `class_table`, `unlabelled_size` and `left_out` of `score`.
 
     Returns:
       The report of "", with the report of every other set under its name.
@@ -171,9 +174,10 @@ def score(
     mesh: Mesh,
     class_table: ClassTable,
     unlabelled_size: tuple[int, int] = (1, 1),
+    left_out: int = 0,
     visit: Visit | None = None,
 ) -> dict:
-    """Returns `ass_jax.evaluation.metrics.report` over all images of `batches`.
+    """Scores all images of `batches`, of all processes.
 
     Args:
       variables: of the segmenter, on the devices of `mesh`.
@@ -183,35 +187,49 @@ def score(
       mesh: see `ass_jax.runtime.sharding`.
       class_table: `names` and `subsets` of the classes.
       unlabelled_size: height, width of the predictions of images without labels, which count for no score.
+      left_out: images that are not in `batches`, because their files cannot be used.
       visit: called with name (empty if there are none), image, prediction and labels of each image of this process.
+
+    Returns:
+      The entries of `ass_jax.evaluation.metrics.report` and `ass_jax.evaluation.image_scores.report`.
     """
     num_classes = len(class_table.names)
     confusion = np.zeros((num_classes, num_classes), np.int64)
-    for batch, (counts, predictions) in _one_ahead(batches, variables, step, mesh, unlabelled_size):
-        confusion += np.asarray(counts, np.int64)
+    counts = [np.zeros((0, 3, num_classes), np.int64)]
+    for batch, (confusions, valid, predictions) in _one_ahead(batches, variables, step, mesh, unlabelled_size):
+        of_images = np.asarray(confusions, np.int64)[np.asarray(valid)]
+        confusion += of_images.sum(axis=0)
+        counts.append(image_scores.count_pixels(of_images))
         if visit is not None:
             local = local_images(predictions)
             names = batch.get("name", [""] * len(local))
             for index in np.flatnonzero(batch["valid"]):
                 visit(str(names[index]), batch["image"][index], local[index], batch["label"][index])
-    return metrics.report(confusion, class_table.names, class_table.subsets)
+    by_image = image_scores.report(np.concatenate(counts), class_table.names, left_out)
+    return metrics.report(confusion, class_table.names, class_table.subsets) | by_image
 
 
 def _one_ahead(
     batches: Iterable[Batch], variables: Variables, step: Callable, mesh: Mesh, unlabelled_size: tuple[int, int]
-) -> Iterator[tuple[Batch, tuple[jax.Array, jax.Array]]]:
+) -> Iterator[tuple[Batch, tuple[jax.Array, jax.Array, jax.Array]]]:
     """Yields each batch, with labels, and its result of the step while the devices work on the next batch."""
     before = None
     for batch in batches:
         if "label" not in batch:
             batch = batch | {"label": np.full((len(batch["valid"]), *unlabelled_size), IGNORED, np.uint8)}
         padded = pad_images({key: batch[key] for key in ("image", "label", "valid")}, mesh.size, IGNORED)
-        result = step(variables, global_batch({"image": padded["image"], "label": padded["label"]}, mesh))
+        result = step(variables, global_batch(padded, mesh))
         if before is not None:
             yield before
         before = batch, result
     if before is not None:
         yield before
+
+
+def say_left_out(count: int) -> None:
+    """Prints how many images of the split are left out of the scores, unless there are none."""
+    if count:
+        say(f"Images left out of the evaluation because their files cannot be used: {count}; --mode=check names them.")
 
 
 def print_report(variant: str, report: dict) -> None:

@@ -11,11 +11,22 @@ import numpy as np
 from jax import Array
 from tabulate import SEPARATING_LINE, tabulate
 
+from ass_jax.class_table import binary_classes
 
-def confusion_matrix(predictions: Array, labels: Array, num_classes: int) -> Array:
-    """Counts pixels by true and predicted class.
+# Key of a report -> its row in a table, after those of IoU.
+OTHER_SCORES = {
+    "dice_by_image": "Dice by image",
+    "iou_by_image": "IoU by image",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
+COUNTS = {"images": "images", "images_left_out": "images left out"}
 
-    The counts are integers, exact up to 2**31 - 1 pixels a call; add the matrices of several calls as int64.
+
+def confusion_matrices(predictions: Array, labels: Array, num_classes: int) -> Array:
+    """Counts the pixels of each image by true and predicted class.
+
+    The counts are integers, exact up to 2**31 - 1 pixels an image; add the matrices of several images as int64.
 
     Args:
       predictions: integers `[B, H, W]` in `0..C-1`.
@@ -23,14 +34,16 @@ def confusion_matrix(predictions: Array, labels: Array, num_classes: int) -> Arr
       num_classes: `C`, static.
 
     Returns:
-      int32 `[C, C]`: rows truth, columns prediction.
+      int32 `[B, C, C]`: rows truth, columns prediction.
     """
     # uint8 would overflow in the product below.
     predictions, labels = predictions.astype(jnp.int32), labels.astype(jnp.int32)
     valid = (labels >= 0) & (labels < num_classes)
-    cells = num_classes * num_classes
+    images, cells = len(labels), num_classes * num_classes
     indices = jnp.where(valid, labels * num_classes + predictions, cells)  # The last cell is for ignored pixels.
-    return jnp.bincount(indices.reshape(-1), length=cells + 1)[:cells].reshape(num_classes, num_classes)
+    indices += (cells + 1) * jnp.arange(images)[:, None, None]
+    counts = jnp.bincount(indices.reshape(-1), length=images * (cells + 1))
+    return counts.reshape(images, cells + 1)[:, :cells].reshape(images, num_classes, num_classes)
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:
@@ -43,13 +56,28 @@ def iou(confusion: np.ndarray) -> np.ndarray:
       float64 `[C]`: 0 for a class that is predicted but never true, NaN for one that is neither.
     """
     true_positives, false_positives, false_negatives = _counts(confusion)
-    return _ratio(true_positives, true_positives + false_positives + false_negatives)
+    return ratio(true_positives, true_positives + false_positives + false_negatives)
 
 
 def dice(confusion: np.ndarray) -> np.ndarray:
     """Returns the Dice coefficient, `2 tp / (2 tp + fp + fn)`; arguments and result as in `iou`."""
     true_positives, false_positives, false_negatives = _counts(confusion)
-    return _ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives)
+    return ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives)
+
+
+def recall(confusion: np.ndarray) -> np.ndarray:
+    """Returns the share of each class's pixels that is found, `tp / (tp + fn)`; arguments as in `iou`.
+
+    Returns:
+      float64 `[C]`: NaN for a class that is never true.
+    """
+    true_positives, _, false_negatives = _counts(confusion)
+    return ratio(true_positives, true_positives + false_negatives)
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Returns the quotient in float64, NaN where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
 
 
 def mean_iou(class_iou: np.ndarray, subset: Sequence[int]) -> float:
@@ -77,7 +105,8 @@ def report(
       subsets: name -> indices of the classes of a mean.
 
     Returns:
-      "class_iou" and "class_dice" by class name, "mean_iou" by name of the subset, and "pixel_accuracy".
+      "class_iou" and "class_dice" by class name, "mean_iou" by name of the subset, and "pixel_accuracy". For a
+      background and a lesion also "sensitivity" and "specificity", the recalls of the lesion and of the background.
 
     Raises:
       ValueError: the confusion matrix is not `[C, C]`.
@@ -90,30 +119,48 @@ def report(
         )
     class_iou = iou(confusion)
     pixels = int(confusion.sum())
-    return {
+    found = {
         "class_iou": _by_name(class_names, class_iou),
         "class_dice": _by_name(class_names, dice(confusion)),
         "mean_iou": _by_name(subsets, [mean_iou(class_iou, subset) for subset in subsets.values()]),
         "pixel_accuracy": int(np.trace(confusion)) / pixels if pixels else None,
     }
+    if binary := binary_classes(class_names):
+        recalls = recall(confusion)
+        found |= _by_name(("sensitivity", "specificity"), [recalls[binary.lesion], recalls[binary.background]])
+    return found
 
 
 def format_table(columns: Mapping[str, dict]) -> str:
-    """Formats the IoU of several models as a table, a column a model, in percent.
+    """Formats the scores of several models as a table, a column a model, in percent.
 
     Args:
-      columns: name of the model -> its `report`. A class or mean that only some models have gets a row too.
+      columns: name of the model -> its `report`, with or without that of `ass_jax.evaluation.image_scores`. A class or
+        mean that only some models have gets a row too.
 
     Returns:
-      Lines of text: a heading, a row a class, a rule, a row a mean; "–" where there is no score.
+      Lines of text: a heading, a row a class, a rule, a row a mean IoU; then a rule and a row each further score that
+      a model has, with its 95 % interval, and the numbers of images. "–" where there is no score.
     """
     reports = list(columns.values())
     classes = [_row(name, name, [scores["class_iou"] for scores in reports]) for name in _union(reports, "class_iou")]
     means = [
         _row(f"mIoU {name}", name, [scores["mean_iou"] for scores in reports]) for name in _union(reports, "mean_iou")
     ]
+    others = [
+        [title, *(format_score(scores.get(key), scores.get(f"{key}_interval")) for scores in reports)]
+        for key, title in OTHER_SCORES.items()
+        if any(key in scores for scores in reports)
+    ]
+    counts = [
+        [title, *(str(scores.get(key, "–")) for scores in reports)]
+        for key, title in COUNTS.items()
+        if any(key in scores for scores in reports)
+    ]
+    if others or counts:
+        means.append(SEPARATING_LINE)
     return tabulate(
-        [*classes, SEPARATING_LINE, *means],
+        [*classes, SEPARATING_LINE, *means, *others, *counts],
         headers=["IoU in %", *columns],
         tablefmt="simple",
         colalign=["left", *["right"] * len(columns)],
@@ -121,16 +168,19 @@ def format_table(columns: Mapping[str, dict]) -> str:
     )
 
 
+def format_score(score: float | None, interval: Sequence[float] | None = None) -> str:
+    """Formats a share of 1 in percent, and its interval if there is one; "–" where there is no score."""
+    if score is None:
+        return "–"
+    ends = f" ({'–'.join(f'{100 * end:.1f}' for end in interval)})" if interval else ""
+    return f"{100 * score:.1f}{ends}"
+
+
 def _counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the true positives, false positives and false negatives of every class, int64 `[C]` each."""
     confusion = np.asarray(confusion, np.int64)
     true_positives = np.diagonal(confusion)
     return true_positives, confusion.sum(axis=0) - true_positives, confusion.sum(axis=1) - true_positives
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Returns the quotient in float64, NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
 
 
 def _by_name(names: Iterable[str], values: Iterable[float]) -> dict[str, float | None]:
@@ -143,5 +193,4 @@ def _union(reports: list[dict], kind: str) -> list[str]:
 
 
 def _row(title: str, name: str, columns: list[dict[str, float | None]]) -> list[str]:
-    scores = [scores.get(name) for scores in columns]
-    return [title, *("–" if score is None else f"{100 * score:.1f}" for score in scores)]
+    return [title, *(format_score(scores.get(name)) for scores in columns)]

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from ass_jax.checkpoints import config_diff, selection
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.class_table import ClassTable
-from ass_jax.evaluation.evaluate import CHANGED, LABELLED, Batch, evaluate, print_report
+from ass_jax.evaluation.evaluate import CHANGED, LABELLED, Batch, evaluate, print_report, say_left_out
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.optimizers import make_optimizer
 from ass_jax.method.state import TrainState, create_state
@@ -54,6 +54,7 @@ class TrainingData:
       labelled: describes the labelled target images in reports and checkpoints, JSON-able: `list`, which they are, and
         `sha256`. None if there are none.
       names_of_step: returns the names of the images of a step by stream, for warnings.
+      left_out: validation images whose files cannot be used.
     """
 
     training_batches: Callable[[int], Iterator[TrainingBatch]]
@@ -61,6 +62,7 @@ class TrainingData:
     held_out_batches: Callable[[], Iterable[Batch]] | None = None
     labelled: dict | None = None
     names_of_step: Callable[[int], dict[str, list[str]]] | None = None
+    left_out: int = 0
 
 
 def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, writer: Any, workdir: Path) -> dict:
@@ -93,7 +95,9 @@ def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, wr
     with (
         lost_processes(),
         training_lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext(),
-        Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS) as checkpoints,
+        Checkpoints(
+            workdir / CHECKPOINTS, config.checkpoint.keep, best_metrics=selection.RANKINGS[config.checkpoint.metric]
+        ) as checkpoints,
     ):
         start = checkpoints.latest_intact_step() or 0
         config, initial = _with_settings_of_weights(config, checkpoints, start, num_classes)
@@ -102,7 +106,11 @@ def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, wr
         if start >= config.steps:
             _say_nothing_to_train(start, config.steps)
             return evaluate(
-                config, class_table=class_table, evaluation_batches=data.evaluation_batches, workdir=workdir
+                config,
+                class_table=class_table,
+                evaluation_batches=data.evaluation_batches,
+                workdir=workdir,
+                left_out=data.left_out,
             )
 
         # Data. Its position is the step, so that a resumed run needs nothing else to go on.
@@ -126,6 +134,7 @@ def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, wr
         step = _compile_step(state, batch, mesh, **shared)
         if data.labelled:
             say(f"Labelled target images: {data.labelled['list']}; SHA-256 {data.labelled['sha256']}.")
+        say_left_out(data.left_out)
         if not start and verification.is_enabled(config, state):
             say(verification.format_agreement(verification.verify_step(step, state, batch, config, num_classes)))
         metric_writer = MetricWriter(writer, workdir, start)

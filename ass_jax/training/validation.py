@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ass_jax.class_table import ClassTable
 from ass_jax.evaluation.evaluate import PredictionStrip, make_evaluation_step, score, score_all
+from ass_jax.evaluation.metrics import OTHER_SCORES
 from ass_jax.method.state import TrainState
 from ass_jax.models import Networks
 from ass_jax.runtime.preemption import CutShortError, StopRequest
@@ -38,7 +39,7 @@ class Validation:
           config: the whole configuration.
           networks: of which the segmenter is used.
           mesh: of the devices that hold the state.
-          data: `evaluation_batches` and `held_out_batches`, see `ass_jax.training.loop.TrainingData`.
+          data: `evaluation_batches`, `held_out_batches` and `left_out`, see `ass_jax.training.loop.TrainingData`.
           class_table: `names`, `palette` `[C, 3]` and `subsets` of the classes.
           writer: of the scores.
           workdir: folder of the picture of mixed images.
@@ -72,7 +73,13 @@ class Validation:
         variables = {"": state.segmenter} | ({} if state.average is None else {"average": state.average})
         batches = request.cut_short(self._data.evaluation_batches)
         try:
-            report = score_all(variables, batches, visit=lambda name, *maps: strip.add(*maps), **self._scoring)
+            report = score_all(
+                variables,
+                batches,
+                visit=lambda name, *maps: strip.add(*maps),
+                left_out=self._data.left_out,
+                **self._scoring,
+            )
             if self._data.held_out_batches:
                 held_out = request.cut_short(self._data.held_out_batches)
                 report["held_out"] = score(state.segmenter, held_out(), **self._scoring)
@@ -98,4 +105,5 @@ def write_scores(number: int, report: dict, writer: MetricWriter) -> None:
         if group is not None:
             scores |= {f"{prefix}/mIoU_{subset}": value for subset, value in group["mean_iou"].items()}
             scores |= {f"{prefix}_IoU/{name}": value for name, value in group["class_iou"].items()}
+            scores |= {f"{prefix}/{name}": group[name] for name in OTHER_SCORES if name in group}
     writer.write_scalars(number, scores)

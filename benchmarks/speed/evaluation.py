@@ -43,7 +43,9 @@ def measure(config: ConfigDict, num_classes: int, size: tuple[int, int], samples
     variables = jax.device_put(variables, replicated(mesh))
     generator = np.random.default_rng(config.seed)
     labels = random_batches.labels(generator, config.evaluation.batch, size, num_classes)
-    batches = [{"image": images, "label": labels} for images in random_batches.evaluation_images(config)]
+    valid = np.ones(len(labels), bool)
+    images = random_batches.evaluation_images(config)
+    batches = [{"image": each, "label": labels, "valid": valid} for each in images]
     predict = functools.partial(prediction_step, networks=networks, config=config, size=size)
     first = global_batch(batches[0], mesh)
     lowered = {

@@ -18,6 +18,7 @@ from data.datasets.registry import find_spec
 from data.datasets.spec import domain_of
 from data.preparation import split_index as index
 from data.preparation.location import Locations, locate_split
+from data.preparation.prepare import REJECTED
 from data.raw.faults import printable
 from data.reading.split_builder import open_split_builder
 from data.reading.toy_builder import open_toy_builder
@@ -54,7 +55,8 @@ class Split:
         self.undecodable: dict[tuple[str, ...], dict[int, str]] = collections.defaultdict(dict)
         self._features = builder.info.features
         self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        self._index_file = index.file_of(Path(builder.data_path), split)
+        self._folder = Path(builder.data_path)
+        self._index_file = index.file_of(self._folder, split)
 
     def read(self, indices: tf.Tensor) -> tf.Tensor:
         """Returns the undecoded records (string [N]) at `indices` (int64 [N])."""
@@ -105,6 +107,11 @@ class Split:
     def shapes(self, *keys: str) -> list[tuple[int | None, ...]]:
         """Returns the shape of each of the decoded features `keys`, all uint8; None for sizes that differ."""
         return [tuple(self._features[key].shape) for key in keys]
+
+    def left_out(self) -> int:
+        """Returns how many files preparation could not use, so that their images are not among the records."""
+        file = self._folder / REJECTED
+        return len(file.read_text().splitlines()) if file.exists() else 0
 
     def names(self) -> list[str]:
         """Returns the name of every image."""

@@ -75,6 +75,7 @@ def test_choices_match_the_code():
     assert choices["loss.global_kind"] == set(DOMAIN_LOSSES)
     assert choices["teacher.mixing"] == set(REGIONS)
     assert choices["evaluation.checkpoint"] == set(selection.CHOICES)
+    assert choices["checkpoint.metric"] == set(selection.RANKINGS)
     assert choices["variant"] == set(VARIANTS)
     assert choices["data.source"] == choices["data.target"] == set(SPECS)
     for kind in choices["loss.semantic_outputs"]:
@@ -92,6 +93,7 @@ def test_choices_match_the_code():
         ("checkpoint.every", 0),
         ("checkpoint.keep", 0),
         ("model.frozen_blocks", 5),
+        ("checkpoint.metric", "mIoU"),
         ("evaluation.every", -1),
         ("optimizer.learning_rate", -1.0),
         ("optimizer.learning_rate", 0.0),

@@ -133,6 +133,8 @@ def test_own_data(own, main, tmp_path):
             for path, pixels in ((file, image), (file.parent.parent / "labels" / file.name, label)):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(trees.png_bytes(pixels))
+    damaged = tmp_path / "target" / "validation" / "labels" / "photo_4.png"
+    damaged.write_bytes(damaged.read_bytes()[:40])
     for number in (0, 3):
         (tmp_path / "target" / "train" / "labels" / f"photo_{number}.png").unlink()
     flags = [f"--config.data.custom.{key}={value}" for key, value in own.items()]
@@ -146,9 +148,11 @@ def test_own_data(own, main, tmp_path):
     assert report["labelled"]["held_out"] == 1
     main(config, *flags, "--config.steps=3", "--config.data.held_out=1")
     assert steps_of(tmp_path / "run") == [1, 2, 3]
-    main(config, *flags, "--mode=eval")
+    text = main(config, *flags, "--mode=eval")
+    assert "Images left out of the evaluation because their files cannot be used: 1;" in text
     report = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert report["step"] == 3
+    assert (report["images"], report["images_left_out"]) == (4, 1)
     assert report["class_iou"] == pytest.approx(own_scores(own, tmp_path))
 
 

@@ -29,6 +29,19 @@ def test_table_has_a_column_per_run_and_names_pictures(tmp_path):
     assert "one/predictions.png" not in lines[-2]
 
 
+def test_scores_by_image_stand_beside_runs_without_them(tmp_path):
+    runs = [run(tmp_path / "old", "source_only", 0.5, 0.5), run(tmp_path / "new", "ass", 0.6, 0.6)]
+    scores = json.loads((runs[1] / "eval.json").read_text())
+    scores |= {"dice_by_image": 0.75, "dice_by_image_interval": [0.7, 0.8], "images": 9, "images_left_out": 1}
+    (runs[1] / "eval.json").write_text(json.dumps(scores))
+    lines = [line.split() for line in compare_runs(runs).splitlines()]
+    assert lines[-3:] == [
+        ["Dice", "by", "image", "–", "75.0", "(70.0–80.0)"],
+        ["images", "–", "9"],
+        ["images", "left", "out", "–", "1"],
+    ]
+
+
 def test_runs_of_one_variant_are_told_apart_by_folder(tmp_path):
     runs = [run(tmp_path / "one", "ass", 0.5, 0.5), run(tmp_path / "two", "ass", 0.6, 0.6)]
     heading = compare_runs(runs).splitlines()[0]

@@ -14,7 +14,7 @@ from PIL import Image
 from ass_jax.checkpoints import selection
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.evaluation import evaluate as evaluation
-from ass_jax.evaluation import metrics
+from ass_jax.evaluation import image_scores, metrics
 from ass_jax.method.state import create_state
 from ass_jax.models import Networks
 from ass_jax.training import validation
@@ -91,6 +91,15 @@ def test_official_scripts_give_the_files_the_same_scores(tmp_path, trained, clas
     assert report["class_iou"] == {name: expected[name] for name in table.names}
     assert sum(score > 0 for score in report["class_iou"].values()) > 5
 
+    # The scores by image, from the same files.
+    assert (report["images"], report["images_left_out"]) == (3, 0)
+    maps = [[np.asarray(Image.open(file)) for file in pair] for pair in zip(predictions, truths, strict=True)]
+    for raw_id, (name, found) in zip(table.raw_ids, report["class_by_image"].items(), strict=True):
+        lesions = [(prediction[truth > 0] == raw_id, truth[truth > 0] == raw_id) for prediction, truth in maps]
+        pixels = [(np.sum(first & second), np.sum(first), np.sum(second)) for first, second in lesions]
+        dices = [2 * both / (first + second) for both, first, second in pixels if first + second]
+        assert (found["images"], found["dice"]) == (len(dices), np.mean(dices) if dices else None), name
+
 
 def test_official_scripts_find_the_files(tmp_path, trained):
     config, table = trained("cityscapes19")
@@ -109,10 +118,13 @@ def test_images_without_labels_are_only_predicted(tmp_path, trained, capsys):
         evaluation_batches=lambda: batches(table, labelled=False),
         workdir=tmp_path,
         labelled=False,
+        left_out=5,
     )
     choice = {"step": 7, "checkpoint": "last", "chosen": "the last one: not chosen by a score"}
-    assert report == choice | {"split": "test", "images": 3}
-    assert "mIoU" not in capsys.readouterr().out
+    assert report == choice | {"split": "test", "images": 3, "images_left_out": 5}
+    output = capsys.readouterr().out
+    assert "mIoU" not in output
+    assert "Images left out of the evaluation because their files cannot be used: 5;" in output
     assert not (tmp_path / "predictions").exists()
     with_labels = config.copy_and_resolve_references()
     with_labels.evaluation.split = "validation"
@@ -185,7 +197,7 @@ def test_devices_compute_the_next_batch_while_the_host_visits_one():
     def step(variables, batch):
         assert batch["label"].shape == (4, 2, 3)
         order.append("step")
-        return np.zeros((1, 1), np.int32), batch["label"]
+        return np.zeros((4, 1, 1), np.int32), batch["valid"], batch["label"]
 
     def visit(name, *maps):
         assert name == ""
@@ -197,6 +209,7 @@ def test_devices_compute_the_next_batch_while_the_host_visits_one():
     report = evaluation.score({}, given(), step=step, mesh=mesh, class_table=table, unlabelled_size=(2, 3), visit=visit)
     assert order == ["batch 0", "step", "batch 1", "step", "seen", "batch 2", "step", "seen"]
     assert report["mean_iou"] == {"1": None}
+    assert (report["images"], report["images_left_out"]) == (0, 12)  # No pixel of them counts.
 
 
 @pytest.mark.parametrize(
@@ -206,13 +219,15 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     table = labels.class_table(classes)
     count = len(table.names)
     confusion = np.random.default_rng(0).integers(1, 99, (count, count))
-    found = metrics.report(confusion, table.names, table.subsets)
+    counts = image_scores.count_pixels(confusion[None])
+    found = metrics.report(confusion, table.names, table.subsets) | image_scores.report(counts, table.names, 2)
     report = found | {"held_out": found, "average": found}
     assert list(json.loads(json.dumps(report))["mean_iou"]) == subsets
 
-    with Checkpoints(tmp_path, best_metrics=selection.RANKINGS) as checkpoints:
+    with Checkpoints(tmp_path, best_metrics=selection.RANKINGS["mean_iou"]) as checkpoints:
         checkpoints.save(7, {"step": np.array(7)}, selection.checkpoint_metrics(report), {})
         assert checkpoints.metrics()["mIoU"] == found["mean_iou"][subsets[0]]
+        assert checkpoints.metrics()["dice_by_image"] == found["dice_by_image"]
         report |= selection.describe(7, "last") | {"checkpoints": selection.saved_reports(checkpoints)}
     for entry in report["checkpoints"].values():
         assert list(entry["mean_iou"]) == list(entry["held_out"]["mean_iou"]) == subsets
@@ -224,6 +239,8 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     (titles,) = (line for line in output.splitlines() if line.startswith("checkpoint"))
     for subset in subsets:
         assert titles.count(f" mIoU {subset} ") == 2
+    assert titles.count(" Dice by image ") == 2
+    assert ["images", "left", "out", "2", "2"] in [line.split() for line in output.splitlines()]
 
     written = {}
 
@@ -236,3 +253,6 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     assert tags == {
         f"{group}/mIoU_{subset}" for group in ("validation", "validation_average", "held_out") for subset in subsets
     }
+    for group in ("validation", "validation_average", "held_out"):
+        assert written[f"{group}/dice_by_image"] == found["dice_by_image"]
+        assert written[f"{group}/iou_by_image"] == found["iou_by_image"]

@@ -13,9 +13,9 @@ from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import evaluate
 from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
 
-from ass_jax.evaluation.metrics import confusion_matrix, dice, format_table, iou, mean_iou, report
+from ass_jax.evaluation.metrics import confusion_matrices, dice, format_table, iou, mean_iou, recall, report
 
-count = jax.jit(confusion_matrix, static_argnames="num_classes")
+count = jax.jit(confusion_matrices, static_argnames="num_classes")
 
 CONFUSION = np.array([[4, 1, 0, 0], [2, 3, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 NAMES = ("road", "car", "train", "bus")
@@ -57,7 +57,7 @@ def test_scores_equal_the_official_evaluation_exactly(tmp_path):
         Image.fromarray(truths.astype(np.uint8)).save(paths[1])
         pairs.append(paths)
 
-        confusion = np.asarray(count(predictions[None], labels[None], num_classes=19), np.int64)
+        confusion = np.asarray(count(predictions[None], labels[None], num_classes=19)[0], np.int64)
         scores = iou(confusion)
         expected = official_scores([paths])
         np.testing.assert_array_equal(scores, [expected["classScores"][name] for name in names])
@@ -75,34 +75,37 @@ def test_scores_equal_the_official_evaluation_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 19])
-def test_confusion_matrix_equals_a_loop(num_classes):
-    predictions, labels = random_maps(3, num_classes, (2, 5, 7))
+def test_confusion_matrices_equal_a_loop(num_classes):
+    predictions, labels = random_maps(3, num_classes, (3, 5, 7))
     labels[0, 0, :3] = num_classes, 254, 255
-    expected = np.zeros((num_classes, num_classes), np.int32)
-    for prediction, label in zip(predictions.reshape(-1), labels.reshape(-1), strict=True):
-        if label < num_classes:
-            expected[label, prediction] += 1
+    labels[1] = 255
+    expected = np.zeros((3, num_classes, num_classes), np.int32)
+    for image in range(3):
+        for prediction, label in zip(predictions[image].reshape(-1), labels[image].reshape(-1), strict=True):
+            if label < num_classes:
+                expected[image, label, prediction] += 1
     for dtype in (np.uint8, np.int32):
         confusion = count(predictions.astype(dtype), labels.astype(dtype), num_classes=num_classes)
         assert confusion.dtype == jnp.int32
         np.testing.assert_array_equal(confusion, expected)
 
 
-def test_confusion_matrix_ignores_negative_labels():
+def test_confusion_matrices_ignore_negative_labels():
     confusion = count(np.zeros((1, 1, 3), np.int32), np.array([[[-1, 0, 255]]]), num_classes=2)
-    np.testing.assert_array_equal(confusion, [[1, 0], [0, 0]])
+    np.testing.assert_array_equal(confusion, [[[1, 0], [0, 0]]])
 
 
 def test_counts_are_exact_where_float32_is_not():
     pixels = 2**24 + 3
     predictions = jnp.ones((1, 1, pixels), jnp.uint8)
-    assert np.asarray(count(predictions, predictions, num_classes=2))[1, 1] == pixels
+    assert np.asarray(count(predictions, predictions, num_classes=2))[0, 1, 1] == pixels
 
 
 def test_scores_worked_out_by_hand():
     # Class 0: tp 4, fp 2, fn 1. Class 1: tp 3, fp 1, fn 3. Class 2: fp 1. Class 3 does not occur.
     np.testing.assert_array_equal(iou(CONFUSION), [4 / 7, 3 / 7, 0, np.nan])
     np.testing.assert_array_equal(dice(CONFUSION), [8 / 11, 6 / 10, 0, np.nan])
+    np.testing.assert_array_equal(recall(CONFUSION), [4 / 5, 3 / 6, np.nan, np.nan])
     assert mean_iou(iou(CONFUSION), (0, 1)) == pytest.approx(1 / 2)
     assert mean_iou(iou(CONFUSION), (0, 1, 2, 3)) == pytest.approx(1 / 3)
     assert math.isnan(mean_iou(iou(CONFUSION), (3,)))
@@ -115,6 +118,23 @@ def test_report_is_json_with_none_for_missing_scores():
     assert result["class_dice"] == {"road": 8 / 11, "car": 0.6, "train": 0.0, "bus": None}
     assert result["mean_iou"] == {"all": pytest.approx(1 / 3), "pair": 3 / 7, "none": None}
     assert result["pixel_accuracy"] == 7 / 11
+
+
+@pytest.mark.parametrize("lesion_first", [False, True])
+def test_binary_table_has_sensitivity_and_specificity(lesion_first):
+    confusion, names = np.array([[90, 6], [1, 3]]), ("background", "polyp")
+    if lesion_first:
+        confusion, names = confusion[::-1, ::-1], names[::-1]
+    result = report(confusion, names, {"all": (0, 1)})
+    assert (result["sensitivity"], result["specificity"]) == (3 / 4, 90 / 96)
+    assert result["class_dice"]["polyp"] == 6 / 13
+    assert report(np.zeros((2, 2), int), names, {"all": (0, 1)})["sensitivity"] is None
+
+
+def test_other_tables_have_no_sensitivity():
+    names = ("background", "liver", "spleen")
+    assert "sensitivity" not in report(CONFUSION[:3, :3], names, {"all": (0, 1, 2)})
+    assert "sensitivity" not in report(CONFUSION[:2, :2], ("road", "car"), {"all": (0, 1)})
 
 
 def test_report_of_nothing_has_no_scores():
@@ -142,4 +162,28 @@ def test_table_puts_models_side_by_side():
         "mIoU pair            58.3   42.9",
         "mIoU all                –   33.3",
         "mIoU none               –      –",
+    ]
+
+
+def test_table_shows_scores_by_image_where_a_model_has_them():
+    old = report(np.array([[1, 1], [0, 2]]), ("background", "polyp"), {"all": (0, 1)})
+    del old["sensitivity"], old["specificity"]
+    new = old | {
+        "dice_by_image": 0.8791,
+        "dice_by_image_interval": [0.861, 0.895],
+        "iou_by_image": None,
+        "iou_by_image_interval": None,
+        "sensitivity": 1.0,
+        "images": 98,
+        "images_left_out": 2,
+    }
+    assert "Dice" not in format_table({"old": old})
+    assert format_table({"old": old, "new": new}).splitlines()[-7:] == [
+        "mIoU all          58.3              58.3",
+        "---------------  -----  ----------------",
+        "Dice by image        –  87.9 (86.1–89.5)",
+        "IoU by image         –                 –",
+        "sensitivity          –             100.0",
+        "images               –                98",
+        "images left out      –                 2",
     ]

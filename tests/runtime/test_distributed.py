@@ -59,8 +59,12 @@ def test_two_processes_train_as_one_with_two_devices(tmp_path):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
             np.testing.assert_allclose(value, theirs[name], rtol=1e-5, err_msg=name)
-    scores = [json.loads((tmp_path / name / "eval.json").read_text())["class_iou"] for name in ("one", "two")]
-    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+    expected, found = (json.loads((tmp_path / name / "eval.json").read_text()) for name in ("one", "two"))
+    assert found["class_iou"] == pytest.approx(expected["class_iou"], rel=1e-5)
+    assert (found["images"], found["images_left_out"]) == (expected["images"], 0)
+    for name, scores in found["class_by_image"].items():
+        for kind in ("images", "dice", "iou"):
+            assert scores[kind] == pytest.approx(expected["class_by_image"][name][kind], rel=1e-5)
 
 
 def test_one_process_needs_no_settings():

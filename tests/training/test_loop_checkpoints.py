@@ -74,6 +74,33 @@ def test_report_distinguishes_last_selected_and_best_checkpoints(tmp_path, monke
         assert again["checkpoints"] == found
 
 
+def test_dice_by_image_chooses_the_checkpoints(tmp_path, monkeypatch):
+    """The mean IoU falls from step to step; the Dice by image does not."""
+    ious, dices, held_out = iter([0.9, 0.8, 0.7, 0.6]), iter([0.1, 0.2, 0.7, 0.3]), iter([0.2, 0.8, 0.1, 0.3])
+
+    def idle(state, batch, **others):
+        return state.replace(step=state.step + 1), dict.fromkeys(
+            ("loss/segmentation_source", "skipped"), 0.0 * state.step
+        )
+
+    monkeypatch.setattr(loop, "train_step", idle)
+    monkeypatch.setattr(validation, "score_all", lambda *_, **__: scores_of(next(ious), dice_by_image=next(dices)))
+    monkeypatch.setattr(validation, "score", lambda *_, **__: scores_of(0.5, dice_by_image=next(held_out)))
+    settings = {"steps": 4, "evaluation.every": 1, "checkpoint.keep": 1, "teacher.decay": 0.0}
+    config = configuration("joint", **settings, **{"checkpoint.metric": "dice_by_image"})
+    report, writer, _ = run(config, tmp_path, held_out_batches=lambda: evaluation_batches(1))
+    steps = {"last": 4, "selected": 2, "best on validation": 3}
+    assert {name: entry["step"] for name, entry in report["checkpoints"].items()} == steps
+    assert writer.scalars[3]["validation/dice_by_image"] == 0.7
+    assert writer.scalars[2]["held_out/dice_by_image"] == 0.8
+    for choice, step in zip(("last", "selected", "best"), steps.values(), strict=True):
+        config = configuration("joint", **{"teacher.decay": 0.0, "evaluation.checkpoint": choice})
+        assert config.checkpoint.metric == "mean_iou"  # The training's counts.
+        again = evaluate(config, class_table=CLASSES, evaluation_batches=evaluation_batches, workdir=tmp_path)
+        assert again["step"] == step
+        assert again["images"] == 3
+
+
 def test_run_without_held_out_images_has_nothing_selected(tmp_path):
     with Checkpoints(tmp_path / CHECKPOINTS) as checkpoints:
         checkpoints.save(1, {"step": np.array(1)}, {"mIoU": 0.5}, {})

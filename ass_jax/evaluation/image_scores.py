@@ -1,0 +1,109 @@
+"""Dice and IoU of each image, as the medical field reports them: means over images, with confidence intervals.
+
+Legend: N images, C classes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ass_jax.class_table import binary_classes, foreground_classes
+from ass_jax.evaluation.metrics import ratio
+
+RESAMPLES = 1000  # Of the images, with replacement, for an interval.
+SEED = 0  # Of the resamples: the same scores have the same interval.
+LIMITS = (2.5, 97.5)  # Percentiles between which 95 % of the resampled means lie.
+
+
+def count_pixels(confusions: np.ndarray) -> np.ndarray:
+    """Counts the pixels of every class in every image.
+
+    Args:
+      confusions: integers `[N, C, C]`: rows truth, columns prediction.
+
+    Returns:
+      int64 `[N, 3, C]`: pixels that are of the class in both maps, in the prediction, in the truth.
+    """
+    confusions = np.asarray(confusions, np.int64)
+    return np.stack([np.diagonal(confusions, axis1=1, axis2=2), confusions.sum(axis=1), confusions.sum(axis=2)], axis=1)
+
+
+def dice(counts: np.ndarray) -> np.ndarray:
+    """Returns each image's Dice coefficient, `2 both / (predicted + true)`.
+
+    Args:
+      counts: of `count_pixels`, `[N, 3, C]`.
+
+    Returns:
+      float64 `[N, C]`; NaN for a class that is in neither map of the image.
+    """
+    both, predicted, true = np.moveaxis(counts, 1, 0)
+    return ratio(2 * both, predicted + true)
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Returns each image's IoU, `both / (predicted + true - both)`; argument and result as in `dice`."""
+    both, predicted, true = np.moveaxis(counts, 1, 0)
+    return ratio(both, predicted + true - both)
+
+
+def report(counts: np.ndarray, class_names: Sequence[str], left_out: int = 0) -> dict:
+    """Returns the scores by image as values that JSON can hold.
+
+    An image that has a class in neither map has no score for the class. In a table of a background and one more class,
+    such as a lesion, it counts 1 for the lesion: nothing was there and nothing was found. An image without a pixel that
+    counts is left out.
+
+    Args:
+      counts: of `count_pixels`, `[N, 3, C]`, in the order of the images.
+      class_names: `C` names.
+      left_out: images that are not among the N, because their files cannot be used.
+
+    Returns:
+      "images": how many are scored; "images_left_out".
+      "class_by_image": by class name, the "images" that have a score, the means "dice" and "iou" over them (None
+      without any), and the ends of the means' 95 % intervals, "dice_interval" and "iou_interval".
+      "dice_by_image", "iou_by_image": the means over the classes other than the background, with
+      "dice_by_image_interval" and "iou_by_image_interval".
+    """
+    scored = counts[:, 2].sum(axis=1) > 0
+    counts = counts[scored]
+    foreground, found = foreground_classes(class_names), {}
+    by_class = {name: {} for name in class_names}
+    for kind, scores in {"dice": dice(counts), "iou": iou(counts)}.items():
+        if binary := binary_classes(class_names):
+            scores[:, binary.lesion] = np.nan_to_num(scores[:, binary.lesion], nan=1.0)
+        means, resampled = _means(scores), _resampled_means(scores)
+        for index, name in enumerate(class_names):
+            by_class[name]["images"] = int(np.count_nonzero(~np.isnan(scores[:, index])))
+            by_class[name] |= _with_interval(kind, means[index], resampled[:, index])
+        of_classes = _means(means[foreground, None])[0], _means(resampled[:, foreground].T)
+        found |= _with_interval(f"{kind}_by_image", *of_classes)
+    images = {"images": len(counts), "images_left_out": left_out + int(np.count_nonzero(~scored))}
+    return images | found | {"class_by_image": by_class}
+
+
+def _means(scores: np.ndarray) -> np.ndarray:
+    """Returns the means of the columns of `[N, K]` over the rows that have a score, NaN where none has."""
+    columns = (column[~np.isnan(column)] for column in scores.T)
+    return np.array([column.mean() if column.size else np.nan for column in columns])
+
+
+def _resampled_means(scores: np.ndarray) -> np.ndarray:
+    """Returns the means of the columns of `[N, K]` over resampled rows, `[RESAMPLES, K]`; NaN as in `_means`."""
+    images = len(scores)
+    known = ~np.isnan(scores)
+    summands = np.concatenate([np.where(known, scores, 0.0), known], axis=1)
+    generator = np.random.default_rng(SEED)
+    # One resample at a time: all together would take gigabytes for the training images of a large dataset.
+    rows = (generator.integers(0, images, images) if images else [] for _ in range(RESAMPLES))
+    sums = np.array([summands[chosen].sum(axis=0) for chosen in rows])
+    return ratio(*np.split(sums, 2, axis=1))
+
+
+def _with_interval(name: str, mean: float, resampled: np.ndarray) -> dict[str, float | list[float] | None]:
+    """Returns a mean and its interval, from its values in the resamples; None where there is no score."""
+    if np.isnan(mean):
+        return {name: None, f"{name}_interval": None}
+    low, high = np.percentile(resampled[~np.isnan(resampled)], LIMITS)
+    return {name: float(mean), f"{name}_interval": [float(low), float(high)]}
