@@ -27,7 +27,10 @@ class Segmenter(nn.Module):
 
     Attributes:
       features: channels of the backbone's last map.
+      head: name of the module that classifies.
     """
+
+    head = "layer5"
 
     def __init__(self, backbone: str, num_classes: int, branches: int, stride_in: str):
         """Builds the network with random weights; the arguments are settings of `config.model`."""
@@ -62,9 +65,10 @@ class EfficientNetSegmenter(nn.Module):
 
     Attributes:
       features: channels of the backbone's last map.
+      head: name of the module that classifies.
     """
 
-    features = STAGES[-1][-1]
+    features, head = STAGES[-1][-1], "layer5"
 
     def __init__(self, num_classes: int, branches: int, output_stride: int):
         """Builds the network with random weights; the arguments are settings of `config.model`."""
@@ -235,17 +239,18 @@ def _lite_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
-def make_segmenter(
-    backbone: str, num_classes: int, branches: int, stride_in: str, output_stride: int
-) -> Segmenter | EfficientNetSegmenter:
-    """Builds the segmentation network of the settings of `config.model`."""
+def make_segmenter(backbone: str, num_classes: int, branches: int, stride_in: str, output_stride: int) -> nn.Module:
+    """Builds the segmentation network of the settings of `config.model`.
+
+    It maps normalised images [B, 3, H, W] to features and logits, and has the attributes of `Segmenter`.
+    """
     if backbone == EFFICIENTNET:
         return EfficientNetSegmenter(num_classes, branches, output_stride)
     return Segmenter(backbone, num_classes, branches, stride_in)
 
 
 def feature_cells(pixels: int, backbone: str = "resnet", output_stride: int = 8) -> int:
-    """Returns the height or width of the backbone's last map for an image of that height or width."""
+    """Returns the height or width of the features for an image of that height or width."""
     if backbone == EFFICIENTNET:
         return -(-pixels // output_stride)
     after_pool = (pixels + 1) // 2 // 2 + 1
