@@ -17,6 +17,7 @@ from benchmarks.pytorch import losses
 from benchmarks.pytorch.networks import (
     BACKBONES,
     EFFICIENTNET,
+    VITS,
     GlobalDiscriminator,
     SemanticDiscriminator,
     feature_cells,
@@ -247,14 +248,17 @@ def _segmenter_optimizer(segmenter: torch.nn.Module, settings: ConfigDict) -> to
 def _check(config: ConfigDict) -> None:
     """Raises ValueError if the configuration needs something that is not implemented in PyTorch."""
     loss, model = config.loss, config.model
+    is_vit = model.backbone in VITS
     known = {
         "loss.global_kind": loss.global_kind == "bce",
         "loss.semantic_input": loss.semantic_input == "features",
         "loss.warmup_steps": not loss.warmup_steps,
-        "model.backbone": model.backbone in (*BACKBONES, EFFICIENTNET),
+        "model.backbone": model.backbone in (*BACKBONES, EFFICIENTNET, *VITS),
         "model.batch_norm": model.batch_norm == "batch",
         "model.frozen_blocks": not model.frozen_blocks,
-        "model.head": model.head == "atrous",
+        "model.head": model.head == ("multilevel" if is_vit else "atrous"),
+        "model.registers": not model.registers,
+        "model.stochastic_depth": not model.stochastic_depth,
         "teacher.decay": not config.teacher.decay,
     }
     if unknown := [name for name, holds in known.items() if not holds]:
