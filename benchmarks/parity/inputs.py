@@ -89,12 +89,17 @@ def placed(networks: Networks, config: ConfigDict) -> Variables:
     return variables
 
 
-def initial_state(config: ConfigDict) -> TrainState:
-    """Returns the state before the first step."""
+def initial_state(config: ConfigDict, variables: Variables | None = None) -> TrainState:
+    """Returns the state before the first step.
+
+    Args:
+      config: see `training_config`.
+      variables: of the segmenter; default: those of `segmenter_arrays`.
+    """
     networks, optimizer = build_networks(config, NUM_CLASSES), make_optimizer(config)
     create = functools.partial(create_state, networks=networks, optimizer=optimizer, config=config)
     shapes = jax.eval_shape(functools.partial(create, num_classes=NUM_CLASSES))
-    variables = placed(networks, config)
+    variables = placed(networks, config) if variables is None else variables
     params = {"segmenter": variables["params"]}
     for name in ("global", "semantic"):
         key = f"{name}_discriminator"

@@ -13,8 +13,11 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch
 
 
 def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resizes bilinearly with aligned corners, in float32."""
-    return functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=True)
+    """Resizes maps [B, K, h, w] bilinearly with aligned corners, in float32."""
+    logits = logits.float()
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return functional.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 
 def global_loss(logits: torch.Tensor, domain: int) -> torch.Tensor:

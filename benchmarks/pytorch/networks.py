@@ -1,6 +1,7 @@
 """The networks of the method as PyTorch modules.
 
-Names of weights are AdaptSegNet's, those of EfficientNet-Lite0 as in the package `efficientnet-lite-pytorch`.
+Names of weights are AdaptSegNet's, those of EfficientNet-Lite0 as in the package `efficientnet-lite-pytorch`. Vision
+Transformers are in `benchmarks.pytorch.vit`, which needs timm.
 """
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from ass_jax.models.efficientnet import STAGES
+from ass_jax.models.vit import PATCH, Vit
 
 DILATIONS = (6, 12, 18, 24)
 _STAGES = ((1, 1), (2, 1), (1, 2), (1, 4))  # Stride and dilation.
@@ -20,6 +22,8 @@ BACKBONES = {
     "resnet_tiny": ((1, 1, 1, 1), "basic", 16, 16, 3),
 }
 EFFICIENTNET = "efficientnet_lite0"
+# Channels, blocks and heads of attention.
+VITS = {"dinov2_s": (384, 12, 6), "dinov2_b": (768, 12, 12), "dinov2_l": (1024, 24, 16), "vit_tiny": (96, 4, 3)}
 
 
 class Segmenter(nn.Module):
@@ -27,7 +31,10 @@ class Segmenter(nn.Module):
 
     Attributes:
       features: channels of the backbone's last map.
+      head: name of the module that classifies.
     """
+
+    head = "layer5"
 
     def __init__(self, backbone: str, num_classes: int, branches: int, stride_in: str):
         """Builds the network with random weights; the arguments are settings of `config.model`."""
@@ -62,9 +69,10 @@ class EfficientNetSegmenter(nn.Module):
 
     Attributes:
       features: channels of the backbone's last map.
+      head: name of the module that classifies.
     """
 
-    features = STAGES[-1][-1]
+    features, head = STAGES[-1][-1], "layer5"
 
     def __init__(self, num_classes: int, branches: int, output_stride: int):
         """Builds the network with random weights; the arguments are settings of `config.model`."""
@@ -235,17 +243,24 @@ def _lite_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
-def make_segmenter(
-    backbone: str, num_classes: int, branches: int, stride_in: str, output_stride: int
-) -> Segmenter | EfficientNetSegmenter:
-    """Builds the segmentation network of the settings of `config.model`."""
+def make_segmenter(backbone: str, num_classes: int, branches: int, stride_in: str, output_stride: int) -> nn.Module:
+    """Builds the segmentation network of the settings of `config.model`.
+
+    It maps normalised images [B, 3, H, W] to features and logits, and has the attributes of `Segmenter`.
+    """
+    if backbone in VITS:
+        from benchmarks.pytorch.vit import VitSegmenter  # Needs timm, the others do not.
+
+        return VitSegmenter(num_classes, *VITS[backbone])
     if backbone == EFFICIENTNET:
         return EfficientNetSegmenter(num_classes, branches, output_stride)
     return Segmenter(backbone, num_classes, branches, stride_in)
 
 
 def feature_cells(pixels: int, backbone: str = "resnet", output_stride: int = 8) -> int:
-    """Returns the height or width of the backbone's last map for an image of that height or width."""
+    """Returns the height or width of the features for an image of that height or width."""
+    if backbone in VITS:
+        return Vit.head_scale * -(-pixels // PATCH)
     if backbone == EFFICIENTNET:
         return -(-pixels // output_stride)
     after_pool = (pixels + 1) // 2 // 2 + 1

@@ -6,6 +6,7 @@ gradient while the segmenter learns. Extras of `train_step` (norms of gradients,
 waits for the device within a step.
 """
 
+import collections
 import dataclasses
 
 import torch
@@ -16,6 +17,7 @@ from benchmarks.pytorch import losses
 from benchmarks.pytorch.networks import (
     BACKBONES,
     EFFICIENTNET,
+    VITS,
     GlobalDiscriminator,
     SemanticDiscriminator,
     feature_cells,
@@ -86,7 +88,6 @@ class Training:
     def step(self, batch: Tensors) -> dict[str, torch.Tensor]:
         """Runs one step and returns its losses, on the device, under the names of `train_step`."""
         torch.compiler.cudagraph_mark_step_begin()  # Results of the previous step may be overwritten.
-        self._decay()
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         found, maps = {}, {}
@@ -101,10 +102,17 @@ class Training:
                 total = self._parts[f"judge_{name}"](maps)
                 total.backward()
                 found[f"loss/{name}_discriminator"] = total.detach()
+        self.update()
+        return found
+
+    def update(self) -> None:
+        """Updates all weights by their gradients, the segmenter's clipped, at the learning rates of the step."""
+        self._set_rates()
+        if clip := self._config.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.networks["segmenter"].parameters(), clip)
         for optimizer in self._optimizers:
             optimizer.step()
         self._count += 1
-        return found
 
     def _source(self, image: torch.Tensor, label: torch.Tensor, cells: torch.Tensor) -> tuple:
         """Returns the loss to differentiate, the losses to report, and the inputs of the discriminators."""
@@ -169,9 +177,11 @@ class Training:
         for name in self.networks.keys() - {"segmenter"}:
             self.networks[name].requires_grad_(learn)
 
-    def _decay(self) -> None:
+    def _set_rates(self) -> None:
         settings = self._config.optimizer
         factor = (1 - self._count / settings.decay_steps) ** settings.decay_power
+        if settings.warmup_steps:
+            factor *= min(1.0, (self._count + 1) / settings.warmup_steps)
         for group in [group for optimizer in self._optimizers for group in optimizer.param_groups]:
             group["lr"] = group["initial"] * factor
 
@@ -211,14 +221,7 @@ def make_networks(config: ConfigDict, num_classes: int) -> dict[str, torch.nn.Mo
 
 
 def _optimizers(networks: dict[str, torch.nn.Module], config: ConfigDict) -> list[torch.optim.Optimizer]:
-    settings, segmenter = config.optimizer, networks["segmenter"]
-    heads = list(segmenter.layer5.parameters())
-    backbone = [
-        value for name, value in segmenter.named_parameters() if value.requires_grad and not name.startswith("layer5.")
-    ]
-    rates = {"backbone": settings.learning_rate, "classifier": settings.learning_rate * settings.classifier_factor}
-    groups = [{"params": backbone, "lr": rates["backbone"]}, {"params": heads, "lr": rates["classifier"]}]
-    optimizers = [torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True)]
+    optimizers = [_segmenter_optimizer(networks["segmenter"], config.optimizer)]
     for name in networks.keys() - {"segmenter"}:
         rate = config.discriminator[f"{name}_learning_rate"]
         betas = tuple(config.discriminator.betas)
@@ -228,17 +231,34 @@ def _optimizers(networks: dict[str, torch.nn.Module], config: ConfigDict) -> lis
     return optimizers
 
 
+def _segmenter_optimizer(segmenter: torch.nn.Module, settings: ConfigDict) -> torch.optim.Optimizer:
+    """Returns SGD or AdamW with a group for each learning rate and weight decay."""
+    groups = collections.defaultdict(list)
+    for name, value in segmenter.named_parameters():
+        factor = settings.classifier_factor if name.startswith(f"{segmenter.head}.") else 1.0
+        decayed = settings.decay_biases or value.ndim > 1
+        if value.requires_grad:
+            groups[settings.learning_rate * factor, settings.weight_decay * decayed].append(value)
+    groups = [{"params": values, "lr": rate, "weight_decay": decay} for (rate, decay), values in groups.items()]
+    if settings.kind == "adamw":
+        return torch.optim.AdamW(groups, betas=tuple(settings.betas), fused=True)
+    return torch.optim.SGD(groups, momentum=settings.momentum, fused=True)
+
+
 def _check(config: ConfigDict) -> None:
     """Raises ValueError if the configuration needs something that is not implemented in PyTorch."""
-    loss, settings = config.loss, config.optimizer
+    loss, model = config.loss, config.model
+    is_vit = model.backbone in VITS
     known = {
         "loss.global_kind": loss.global_kind == "bce",
         "loss.semantic_input": loss.semantic_input == "features",
         "loss.warmup_steps": not loss.warmup_steps,
-        "model.backbone": config.model.backbone in (*BACKBONES, EFFICIENTNET),
-        "model.batch_norm": config.model.batch_norm == "batch",
-        "optimizer.decay_biases": settings.decay_biases,
-        "optimizer.clip_norm": not settings.clip_norm,
+        "model.backbone": model.backbone in (*BACKBONES, EFFICIENTNET, *VITS),
+        "model.batch_norm": model.batch_norm == "batch",
+        "model.frozen_blocks": not model.frozen_blocks,
+        "model.head": model.head == ("multilevel" if is_vit else "atrous"),
+        "model.registers": not model.registers,
+        "model.stochastic_depth": not model.stochastic_depth,
         "teacher.decay": not config.teacher.decay,
     }
     if unknown := [name for name, holds in known.items() if not holds]:
