@@ -66,8 +66,6 @@ _NOT_IN_TOY = {*_NOT_IN_THIRTEEN, "traffic light", "rider", "bus", "motorcycle",
 CITYSCAPES_RAW_IDS = dict(
     zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), _CITYSCAPES, strict=True)
 )
-# Raw id of a binary mask -> class.
-POLYP_RAW_IDS = {0: "background", 255: "polyp"}
 _RAW_ID_OF = {name: raw_id for raw_id, name in CITYSCAPES_RAW_IDS.items()}
 
 

@@ -59,10 +59,10 @@ def evaluate(
 
     Returns:
       JSON-able. Which checkpoint it is: the entries of `ass_jax.checkpoints.selection.describe`, and its `variant` and
-      `labelled` images. The scores: `split`, the entries of `score`, and the same for the moving average, if
-      there is one, under `average`. `changed_settings` (key, the checkpoint's value, the current
-      value). `checkpoints`: the reports that the last, the selected and the best checkpoint were saved with. Without
-      labels: the number of `images` and of `images_left_out` instead of the scores.
+      `labelled` images. The scores: `split`, the entries of `score`, and the same for the moving average, if there is
+      one, under `average`. `changed_settings` (key, the checkpoint's value, the current value). `checkpoints`: the
+      reports that the last, the selected and the best checkpoint were saved with. Without labels: the number of
+      `images` and of `images_left_out` instead of the scores.
 
     Raises:
       UserError: there is no such checkpoint, it is damaged or of another model, or files cannot be written.

@@ -73,9 +73,7 @@ class Predictor:
             def logits(images: jax.Array) -> jax.Array:
                 return network.apply(variables, normalise(images, config), train=False)[1]
 
-            if self._single:
-                return logits(images)
-            return views.probabilities(logits, images, self._size, **views.arguments(settings))
+            return views.scores(logits, images, settings)
 
         self._scores = scores
 

@@ -37,6 +37,22 @@ def predictions(network: Network, images: Array, size: tuple[int, ...], settings
     return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
 
 
+def scores(network: Network, images: Array, settings: ConfigDict) -> Array:
+    """Returns what labels are chosen by, before it is resized to the size of the labels.
+
+    Args:
+      network: returns the logits of images.
+      images: `[B, H, W, 3]`.
+      settings: `config.evaluation`; static.
+
+    Returns:
+      float32: the network's logits `[B, h, w, C]` of a single view (`is_single`), or else the mean of the probabilities
+      of all views `[B, H, W, C]`.
+    """
+    size = images.shape[1:3]
+    return network(images) if is_single(size, settings) else probabilities(network, images, size, **arguments(settings))
+
+
 def is_single(image_size: tuple[int, ...], settings: ConfigDict) -> bool:
     """Returns whether the settings ask for one view of an image of this size: the whole image as it is."""
     whole = _window(image_size, settings.window) == tuple(image_size)

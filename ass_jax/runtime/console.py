@@ -6,7 +6,7 @@ It imports nothing heavy; `say` and `progress` import JAX when they are first ca
 import operator
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from configs.user_error import UserError
@@ -60,6 +60,12 @@ def progress(
             done = f"{number}/{total} {unit}" if total else f"{number} {unit}"
             left = f"  {format_seconds((total - number) / speed)} left" if total else ""
             say(f"{done}  {speed:.1f}/s{left}")
+
+
+def format_some(names: Sequence[str], most: int = 5) -> str:
+    """Formats the first of some names for a message, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def format_seconds(seconds: float) -> str:

@@ -288,14 +288,14 @@ def _restored(create: Callable[[], TrainState], checkpoints: Checkpoints, start:
 
 def _first_state(create: Callable[[], TrainState], initial: Pretrained | None, mesh: Mesh) -> TrainState:
     """Returns the state before the first step: random, with initial weights in the segmenter and its moving average."""
-    if initial is not None:
-        place(initial, jax.eval_shape(create).segmenter)  # An error comes before anything is compiled.
+    if initial is not None:  # Before anything is compiled, so that an error comes early.
+        placed, placement = place(initial, jax.eval_shape(create).segmenter)
     once = compilation.options_of_one_use()
     state = jax.jit(create, out_shardings=replicated(mesh), compiler_options=once)()
     if initial is None:
         return state
-    variables, placement = place(initial, state.segmenter)
     say(describe(initial, placement))
+    variables = jax.tree.map(lambda new, drawn: new if isinstance(new, np.ndarray) else drawn, placed, state.segmenter)
     variables = jax.device_put(variables, replicated(mesh))
     # A copy: the step donates the buffers of both, which must not be the same.
     average = None if state.average is None else jax.tree.map(jnp.copy, variables)

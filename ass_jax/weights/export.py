@@ -107,13 +107,10 @@ def program(trained: Trained) -> bytearray:
 
     def label(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         size = (images.shape[0], *config.data.target_size, 3)
-        resized = jax.image.resize(images.astype(jnp.float32), size, "linear")
-        if views.is_single(resized.shape[1:3], config.evaluation):
-            probabilities = jax.nn.softmax(resize_bilinear(logits(jnp.round(resized)), images.shape[1:3]))
-        else:
-            arguments = views.arguments(config.evaluation)
-            average = views.probabilities(logits, jnp.round(resized), resized.shape[1:3], **arguments)
-            probabilities = resize_bilinear(average, images.shape[1:3])
+        resized = jnp.round(jax.image.resize(images.astype(jnp.float32), size, "linear"))
+        scores = resize_bilinear(views.scores(logits, resized, config.evaluation), images.shape[1:3])
+        single = views.is_single(resized.shape[1:3], config.evaluation)
+        probabilities = jax.nn.softmax(scores) if single else scores
         return jnp.argmax(probabilities, axis=-1).astype(jnp.uint8), jnp.max(probabilities, axis=-1)
 
     images = jax.ShapeDtypeStruct(export.symbolic_shape("batch, height, width, 3"), jnp.uint8)

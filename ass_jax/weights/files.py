@@ -10,11 +10,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ass_jax.runtime.console import format_some
 from ass_jax.runtime.workdir import writing
 from ass_jax.weights import torch_files
 from configs.user_error import UserError
 
-_MOST_NAMES = 5  # In a message.
 SUFFIXES = (".safetensors", ".npz", ".h5", ".pth", ".pt", ".bin", ".ckpt")  # The last four: PyTorch's.
 
 
@@ -43,7 +43,7 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
         )
     if not path.is_file():
         inside = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
-        names = f" Name a file in it: {', '.join(inside[:_MOST_NAMES])}." if inside else ""
+        names = f" Name a file in it: {format_some(inside)}." if inside else ""
         raise WeightFileError(f"{path}: expected a file, found a folder.{names}")
     if path.suffix.lower() not in SUFFIXES:
         raise WeightFileError(f"{path}: unknown kind of weight file. Expected one of {', '.join(SUFFIXES)}.")

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from ass_jax.method.state import Variables
 from ass_jax.models.deeplab import BACKBONES, build_deeplab
-from ass_jax.runtime.console import print_user_error, say
+from ass_jax.runtime.console import format_some, print_user_error, say
 from ass_jax.runtime.workdir import parse_json
 from ass_jax.weights import packages
 from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
@@ -30,7 +30,6 @@ from configs.user_error import UserError
 
 # Keys of `config.model` that belong to weights.
 SETTINGS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches", "registers")
-_MOST_NAMES = 5  # In a message; the others are counted.
 _SETTINGS = "model"  # Key of the settings in the metadata of our own files.
 _CLASSIFIER = "params/classifier/"
 _WHOLE_CLASSIFIER = (_CLASSIFIER, "batch_stats/classifier/")
@@ -105,7 +104,7 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
     source = find_source(arrays)
     if source is None:
         raise WeightFileError(
-            f"{path}: unknown names, such as {_some(list(arrays))}. Known are torchvision's ResNet and VGG-16, "
+            f"{path}: unknown names, such as {format_some(list(arrays))}. Known are torchvision's ResNet and VGG-16, "
             "AdaptSegNet's DeepLab, EfficientNet-Lite0, HED's VGG-16, DINOv2 and our own exports."
         )
     settings = source.settings
@@ -139,7 +138,7 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
     if missing:
         raise WeightFileError(
             f"{pretrained.path} ({pretrained.source.title}) lacks {len(missing)} of {len(paths)} parameters of this "
-            f"model: {_some(missing)}. {_which_fits(pretrained.path)}"
+            f"model: {format_some(missing)}. {_which_fits(pretrained.path)}"
         )
     placed, loaded = [], []
     for path, leaf in zip(paths, leaves, strict=True):
@@ -184,11 +183,11 @@ def describe(pretrained: Pretrained, placement: Placement) -> str:
     """Returns lines that list which arrays are loaded, skipped and random."""
     lines = [f"{pretrained.path}: {pretrained.source.title}; {len(placement.loaded)} arrays loaded."]
     if placement.random:
-        lines.append(f"  Not in the file, random: {_some(placement.random)}.")
+        lines.append(f"  Not in the file, random: {format_some(placement.random)}.")
     by_reason = {}
     for name, reason in placement.skipped.items():
         by_reason.setdefault(reason, []).append(name)
-    lines += [f"  Skipped, {reason}: {_some(names)}." for reason, names in by_reason.items()]
+    lines += [f"  Skipped, {reason}: {format_some(names)}." for reason, names in by_reason.items()]
     if pretrained.settings:
         settings = [f"model.{key}={value}" for key, value in pretrained.settings.items()]
         lines.append(f"  They expect {', '.join(settings)}.")
@@ -270,11 +269,6 @@ def _which_fits(path: str) -> str:
 
 def _is_needed(path: str) -> bool:
     return not path.startswith(_MAY_BE_MISSING)
-
-
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _tupled(value: object) -> object:

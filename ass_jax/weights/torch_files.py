@@ -16,9 +16,10 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from ass_jax.runtime.console import format_some
+
 # Keys under which training scripts save their state dict; the last one is DINOv2's.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")
-_MOST_NAMES = 5  # In a message.
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # First of the pickles of an old file.
 
 
@@ -106,7 +107,7 @@ def _tensors(content: object) -> dict[str, _Tensor]:
     if not isinstance(content, Mapping):
         raise ContentError(f"expected a state dict of tensors, found {type(content).__name__}")
     if not any(isinstance(value, _Tensor) for value in content.values()):
-        keys = ", ".join(map(str, list(content)[:_MOST_NAMES])) or "nothing"
+        keys = format_some([str(key) for key in content]) or "nothing"
         raise ContentError(f"expected a state dict of tensors, itself or under {', '.join(_WRAPPERS)}, found {keys}")
     others = [name for name, value in content.items() if not isinstance(value, _Tensor)]
     if others:

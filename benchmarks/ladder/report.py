@@ -263,8 +263,9 @@ def _settings(config: dict) -> list[str]:
 
 
 def _head(model: dict) -> str:
-    atrous = model["head"] == "atrous"
-    return f"atrous of {model['branches']} dilations" if atrous else model["head"]
+    """Names the head; the atrous one in results of runs that had no choice."""
+    head = model.get("head", "atrous")
+    return f"atrous of {model['branches']} dilations" if head == "atrous" else head
 
 
 def _descent(optimizer: dict) -> str:

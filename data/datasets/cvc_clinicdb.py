@@ -13,10 +13,9 @@ one in the repository dataset-ninja/cvc-612, and with the bounds of the official
 import bisect
 from pathlib import Path
 
-from data.classes import POLYP_RAW_IDS
 from data.datasets.spec import DatasetSpec, Split
 from data.raw import pairs
-from data.raw.label_rules import LabelRules
+from data.raw.label_rules import binary_rules
 
 FRAMES = range(1, 613)
 # First frame of each sequence.
@@ -59,9 +58,15 @@ def find(root: Path, split: str) -> pairs.SplitFiles:
     return pairs.select_pairs(found, _name, {str(frame) for frame in FRAMES if split_of(frame) in split.split("_")})
 
 
+def frame_of(file: Path) -> int:
+    """Returns the number that is a file's name; 0 if the file is no numbered image."""
+    is_frame = file.stem.isascii() and file.stem.isdigit() and file.suffix.lower() in _ENDINGS
+    return int(file.stem) if is_frame else 0
+
+
 def _name(file: Path) -> str | None:
-    number = int(file.stem) if file.stem.isascii() and file.stem.isdigit() else 0
-    return str(number) if number in FRAMES and file.suffix.lower() in _ENDINGS else None
+    frame = frame_of(file)
+    return str(frame) if frame in FRAMES else None
 
 
 SPEC = DatasetSpec(
@@ -72,7 +77,7 @@ SPEC = DatasetSpec(
         "target_validation": Split("validation", 123),
         "target_test": Split("test", 122),
     },
-    labels=LabelRules(encoding="binary", raw_ids=POLYP_RAW_IDS, known_ids=frozenset(POLYP_RAW_IDS)),
+    labels=binary_rules("polyp"),
     find=find,
     sizes=frozenset({(288, 384)}),
     page="https://polyp.grand-challenge.org/CVCClinicDB/",

@@ -11,11 +11,10 @@ sequences.
 
 from pathlib import Path
 
-from data.classes import POLYP_RAW_IDS
 from data.datasets import cvc_clinicdb
 from data.datasets.spec import DatasetSpec, Split
 from data.raw import pairs
-from data.raw.label_rules import LabelRules
+from data.raw.label_rules import binary_rules
 
 # First and last frame of the blocks of CVC-300 -> split.
 _BLOCKS = {
@@ -28,7 +27,6 @@ _BLOCKS = {
     (274, 300): "validation",
 }
 FRAMES = {"CVC-300": range(1, 301), "CVC-612": cvc_clinicdb.FRAMES}
-_ENDINGS = (".bmp", ".tif", ".tiff", ".png")
 
 
 def find(root: Path, split: str) -> pairs.SplitFiles:
@@ -75,8 +73,8 @@ def _block_of(frame: int) -> tuple[int, int]:
 
 def _name(file: Path) -> str | None:
     part = file.parent.parent.name
-    number = int(file.stem) if file.stem.isascii() and file.stem.isdigit() else 0
-    return f"{part}/{number}" if number in FRAMES.get(part, ()) and file.suffix.lower() in _ENDINGS else None
+    frame = cvc_clinicdb.frame_of(file)
+    return f"{part}/{frame}" if frame in FRAMES.get(part, ()) else None
 
 
 SPEC = DatasetSpec(
@@ -87,7 +85,7 @@ SPEC = DatasetSpec(
         "target_validation": Split("validation", 183),
         "target_test": Split("test", 182),
     },
-    labels=LabelRules(encoding="binary", raw_ids=POLYP_RAW_IDS, known_ids=frozenset(POLYP_RAW_IDS)),
+    labels=binary_rules("polyp"),
     find=find,
     sizes=frozenset({(500, 574), (288, 384)}),
     page="https://pages.cvc.uab.es/CVC-Colon/index.php/databases/cvc-endoscenestill/",

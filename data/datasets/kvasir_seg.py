@@ -11,10 +11,9 @@ which is not known, so it keeps its own split. As a source, either gives all but
 
 from pathlib import Path
 
-from data.classes import POLYP_RAW_IDS
 from data.datasets.spec import DatasetSpec, Split
 from data.raw import pairs
-from data.raw.label_rules import LabelRules
+from data.raw.label_rules import binary_rules
 
 _LISTS = Path(__file__).parent / "lists" / "kvasir_seg"
 # Split -> its names; the training images are a list of all counts, too.
@@ -25,7 +24,7 @@ NAMES = {
 NAMES["train_validation"] = NAMES["train"] | NAMES["validation"]
 _ALL = NAMES["train_validation"] | NAMES["test"]
 _ENDINGS = (".jpg", ".png")
-_LABELS = LabelRules(encoding="binary", raw_ids=POLYP_RAW_IDS, known_ids=frozenset(POLYP_RAW_IDS))
+_LABELS = binary_rules("polyp")
 
 
 def find(root: Path, split: str) -> pairs.SplitFiles:

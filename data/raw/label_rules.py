@@ -8,6 +8,7 @@ import numpy as np
 
 from data.classes import IGNORED
 from data.raw.faults import BadFileError
+from data.raw.image_files import BINARY_IDS
 
 # Stray ids are ignored in training; more than this share of a label means that the label is a wrong one.
 UNKNOWN_SHARE = 0.001
@@ -36,6 +37,12 @@ class LabelRules(NamedTuple):
     def unlabelled_id(self) -> int:
         """The raw id that fills the label of an image without one: it stands for no class. 255, unless that is one."""
         return next(raw_id for raw_id in (IGNORED, *reversed(range(self.values))) if raw_id not in self.raw_ids)
+
+
+def binary_rules(foreground: str) -> LabelRules:
+    """Returns the rules of masks that hold a class `foreground`, and "background" everywhere else."""
+    raw_ids = dict(zip(BINARY_IDS, ("background", foreground), strict=True))
+    return LabelRules(encoding="binary", raw_ids=raw_ids, known_ids=frozenset(BINARY_IDS))
 
 
 def count_ids(label: np.ndarray, rules: LabelRules, file: Path) -> np.ndarray:
