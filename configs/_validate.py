@@ -113,10 +113,12 @@ RULES: dict[str, Rule] = {
         lambda value: len(value) == 2 and 0 < value[0] <= value[1] < _INFINITY,
     ),
     "augment.crop": _SIZE_OR_OFF,
+    "augment.class_crop": _between(0, 1),
     "augment.brightness": _between(0, 1),
     "augment.contrast": _between(0, 1),
     "augment.saturation": _between(0, 1),
     "augment.hue": _between(0, 0.5),
+    "augment.gamma": _at_least(0, zero="off"),
     "model.backbone": _choice(*_BLOCKS),
     "model.output_stride": _choice(8, 16),
     "model.head": _choice("atrous", "linear", "multilevel"),
@@ -135,6 +137,7 @@ RULES: dict[str, Rule] = {
     "loss.semantic_weight": _WEIGHT,
     "loss.semantic_input": _choice("features", "logits"),
     "loss.semantic_outputs": _choice("binary", "class_domain"),
+    "loss.dice_weight": _WEIGHT,
     "loss.warmup_steps": _at_least(0, zero="none"),
     "teacher.decay": _share("off"),
     "teacher.mixed_weight": _WEIGHT,
@@ -195,7 +198,7 @@ def validate(config: ConfigDict) -> None:
         value = get_value(config, key)
         if not rule.allows(value):
             raise _mistake(key, value, rule.expected)
-    for check in (_network, _terms, _teacher, _labelled_images, _datasets, _evaluation, _distributed):
+    for check in (_network, _terms, _teacher, _labelled_images, _datasets, _augmentation, _evaluation, _distributed):
         for key, expected in check(config):
             raise _mistake(key, get_value(config, key), expected)
 
@@ -292,6 +295,12 @@ def _datasets(config: ConfigDict) -> Mistakes:
                 f"a table that fits data.{domain}: no label of {name} holds any of its classes "
                 f"({', '.join(table.names)})",
             )
+
+
+def _augmentation(config: ConfigDict) -> Mistakes:
+    settings = config.augment
+    if settings.class_crop and tuple(settings.crop) == (0, 0) and tuple(settings.scale) == (1.0, 1.0):
+        yield "augment.class_crop", "0, since augment.crop and augment.scale are off, so that nothing is cropped"
 
 
 def _evaluation(config: ConfigDict) -> Mistakes:

@@ -36,6 +36,7 @@ VARIANTS = {
     "source_only": Variant(target_labels="none"),
     "source_adabn": Variant(target_labels="none", adapts_statistics=True),
     "target_only": Variant(source_labels=False),
+    "target_teacher": Variant(source_labels=False, teacher=True),
     "joint": Variant(),
     "adaptsegnet": Variant(global_term=True),
     "semantic": Variant(semantic_term=True),

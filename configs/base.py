@@ -82,10 +82,13 @@ def default_config() -> ConfigDict:
     config.augment.flip_vertical = False  # Turn half of them upside down, for images without an upright position.
     config.augment.scale = (1.0, 1.0)  # Range of the random resize factor; (1, 1): none.
     config.augment.crop = (0, 0)  # Height, width of a random crop after scaling; 0: whole image.
+    # Share of the crops that hold a pixel of a class drawn from those of the image but the background (nnU-Net: 0.33).
+    config.augment.class_crop = 0.0
     config.augment.brightness = 0.0  # Largest shift, as a share of 255.
     config.augment.contrast = 0.0  # Factor in [1 - c, 1 + c].
     config.augment.saturation = 0.0  # Factor in [1 - s, 1 + s].
     config.augment.hue = 0.0  # Largest turn, as a share of the circle.
+    config.augment.gamma = 0.0  # Exponent of values from 0 to 1, in [1 / (1 + g), 1 + g].
 
     config.model = ConfigDict()
     config.model.backbone = "resnet101"  # Names: ass_jax/models/deeplab.py.
@@ -116,6 +119,7 @@ def default_config() -> ConfigDict:
     config.loss.semantic_weight = 0.001  # Ours: the paper's value is not recoverable.
     config.loss.semantic_input = "features"  # Map that is averaged over each class: "features" or "logits".
     config.loss.semantic_outputs = "binary"  # "binary" or "class_domain".
+    config.loss.dice_weight = 0.0  # Of the soft Dice loss beside the cross-entropy of labelled images; ours.
     config.loss.warmup_steps = 0  # Over which both adversarial weights rise linearly from 0; ours.
 
     # ASS+: a moving average of the segmenter labels the unlabelled images; regions of labelled ones are pasted on them.

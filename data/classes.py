@@ -16,6 +16,7 @@ import numpy as np
 from configs.user_error import UserError
 
 IGNORED = 255
+BACKGROUND = "background"  # Name of the class of all that is not looked for, in tables that have one.
 
 # Names and colours of Cityscapes, in the order of its train ids.
 _CITYSCAPES = {
@@ -53,7 +54,7 @@ _CAMVID = {
     "person": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
-_POLYP = {"background": (0, 0, 0), "polyp": (255, 255, 255)}
+_POLYP = {BACKGROUND: (0, 0, 0), "polyp": (255, 255, 255)}
 # SYNTHIA has no terrain, truck or train; its 13-class score also leaves out three thin classes.
 _NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
 _NOT_IN_THIRTEEN = {*_NOT_IN_SYNTHIA, "wall", "fence", "pole"}
@@ -84,6 +85,11 @@ class ClassTable:
     palette: np.ndarray
     subsets: dict[str, tuple[int, ...]]
     raw_ids: np.ndarray | None = None
+
+    @property
+    def background(self) -> int | None:
+        """Train id of the background; None: the table has none."""
+        return self.names.index(BACKGROUND) if BACKGROUND in self.names else None
 
 
 def _table(

@@ -24,7 +24,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from data import augment
-from data.classes import IGNORED
+from data.classes import IGNORED, class_table
 from data.datasets.registry import evaluation_has_labels
 from data.datasets.spec import domain_of
 from data.preparation import split_index as index
@@ -254,7 +254,8 @@ def _stream(
     cache = decoded_cache.decode_all(split, order.keys, order.chosen, limit, config.data.readers)
     fetch, decode = (tf.identity, cache) if cache else (split.read, split.decoder(*order.keys))
     domain = "source" if name == "source" else "target"
-    functions = augment.augmentations(config.augment, config.data[f"{domain}_size"])
+    table = class_table(config.data.classes, config.data.custom)
+    functions = augment.augmentations(config.augment, config.data[f"{domain}_size"], table.background)
     # The seed of an augmentation holds one number beside the position, different for every seed and stream.
     augment_seed = tf.constant(config.seed * len(STREAMS) + STREAMS.index(name), tf.int64)
 

@@ -17,9 +17,9 @@ from ass_jax.class_table import ClassTable
 from ass_jax.evaluation import image_scores, metrics
 from ass_jax.evaluation.metrics import confusion_matrices
 from ass_jax.inference.prediction_files import PredictionFiles
+from ass_jax.method import views
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.state import Variables, abstract_segmenter
-from ass_jax.method.views import prediction_step
 from ass_jax.models import Networks, build_networks
 from ass_jax.runtime import compilation
 from ass_jax.runtime.console import progress, say
@@ -116,30 +116,45 @@ def evaluate(
 
 
 def evaluation_step(
-    variables: Variables, batch: dict[str, jax.Array], *, networks: Networks, config: ConfigDict
+    scores: jax.Array, batch: dict[str, jax.Array], *, num_classes: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Labels a batch by `prediction_step` and compares the labels with the truth.
+    """Labels a batch by its scores and compares the labels with the truth.
 
     Args:
-      variables: of the segmenter.
-      batch: `image` uint8 `[B, H, W, 3]`, `label` `[B, Y, X]` and `valid` bool `[B]`, False for padding.
-      networks: of which the segmenter is used.
-      config: the whole configuration; static.
+      scores: `[B, h, w, C]` of `ass_jax.method.views.scores_step`.
+      batch: `label` `[B, Y, X]` and `valid` bool `[B]`, False for padding.
+      num_classes: `C`.
 
     Returns:
       Confusion matrix of each image int32 `[B, C, C]` (rows: truth), `valid`, and the predictions uint8 `[B, Y, X]`.
     """
-    size = batch["label"].shape[1:]
-    predictions = prediction_step(variables, batch["image"], networks=networks, config=config, size=size)
-    confusions = confusion_matrices(predictions, batch["label"], networks.segmenter.num_classes)
-    return confusions, batch["valid"], predictions
+    predictions = views.labels(scores, batch["label"].shape[1:])
+    return confusion_matrices(predictions, batch["label"], num_classes), batch["valid"], predictions
 
 
 def make_evaluation_step(networks: Networks, config: ConfigDict, mesh: Mesh) -> Callable:
-    """Returns `evaluation_step`, compiled for a mesh on its first call."""
-    step = functools.partial(evaluation_step, networks=networks, config=config)
-    shardings = (replicated(mesh), replicated(mesh), by_image(mesh))  # Every process gets the counts of all images.
-    return jax.jit(step, out_shardings=shardings, compiler_options=compilation.options_of_steps())
+    """Returns a function of variables and a batch, with `image` uint8 `[B, H, W, 3]`, that calls `evaluation_step`.
+
+    It is two programs, each compiled for the mesh on its first call: the network's depends on the size of the images
+    alone, so that label files of many sizes compile it once.
+    """
+    options = compilation.options_of_steps()
+    score_images = jax.jit(
+        functools.partial(views.scores_step, networks=networks, config=config),
+        out_shardings=by_image(mesh),
+        compiler_options=options,
+    )
+    compare = jax.jit(
+        functools.partial(evaluation_step, num_classes=networks.segmenter.num_classes),
+        out_shardings=(replicated(mesh), replicated(mesh), by_image(mesh)),  # All processes get the counts of all.
+        compiler_options=options,
+    )
+
+    def step(variables: Variables, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        of_labels = {key: batch[key] for key in ("label", "valid")}
+        return compare(score_images(variables, batch["image"]), of_labels)
+
+    return step
 
 
 def score_all(

@@ -1,4 +1,4 @@
-"""Losses of the method: masked cross-entropy and the adversarial terms, each a mean over the global batch.
+"""Losses of the method: masked cross-entropy, Dice and the adversarial terms, each a mean over the global batch.
 
 Legend: B batch, H W pixels, C classes. Under `jit` on a sharded batch, each mean is over the entries of all devices, so
 that the step does not depend on their number.
@@ -38,6 +38,27 @@ def segmentation_loss(logits: Array, labels: Array, weights: Array | None = None
     if weights is not None:
         cross_entropy *= weights
     return masked_mean(cross_entropy, labels != IGNORED)
+
+
+def dice_loss(logits: Array, labels: Array) -> Array:
+    """Soft Dice loss (V-Net, arXiv 1606.04797, with plain sums) of the whole batch, averaged over the present classes.
+
+    `1 - 2 sum_i p_ik y_ik / sum_i (p_ik + y_ik)` for each class `k` that some label has, over the valid pixels `i` of
+    all images. However few pixels a class has, it counts as much as any other.
+
+    Args:
+      logits: `[B, H, W, C]` of any float type; the loss is computed in float32.
+      labels: `[B, H, W]` integers, classes `0..C-1` or 255 for ignored pixels.
+
+    Returns:
+      float32 scalar from 0 to 1; 0 with a zero gradient when no pixel is valid.
+    """
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+    members = labels[..., None] == jnp.arange(logits.shape[-1])
+    common = jnp.sum(jnp.where(members, probabilities, 0.0), axis=(0, 1, 2))  # [C]
+    predicted = jnp.sum(jnp.where((labels != IGNORED)[..., None], probabilities, 0.0), axis=(0, 1, 2))
+    true = jnp.sum(members, axis=(0, 1, 2))
+    return masked_mean(1.0 - 2.0 * common / jnp.maximum(predicted + true, 1.0), true > 0)
 
 
 def domain_loss(logits: Array, domain: int, where: Array | None = None, kind: str = "bce") -> Array:

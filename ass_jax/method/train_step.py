@@ -17,6 +17,7 @@ from ass_jax.method.losses import (
     IGNORED,
     SOURCE,
     TARGET,
+    dice_loss,
     domain_accuracy,
     domain_logits,
     domain_loss,
@@ -201,6 +202,11 @@ def _segmentation_terms(maps: dict, batch: dict, config: ConfigDict) -> tuple[Ar
         if "label" in examples
     }
     weights = {"loss/segmentation_mixed": config.teacher.mixed_weight}
+    if config.loss.dice_weight:
+        for stream in ("source", "labelled"):  # Labels of mixed images are guesses.
+            if stream in maps:
+                losses[f"loss/dice_{stream}"] = dice_loss(maps[stream]["scores"], batch[stream]["label"])
+                weights[f"loss/dice_{stream}"] = config.loss.dice_weight
     return sum((weights.get(name, 1.0) * loss for name, loss in losses.items()), jnp.zeros(())), losses
 
 

@@ -21,22 +21,6 @@ from ass_jax.ops import resize_bilinear
 Network = Callable[[Array], Array]  # Takes images [B, H, W, 3], returns logits [B, h, w, C].
 
 
-def predictions(network: Network, images: Array, size: tuple[int, ...], settings: ConfigDict) -> Array:
-    """Returns the most probable class of each pixel, uint8 `[B, *size]`.
-
-    Args:
-      network: returns the logits of images; traced once for each scale.
-      images: uint8 `[B, H, W, 3]`.
-      size: (Y, X) of the result; static.
-      settings: `config.evaluation`: `window`, `stride`, `flip` and `scales`; static.
-    """
-    if is_single(images.shape[1:3], settings):
-        scores = resize_bilinear(network(images), size)  # One view: the softmax would not change the order.
-    else:
-        scores = probabilities(network, images, size, **arguments(settings))
-    return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
-
-
 def scores(network: Network, images: Array, settings: ConfigDict) -> Array:
     """Returns what labels are chosen by, before it is resized to the size of the labels.
 
@@ -49,8 +33,18 @@ def scores(network: Network, images: Array, settings: ConfigDict) -> Array:
       float32: the network's logits `[B, h, w, C]` of a single view (`is_single`), or else the mean of the probabilities
       of all views `[B, H, W, C]`.
     """
-    size = images.shape[1:3]
-    return network(images) if is_single(size, settings) else probabilities(network, images, size, **arguments(settings))
+    single = is_single(images.shape[1:3], settings)
+    return network(images) if single else probabilities(network, images, **arguments(settings))
+
+
+def labels(scores: Array, size: tuple[int, ...]) -> Array:
+    """Returns the class with the highest score of each pixel, uint8 `[B, *size]`.
+
+    Args:
+      scores: `[B, h, w, C]`, of `scores`; resized with aligned corners.
+      size: (Y, X) of the result; static.
+    """
+    return jnp.argmax(resize_bilinear(scores, size), axis=-1).astype(jnp.uint8)
 
 
 def is_single(image_size: tuple[int, ...], settings: ConfigDict) -> bool:
@@ -68,7 +62,6 @@ def arguments(settings: ConfigDict) -> dict[str, Any]:
 def probabilities(
     network: Network,
     images: Array,
-    size: tuple[int, ...],
     *,
     window: tuple[int, ...] = (0, 0),
     stride: tuple[int, ...] = (0, 0),
@@ -79,24 +72,22 @@ def probabilities(
 
     The logits of a view are up-sampled with aligned corners before the softmax. All scales have the same weight, and so
     have all views of a pixel within a scale. Windows are averaged at the size of the scaled image, and their mean is
-    resized to `size`; whole images are up-sampled to `size` directly. Views are computed one after another, so that
-    only a few maps of full size exist at a time.
+    resized to that of the image; whole images are up-sampled to it directly. Views are computed one after another, so
+    that only a few maps of full size exist at a time.
 
     Args:
       network: returns the logits of images; traced once for each scale.
       images: uint8 `[B, H, W, 3]`.
-      size: (Y, X) of the result.
       window: height, width of the windows in pixels of the scaled image, at most its size; (0, 0): the whole image.
       stride: between windows; the last ones end at the edge of the image. (0, 0): half a window.
       flip: adds the left-right mirror of every view.
       scales: factors of the image's size. For a factor other than 1, images are resized bilinearly with anti-aliasing.
 
     Returns:
-      float32 `[B, *size, C]`.
+      float32 `[B, H, W, C]`.
     """
     at_scales = [
-        functools.partial(_one_scale, network, scale=scale, size=size, window=window, stride=stride, flip=flip)
-        for scale in scales
+        functools.partial(_one_scale, network, scale=scale, window=window, stride=stride, flip=flip) for scale in scales
     ]
     if len(at_scales) == 1:
         return at_scales[0](images)
@@ -125,12 +116,12 @@ def _one_scale(
     images: Array,
     *,
     scale: float,
-    size: tuple[int, ...],
     window: tuple[int, ...],
     stride: tuple[int, ...],
     flip: bool,
 ) -> Array:
-    """Returns the mean over the windows and mirrored views of the scaled images, float32 `[B, *size, C]`."""
+    """Returns the mean over the windows and mirrored views of the scaled images, float32 `[B, H, W, C]`."""
+    size = images.shape[1:3]
     images = _scaled(images, scale)
     image_size = images.shape[1:3]
     window = _window(image_size, window)
@@ -179,26 +170,18 @@ def _scaled(images: Array, scale: float) -> Array:
     return jax.image.resize(images.astype(jnp.float32), (images.shape[0], height, width, images.shape[3]), "linear")
 
 
-def prediction_step(
-    variables: Variables, images: Array, *, networks: Networks, config: ConfigDict, size: tuple[int, ...]
-) -> Array:
-    """Labels images with running statistics: logits up-sampled (aligned corners) to `size`, then argmax.
-
-    With `window`, `flip` or `scales` of `config.evaluation`, it averages the probabilities of all views first.
+def scores_step(variables: Variables, images: Array, *, networks: Networks, config: ConfigDict) -> Array:
+    """Returns the `scores` of images, by running statistics.
 
     Args:
       variables: of the segmenter.
       images: uint8 `[B, H, W, 3]`.
       networks: of which the segmenter is used.
       config: the whole configuration; static.
-      size: height, width of the result; static.
-
-    Returns:
-      uint8 `[B, *size]`.
     """
 
     def network(pixels: Array) -> Array:
         _, logits = networks.segmenter.apply(variables, normalise(pixels, config), train=False)
         return logits
 
-    return predictions(network, images, size, config.evaluation)
+    return scores(network, images, config.evaluation)

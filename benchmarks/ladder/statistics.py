@@ -10,6 +10,7 @@ from data.streams import streams
 # parts, ASS and the baselines.
 PAIRS = (
     ("source_adabn", "source_only"),
+    ("target_teacher", "target_only"),
     ("joint", "target_only"),
     ("adaptsegnet", "joint"),
     ("ass", "joint"),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.classes import IGNORED
+from data.classes import BACKGROUND, IGNORED
 from data.raw.faults import BadFileError
 from data.raw.image_files import BINARY_IDS
 
@@ -41,7 +41,7 @@ class LabelRules(NamedTuple):
 
 def binary_rules(foreground: str) -> LabelRules:
     """Returns the rules of masks that hold a class `foreground`, and "background" everywhere else."""
-    raw_ids = dict(zip(BINARY_IDS, ("background", foreground), strict=True))
+    raw_ids = dict(zip(BINARY_IDS, (BACKGROUND, foreground), strict=True))
     return LabelRules(encoding="binary", raw_ids=raw_ids, known_ids=frozenset(BINARY_IDS))
 
 

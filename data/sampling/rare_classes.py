@@ -10,7 +10,8 @@ import numpy as np
 from configs.user_error import UserError
 from data.classes import IGNORED
 
-# An image shows a class if it covers this share of the pixels. DAFormer: 3000 of GTA5's 1914 x 1052 pixels.
+# An image shows a class if it covers this share of the pixels, or, of a class that no image shows so much of, if it
+# holds any pixel of it. DAFormer: 3000 of GTA5's 1914 x 1052 pixels; its class that no image shows is never drawn.
 LEAST_SHARE = 0.0015
 
 
@@ -44,9 +45,8 @@ def class_probabilities(counts: np.ndarray, shown: np.ndarray, temperature: floa
     drawn = shown.any(axis=0)
     if not drawn.any():
         raise UserError(
-            "data.rare_class_temperature draws images by their classes: expected labels that cover at least "
-            f"{LEAST_SHARE:.2%} of an image with some class, found none in {len(counts)} images. Check the labels, or "
-            "set it to 0."
+            "data.rare_class_temperature draws images by their classes: expected labels with pixels of some class, "
+            f"found none in {len(counts)} images. Check the labels, or set it to 0."
         )
     pixels = counts.sum(axis=0)
     exponents = (1 - pixels / pixels.sum()) / temperature
@@ -72,6 +72,8 @@ class RareClassSampler:
         """
         classes = by_train_id(counts, train_ids)
         shown = (classes > 0) & (classes >= LEAST_SHARE * counts.sum(axis=1)[:, None])
+        # Of a class that is small everywhere, such as lesions of few pixels, every image counts.
+        shown |= (classes > 0) & ~shown.any(axis=0)
         self.probabilities = class_probabilities(classes, shown, temperature)
         self._bounds = np.cumsum(self.probabilities)
         self._images = [np.flatnonzero(column) for column in shown.T]

@@ -25,6 +25,7 @@ PAPER = {
     "source_only": ((2, 0, 0), 100, False, False, False),
     "source_adabn": ((2, 0, 1), 100, False, False, False),
     "target_only": ((0, 2, 0), 100, False, False, False),
+    "target_teacher": ((0, 2, 1), 100, False, False, True),
     "joint": ((1, 1, 0), 100, False, False, False),
     "adaptsegnet": ((1, 1, 1), 100, True, False, False),
     "semantic": ((1, 1, 0), 100, False, True, False),

@@ -159,6 +159,9 @@ def test_choices_match_the_code():
         ("evaluation.scales", ()),
         ("evaluation.scales", (1.0, 0.0)),
         ("evaluation.window", (0, 4)),
+        ("augment.class_crop", 0.5),  # Without crops.
+        ("augment.gamma", -0.1),
+        ("loss.dice_weight", -1.0),
         ("evaluation.stride", (4, 4)),  # Without a window.
         ("augment.scale", (2.0, 0.5)),
         ("augment.scale", (0.0, 1.0)),

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -115,6 +117,74 @@ def test_crop_reaches_every_window(example):
         assert_image_matches_label(result)
         found.add(windows[label_of(result).tobytes()])
     assert found == set(windows.values())
+
+
+@pytest.mark.parametrize("place", [(0, 0), (7, 12), (29, 39)])
+def test_class_crop_holds_a_small_class_at_any_place_of_the_window(place):
+    label = np.full((30, 40), 2)
+    label[place] = 5
+    crop = functools.partial(augment.crop, coloured(label), size=(8, 6), class_share=1.0, background=2)
+    found = set()
+    for seed in SEEDS:
+        result = crop(seed)
+        assert_image_matches_label(result)
+        pixels = np.argwhere(label_of(result) == 5).tolist()
+        assert len(pixels) == 1
+        found.add(tuple(pixels[0]))
+    inside = [min(step, length - 1 - step) for step, length in zip(place, label.shape, strict=True)]
+    assert len(found) > 20 or min(inside) == 0  # At an edge of the image, the window cannot go further.
+    assert all(row < 8 and column < 6 for row, column in found)
+
+
+def test_class_crop_draws_classes_evenly_and_leaves_the_other_windows_as_they_were():
+    label = np.full((60, 60), 0)
+    label[2, 2], label[55:, 50:] = 1, 2
+    seeds = [tf.constant([11, number], tf.int64) for number in range(120)]
+    held = {share: [] for share in (0.0, 0.4)}
+    for share in held:
+        for seed in seeds:
+            result = augment.crop(coloured(label), seed, size=(4, 4), class_share=share, background=0)
+            held[share].append(result["image"].numpy())
+    differ = [(one != other).any() for one, other in zip(*held.values(), strict=True)]
+    assert 0.25 < np.mean(differ) < 0.55
+    shown = [set(np.unique(image[..., 0] // STEP)) - {0} for image in held[0.4]]
+    assert {2} in shown
+    assert 8 <= shown.count({1}) <= 40
+
+
+@pytest.mark.parametrize("fill", [0, IGNORED])
+def test_class_crop_without_such_a_class_is_a_plain_crop(fill):
+    example = coloured(np.full((20, 30), fill))
+    without_label = {"image": example["image"]}
+    for seed in SEEDS[:5]:
+        plain = augment.crop(example, seed, size=(8, 6))
+        around = augment.crop(example, seed, size=(8, 6), class_share=1.0, background=0)
+        unlabelled = augment.crop(without_label, seed, size=(8, 6), class_share=1.0, background=0)
+        for result in (around, unlabelled):
+            np.testing.assert_array_equal(result["image"], plain["image"])
+
+
+def test_class_crop_of_a_small_image_pads():
+    label = np.zeros((5, 40), np.uint8)
+    label[3, 30] = 1
+    for seed in SEEDS[:10]:
+        result = augment.crop(coloured(label), seed, size=(8, 6), class_share=1.0, background=0)
+        assert label_of(result).shape == (8, 6)
+        assert (label_of(result) == 1).sum() == 1
+        assert (label_of(result) == IGNORED).sum() == 3 * 6
+
+
+def test_gamma_is_a_power_of_the_shares_of_white():
+    example = {"image": tf.constant(np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 256, 3))}
+    powers = []
+    for seed in SEEDS:
+        values = augment.gamma(example, seed, largest=0.5)["image"].numpy()[0, :, 0]
+        power = np.log(values[128] / 255) / np.log(128 / 255)
+        powers.append(power)
+        np.testing.assert_allclose(values, 255 * (np.arange(256) / 255) ** power, atol=1.5)
+    assert 1 / 1.5 - 0.02 < min(powers) < 0.8
+    assert 1.25 < max(powers) < 1.52
+    assert augment.gamma(example, SEEDS[0], largest=0.0) is example
 
 
 def test_crop_larger_than_the_image_pads(example):

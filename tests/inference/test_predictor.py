@@ -1,5 +1,6 @@
 """Label maps of images of every size, from weights of every kind."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -9,7 +10,7 @@ from PIL import Image
 
 from ass_jax.inference import predictor as predict
 from ass_jax.inference.predictor import Predictor, ProgramPredictor, open_predictor
-from ass_jax.method.views import prediction_step
+from ass_jax.method import views
 from ass_jax.models.preprocess import normalise
 from ass_jax.ops import resize_bilinear
 from ass_jax.weights.export import state_dict, write
@@ -47,8 +48,7 @@ def picture(height, width):
 def test_equals_evaluation_at_the_size_of_training(model, predictor):
     image = picture(*SIZE)
     labels, confidence = predictor.with_confidence(image)
-    evaluated = prediction_step(model.variables, image[None], networks=model.networks, config=model.config, size=SIZE)
-    np.testing.assert_array_equal(labels, evaluated[0])
+    np.testing.assert_array_equal(labels, evaluate(model, image, SIZE))
     assert len(np.unique(labels)) > 1
     np.testing.assert_array_equal(predictor(image), labels)
 
@@ -68,8 +68,13 @@ def test_any_size(model, predictor, size):
     assert (confidence >= 1 / 3).all()
     assert (confidence <= 1).all()
     resized = np.asarray(Image.fromarray(image).resize(SIZE[::-1], Image.Resampling.BILINEAR))
-    evaluated = prediction_step(model.variables, resized[None], networks=model.networks, config=model.config, size=size)
-    np.testing.assert_array_equal(labels, evaluated[0])
+    np.testing.assert_array_equal(labels, evaluate(model, resized, size))
+
+
+def evaluate(model, image, size, config=None):
+    """Returns the labels of an image as evaluations choose them."""
+    step = functools.partial(views.scores_step, networks=model.networks, config=config or model.config)
+    return views.labels(jax.jit(step)(model.variables, image[None]), size)[0]
 
 
 VIEWS = {"window": (24, 40), "stride": (0, 0), "flip": True, "scales": (1.0, 1.5)}
@@ -89,8 +94,7 @@ def test_views_of_evaluation_are_those_of_predictions(model, predictor, with_vie
     image = picture(*size)
     labels, confidence = Predictor(model, config.evaluation).with_confidence(image)
     resized = np.asarray(Image.fromarray(image).resize(SIZE[::-1], Image.Resampling.BILINEAR))
-    evaluated = prediction_step(model.variables, resized[None], networks=model.networks, config=config, size=size)
-    np.testing.assert_array_equal(labels, evaluated[0])
+    np.testing.assert_array_equal(labels, evaluate(model, resized, size, config))
     assert (labels != predictor(image)).mean() > 0.02
     assert (confidence >= 1 / 3).all()
     assert (confidence <= 1).all()

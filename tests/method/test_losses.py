@@ -17,6 +17,8 @@ from ass_jax.models import semantic_outputs
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 segmentation_loss = jit(losses.segmentation_loss)
 segmentation_gradient = jit(jax.value_and_grad(losses.segmentation_loss))
+dice_loss = jit(losses.dice_loss)
+dice_gradient = jit(jax.value_and_grad(losses.dice_loss))
 domain_loss = jit(losses.domain_loss, static_argnames=("domain", "kind"))
 domain_gradient = jit(jax.value_and_grad(losses.domain_loss), static_argnames=("domain", "kind"))
 domain_accuracy = jit(losses.domain_accuracy, static_argnames="domain")
@@ -147,6 +149,47 @@ def test_bfloat16_logits_are_summed_in_float32():
 def test_segmentation_loss_names_the_shapes():
     with pytest.raises(ValueError, match=r"shape \(2, 3, 4\) for the logits, found \(2, 4, 3\)"):
         segmentation_loss(np.zeros((2, 3, 4, 5), np.float32), np.zeros((2, 4, 3), np.uint8))
+
+
+def dice_loop(logits: np.ndarray, labels: np.ndarray) -> float:
+    shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    found = []
+    for train_id in range(logits.shape[-1]):
+        true = labels == train_id
+        if true.any():
+            predicted = shares[labels != IGNORED][:, train_id].sum()
+            found.append(1 - 2 * shares[true][:, train_id].sum() / (predicted + true.sum()))
+    return float(np.mean(found))
+
+
+def test_dice_loss_by_hand():
+    logits = np.log([[[[0.75, 0.25], [0.5, 0.5], [0.1, 0.9]]]]).astype(np.float32)
+    labels = np.array([[[0, 1, IGNORED]]])
+    first, second = 1 - 2 * 0.75 / (1.25 + 1), 1 - 2 * 0.5 / (0.75 + 1)
+    np.testing.assert_allclose(dice_loss(logits, labels), (first + second) / 2, rtol=1e-6)
+    labels = np.array([[[0, 0, IGNORED]]])  # The second class is absent.
+    np.testing.assert_allclose(dice_loss(logits, labels), 1 - 2 * 1.25 / (1.25 + 2), rtol=1e-6)
+
+
+def test_dice_loss_and_gradient_equal_a_loop():
+    logits = normal(3, 2.0, 2, 5, 3, 4)
+    labels = np.random.default_rng(4).choice([0, 1, 3, IGNORED], (2, 5, 3))
+    assert_value_and_gradient(dice_gradient(logits, labels), lambda x: dice_loop(x, labels), logits)
+
+
+def test_dice_loss_without_valid_pixels_is_zero():
+    labels = np.full((1, 2, 3), IGNORED)
+    value, gradient = dice_gradient(normal(5, 100.0, 1, 2, 3, 4), labels)
+    assert value == 0
+    assert not np.asarray(gradient).any()
+
+
+def test_dice_loss_survives_large_logits():
+    logits = np.array([[[[1e4, -1e4], [-1e4, 1e4]]]], np.float32)
+    for labels, expected in (([[[0, 1]]], 0.0), ([[[1, 0]]], 1.0)):
+        value, gradient = dice_gradient(logits, np.array(labels))
+        np.testing.assert_allclose(value, expected, atol=1e-6)
+        assert np.isfinite(gradient).all()
 
 
 def test_domain_loss_by_hand():

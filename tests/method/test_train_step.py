@@ -9,11 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from ass_jax.evaluation import evaluate as evaluation
-from ass_jax.method import train_step
-from ass_jax.method.losses import IGNORED
+from ass_jax.method import train_step, views
+from ass_jax.method.losses import IGNORED, dice_loss
 from ass_jax.method.state import TrainState
 from ass_jax.models import preprocess
-from ass_jax.runtime.sharding import by_image, global_batch, make_mesh, replicated
+from ass_jax.ops import resize_bilinear
+from ass_jax.runtime.sharding import global_batch, make_mesh, replicated
 from tests.helpers.small_steps import (
     CLASSES,
     COUNTS,
@@ -59,6 +60,39 @@ def test_four_devices_equal_one(states):
     # The tolerance is tight: three steps changed every trained part a thousand times as much.
     for network, params in states[0][0].params.items():
         assert largest_error(params, states[-1][0].params[network]) > 1e-2
+
+
+def test_dice_loss_of_both_labelled_streams_is_added_on_any_number_of_devices():
+    config, mesh = make_config("joint"), make_mesh(COUNTS.values())
+    batch = {stream: make_batch()[stream] for stream in ("source", "labelled")}
+    first, plain = make_first(config), make_step(config)
+    config = config.copy_and_resolve_references()
+    config.loss.dice_weight = 0.5
+    step = make_step(config)
+    one, metrics = jit(step)(first, batch)
+    four, metrics_of_four = jit(step, out_shardings=replicated(mesh))(
+        jax.device_put(first, replicated(mesh)), global_batch(batch, mesh)
+    )
+    without, plain_metrics = jit(plain)(first, batch)
+    assert metrics.keys() - plain_metrics.keys() == {"loss/dice_source", "loss/dice_labelled"}
+    assert largest_error(four, one) < 1e-5
+    assert largest_error(one.params["segmenter"], without.params["segmenter"]) > 1e-3
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, metrics_of_four[name], rtol=1e-5, err_msg=name)
+
+    networks = make_networks(config)
+
+    def loss(params, stream):
+        images = preprocess.normalise(batch[stream]["image"], config)
+        variables = {"params": params, "batch_stats": first.batch_stats}
+        (_, logits), _ = networks.segmenter.apply(variables, images, train=True, mutable=["batch_stats"])
+        return dice_loss(resize_bilinear(logits, images.shape[1:3]), batch[stream]["label"])
+
+    losses = jit(loss, static_argnames="stream")
+    for stream in batch:
+        np.testing.assert_allclose(
+            metrics[f"loss/dice_{stream}"], losses(first.params["segmenter"], stream=stream), rtol=1e-5
+        )
 
 
 def stem_outputs(params: dict, images: np.ndarray) -> np.ndarray:
@@ -251,11 +285,10 @@ def test_evaluation_counts_pixels_on_any_number_of_devices(states):
     labels = np.random.default_rng(5).choice([0, 1, 2, 3, IGNORED], (4, *size)).astype(np.uint8)
     labels[1] = IGNORED
     batch = {"image": images, "label": labels, "valid": np.array([True, True, True, False])}
-    evaluate = functools.partial(evaluation.evaluation_step, networks=networks, config=config)
-    confusions, valid, predictions = jit(evaluate)(variables, batch)
+    confusions, valid, predictions = evaluation.make_evaluation_step(networks, config, make_mesh([1]))(variables, batch)
     mesh = make_mesh([4])
-    shardings = replicated(mesh), replicated(mesh), by_image(mesh)
-    on_four = jit(evaluate, out_shardings=shardings)(jax.device_put(variables, shardings[0]), global_batch(batch, mesh))
+    evaluate = evaluation.make_evaluation_step(networks, config, mesh)
+    on_four = evaluate(jax.device_put(variables, replicated(mesh)), global_batch(batch, mesh))
     assert len(on_four[2].sharding.device_set) == 4
     assert_trees_equal(on_four, (confusions, valid, predictions))
     np.testing.assert_array_equal(valid, batch["valid"])
@@ -274,6 +307,24 @@ def test_evaluation_counts_pixels_on_any_number_of_devices(states):
     counted = labels != IGNORED
     np.add.at(expected, (images[counted], labels[counted], np.asarray(predictions)[counted]), 1)
     np.testing.assert_array_equal(confusions, expected)
+
+
+def test_labels_of_another_size_compile_no_network_again(states, monkeypatch):
+    config, traced, scores_step = make_config(), [], views.scores_step
+
+    def counted(*arguments, **options):
+        traced.append(arguments)
+        return scores_step(*arguments, **options)
+
+    monkeypatch.setattr(views, "scores_step", counted)
+    evaluate = evaluation.make_evaluation_step(make_networks(config), config, make_mesh([1]))
+    images = make_batch()["labelled"]["image"]
+    for size in ((40, 72), (17, 31), (40, 72)):
+        batch = {"image": images, "label": np.zeros((4, *size), np.uint8), "valid": np.ones(4, bool)}
+        confusions, _, predictions = evaluate(states[-1][0].segmenter, batch)
+        assert predictions.shape == (4, *size)
+        assert confusions.sum() == predictions.size
+    assert len(traced) == 1
 
 
 def test_normalise_by_hand():

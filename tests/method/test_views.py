@@ -1,19 +1,17 @@
 """Windows, mirrored images and scales on a fake network, against plain evaluation and numbers worked out by hand."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ass_jax.method.views import predictions, probabilities, window_starts
+from ass_jax.method.views import labels, probabilities, scores, window_starts
 from ass_jax.ops import resize_bilinear
 from ass_jax.runtime.sharding import by_image, global_batch, make_mesh
 from configs import base
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3)).astype(np.uint8)
-SIZE = (32, 48)
+SIZE = IMAGES.shape[1:3]
 
 
 def network(images):
@@ -40,12 +38,13 @@ def settings(**changes):
 
 @pytest.mark.parametrize("options", [{}, {"scales": (1.0,)}, {"window": (16, 24)}, {"window": (99, 30)}])
 def test_whole_images_at_one_scale_are_plain_evaluation(options):
-    np.testing.assert_array_equal(probabilities(network, IMAGES, SIZE, **options), plain())
-    np.testing.assert_array_equal(predictions(network, IMAGES, SIZE, settings(**options)), plain().argmax(-1))
+    np.testing.assert_array_equal(probabilities(network, IMAGES, **options), plain())
+    larger = labels(scores(network, IMAGES, settings(**options)), (32, 48))
+    np.testing.assert_array_equal(larger, plain(size=(32, 48)).argmax(-1))
 
 
 def test_plain_evaluation_needs_no_softmax():
-    text = str(jax.make_jaxpr(lambda x: predictions(network, x, SIZE, settings(window=(16, 24))))(IMAGES))
+    text = str(jax.make_jaxpr(lambda x: scores(network, x, settings(window=(16, 24))))(IMAGES))
     assert "exp" not in text
     assert "while" not in text
 
@@ -53,13 +52,13 @@ def test_plain_evaluation_needs_no_softmax():
 def test_flip_is_the_mean_of_both_views():
     mirrored = np.asarray(plain(IMAGES[:, :, ::-1]))[:, :, ::-1]
     assert np.abs(mirrored - plain()).max() > 0.1
-    found = probabilities(network, IMAGES, SIZE, flip=True)
+    found = probabilities(network, IMAGES, flip=True)
     np.testing.assert_allclose(found, (plain() + mirrored) / 2, atol=1e-6)
 
 
 def test_flip_of_a_mirrored_image_is_mirrored():
-    found = probabilities(network, IMAGES, SIZE, flip=True)
-    of_mirrored = probabilities(network, IMAGES[:, :, ::-1], SIZE, flip=True)
+    found = probabilities(network, IMAGES, flip=True)
+    of_mirrored = probabilities(network, IMAGES[:, :, ::-1], flip=True)
     np.testing.assert_array_equal(of_mirrored, found[:, :, ::-1])
 
 
@@ -73,7 +72,7 @@ def test_overlapping_windows_by_hand():
         logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))[: images.shape[2]]
         return jnp.stack([jnp.log1p(-jnp.exp(logits)), logits], -1)[None, None]
 
-    found = probabilities(place, row, (1, 6), window=(1, 4), stride=(1, 2))
+    found = probabilities(place, row, window=(1, 4), stride=(1, 2))
     expected = [0.1, 0.2, (0.3 + 0.1) / 2, (0.4 + 0.2) / 2, 0.3, 0.4]
     np.testing.assert_allclose(found[0, 0, :, 1], expected, atol=1e-6)
 
@@ -82,7 +81,7 @@ def test_overlapping_windows_by_hand():
 @pytest.mark.parametrize("stride", [(0, 0), (3, 4), (4, 1)])
 def test_windows_do_not_change_a_pointwise_network(window, stride):
     stride = tuple(min(pair) for pair in zip(window, stride, strict=True))
-    found = probabilities(pointwise, IMAGES, IMAGES.shape[1:3], window=window, stride=stride, flip=True)
+    found = probabilities(pointwise, IMAGES, window=window, stride=stride, flip=True)
     np.testing.assert_allclose(found, jax.nn.softmax(pointwise(IMAGES)), atol=1e-5)
 
 
@@ -99,9 +98,9 @@ def test_scales_have_equal_weights():
         return jax.image.resize(IMAGES.astype(np.float32), (2, height, width, 3), "linear")
 
     expected = (plain() + plain(resized(8, 12)) + plain(resized(32, 48))) / 3
-    found = probabilities(network, IMAGES, SIZE, scales=(1.0, 0.5, 2.0))
+    found = probabilities(network, IMAGES, scales=(1.0, 0.5, 2.0))
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    np.testing.assert_allclose(probabilities(network, IMAGES, SIZE, scales=(1.0, 1.0)), plain(), atol=1e-6)
+    np.testing.assert_allclose(probabilities(network, IMAGES, scales=(1.0, 1.0)), plain(), atol=1e-6)
 
 
 def test_all_options_compile_once_and_divide_images_among_devices():
@@ -111,12 +110,11 @@ def test_all_options_compile_once_and_divide_images_among_devices():
         traced.append(images.shape)
         return network(images)
 
-    evaluate = functools.partial(
-        predictions,
-        counted,
-        size=SIZE,
-        settings=settings(window=(8, 12), stride=(4, 12), flip=True, scales=(0.75, 1.0)),
-    )
+    views = settings(window=(8, 12), stride=(4, 12), flip=True, scales=(0.75, 1.0))
+
+    def evaluate(images):
+        return labels(scores(counted, images, views), (32, 48))
+
     one = jax.jit(evaluate)
     images = np.concatenate([IMAGES, IMAGES[::-1]])
     expected = one(images)
@@ -134,12 +132,16 @@ def test_all_options_compile_once_and_divide_images_among_devices():
 
 def test_memory_does_not_grow_with_the_number_of_scales():
     """With five scales the program needs hardly more memory than with two."""
+    classes, large = 60, jax.ShapeDtypeStruct((2, 128, 192, 3), np.uint8)
+
+    def many_classes(images):
+        return jnp.tile(network(images), classes // 3)
 
     def needed(scales):
-        run = jax.jit(lambda images: probabilities(network, images, (256, 384), scales=scales))
-        return run.lower(IMAGES).compile().memory_analysis().temp_size_in_bytes
+        run = jax.jit(lambda images: probabilities(many_classes, images, scales=scales))
+        return run.lower(large).compile().memory_analysis().temp_size_in_bytes
 
     two, five = needed((0.5, 1.0)), needed((0.5, 0.75, 1.0, 1.25, 1.5))
-    map_bytes = 2 * 256 * 384 * 3 * 4
+    map_bytes = 2 * 128 * 192 * classes * 4
     assert two >= map_bytes
     assert five < two + map_bytes

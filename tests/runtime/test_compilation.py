@@ -60,7 +60,7 @@ def checksums(workdir, step):
 
 
 def test_second_start_compiles_no_step_and_resumes_bit_exactly(tmp_path):
-    steps = ("jit_train_step", "jit_evaluation_step")
+    steps = ("jit_train_step", "jit_scores_step", "jit_evaluation_step")
     _, told, _ = train(tmp_path)
     assert all(f"miss {step}" in told for step in steps)
     straight = checksums(tmp_path, 4)

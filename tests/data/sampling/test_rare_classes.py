@@ -10,7 +10,7 @@ from data.sampling.rare_classes import RareClassSampler, by_train_id, class_prob
 # Raw ids 0 (ignored), 1 and 2 (class 0), 3 (class 1), 4 (class 2) of three images of 1000 pixels.
 RAW = np.array([[400, 300, 300, 0, 0], [0, 500, 100, 400, 0], [700, 0, 299, 0, 1]])
 TRAIN_IDS = np.array([IGNORED, 0, 0, 1, 2], np.uint8)
-# Of 1900 pixels, class 0 has 1499, class 1 has 400 and class 2 has 1, too few for an image to show it.
+# Of 1900 pixels, class 0 has 1499, class 1 has 400 and class 2 has 1.
 
 
 def test_raw_ids_are_added_up_by_class():
@@ -56,18 +56,28 @@ def test_high_temperature_makes_classes_equally_likely():
 
 
 def test_labels_without_any_class_are_refused():
-    raw = np.array([[1000, 0], [999, 1]])
-    with pytest.raises(ValueError, match=r"expected labels that cover at least 0.15% .* found none in 2 images"):
+    raw = np.array([[1000, 0], [1000, 0]])
+    with pytest.raises(ValueError, match=r"expected labels with pixels of some class, found none in 2 images"):
         RareClassSampler(raw, np.array([IGNORED, 0], np.uint8), 0.01, (0, 0))
 
 
 def test_draws_have_the_expected_frequencies():
     sampler = RareClassSampler(RAW, TRAIN_IDS, 0.5, (0, 0))
-    rare = 1 / (1 + math.exp((400 - 1499) / 1900 / 0.5))  # Class 1: image 1 alone. Class 0: each of the three.
-    np.testing.assert_allclose(sampler.probabilities[:3], [1 - rare, rare, 0], rtol=1e-12)
+    weights = np.exp((1 - np.array([1499, 400, 1]) / 1900) / 0.5)
+    common, rare, rarest = weights / weights.sum()
+    np.testing.assert_allclose(sampler.probabilities[:3], [common, rare, rarest], rtol=1e-12)
     found = collections.Counter(sampler.draw(np.arange(20_000)).tolist())
-    expected = [(1 - rare) / 3, rare + (1 - rare) / 3, (1 - rare) / 3]
+    # Class 0: each of the three images. Class 1: the second alone. Class 2, of one pixel: the last alone.
+    expected = [common / 3, common / 3 + rare, common / 3 + rarest]
     np.testing.assert_allclose([found[image] / 20_000 for image in range(3)], expected, atol=0.012)
+
+
+def test_small_class_is_drawn_from_the_images_that_show_it_or_from_all_that_hold_it():
+    ids = np.array([0, 1], np.uint8)
+    lesions = np.array([[9999, 1], [9000, 1000], [9999, 1], [10_000, 0]])
+    assert set(RareClassSampler(lesions, ids, 0.01, (0, 0)).draw(np.arange(200)).tolist()) == {1}
+    lesions[1] = 9993, 7
+    assert set(RareClassSampler(lesions, ids, 0.01, (0, 0)).draw(np.arange(200)).tolist()) == {0, 1, 2}
 
 
 def test_draws_are_a_function_of_seed_and_position():
@@ -84,5 +94,5 @@ def test_draws_are_a_function_of_seed_and_position():
 
 
 def test_draws_stay_the_same_in_all_versions():
-    sampler = RareClassSampler(RAW, TRAIN_IDS, 1.0, (0, 0))
+    sampler = RareClassSampler(RAW[:, :4], TRAIN_IDS, 1.0, (0, 0))  # Classes 0 and 1.
     assert sampler.draw(np.arange(12)).tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 2, 1]
