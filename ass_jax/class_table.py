@@ -38,11 +38,16 @@ class BinaryClasses(NamedTuple):
     lesion: int
 
 
+def background_class(names: Sequence[str]) -> int | None:
+    """Returns the train id of the background; None if no class has its name."""
+    return list(names).index(BACKGROUND) if BACKGROUND in names else None
+
+
 def binary_classes(names: Sequence[str]) -> BinaryClasses | None:
     """Returns the train ids of background and lesion; None for a table of other classes."""
-    if len(names) != 2 or BACKGROUND not in names:
+    background = background_class(names)
+    if len(names) != 2 or background is None:
         return None
-    background = list(names).index(BACKGROUND)
     return BinaryClasses(background, 1 - background)
 
 

@@ -17,6 +17,7 @@ _GAP = 2  # Between panels.
 _TEXT_SIZE = 14
 _LINE = 20  # Height of a line of text.
 _WHITE = (255, 255, 255)
+_YELLOW, _CYAN = (255, 255, 0), (0, 255, 255)
 
 
 def colourise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -73,8 +74,11 @@ def prediction_strip(
     labels: np.ndarray,
     palette: np.ndarray,
     names: Sequence[str] = (),
+    background: int | None = None,
 ) -> np.ndarray:
     """Lays out input, prediction and truth side by side, a row an image, with headings and a legend.
+
+    With a background, a further picture shows the `outline` of all other classes over the input.
 
     Small images are enlarged and large ones subsampled, both by a whole number and without smoothing, so that every
     pixel shows one class.
@@ -85,6 +89,7 @@ def prediction_strip(
       labels: integers `[N, Y, X]` in `0..C-1` or 255.
       palette: uint8 `[C, 3]`.
       names: of the `C` classes, for the legend; without names, there is no legend.
+      background: the class of all that is not looked for; None: there is none.
 
     Returns:
       uint8 RGB `[height, width, 3]`.
@@ -96,8 +101,31 @@ def prediction_strip(
     inputs = images
     if images.shape[1:3] != (height, width):
         inputs = np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in images])
-    columns = {"input": inputs, "prediction": colourise(predictions, palette), "truth": colourise(labels, palette)}
+    columns = {"input": inputs}
+    if background is not None:
+        columns["prediction yellow, truth cyan"] = outline(inputs, predictions, labels, background)
+    columns |= {"prediction": colourise(predictions, palette), "truth": colourise(labels, palette)}
     return table(columns, palette, names)
+
+
+def outline(images: np.ndarray, predictions: np.ndarray, labels: np.ndarray, background: int) -> np.ndarray:
+    """Draws the borders of predicted regions in yellow, and of true ones in cyan above them, over images.
+
+    A border is the outermost pixels of a region of one class.
+
+    Args:
+      images: uint8 RGB `[N, Y, X, 3]`.
+      predictions: integers `[N, Y, X]` in `0..C-1`.
+      labels: integers `[N, Y, X]` in `0..C-1` or 255.
+      background: class whose regions have no border.
+
+    Returns:
+      uint8 RGB `[N, Y, X, 3]`.
+    """
+    drawn = images.copy()
+    drawn[_border(predictions, background)] = _YELLOW
+    drawn[_border(labels, background)] = _CYAN
+    return drawn
 
 
 def table(columns: dict[str, np.ndarray], palette: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
@@ -119,6 +147,15 @@ def table(columns: dict[str, np.ndarray], palette: np.ndarray, names: Sequence[s
     if names:
         parts.append(_legend(names, palette, total))
     return np.concatenate(parts)
+
+
+def _border(labels: np.ndarray, background: int) -> np.ndarray:
+    """Returns which pixels of regions other than the background touch another class, bool `[N, Y, X]`."""
+    padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    height, width = labels.shape[1:]
+    neighbours = [padded[:, y : y + height, x : x + width] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
+    inside = (labels != background) & (labels != _IGNORED)
+    return inside & np.logical_or.reduce([neighbour != labels for neighbour in neighbours])
 
 
 def _colour_table(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:

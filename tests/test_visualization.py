@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ass_jax.visualization import colourise, prediction_strip, save_picture, save_prediction
+from ass_jax.visualization import colourise, outline, prediction_strip, save_picture, save_prediction
 
 PALETTE = np.array([[128, 64, 128], [0, 0, 142], [70, 130, 180]], np.uint8)
 NAMES = ("road", "car", "sky")
@@ -70,6 +70,30 @@ def test_strip_shows_enlarged_rows_of_input_prediction_and_truth():
         np.testing.assert_array_equal(panels[1], colourise(predictions[row], PALETTE))
         np.testing.assert_array_equal(panels[2], colourise(labels[row], PALETTE))
         assert (strip[top : top + height, [256, 257, 514, 515]] == 255).all()
+
+
+def test_outline_draws_the_borders_of_regions_by_hand():
+    image = np.full((1, 5, 5, 3), 100, np.uint8)
+    prediction, truth = np.zeros((2, 1, 5, 5), np.uint8)
+    prediction[0, :4, :4] = 1  # Its middle, and its sides at the edge of the image, touch no other class.
+    truth[0, 3:, 3:], truth[0, 4, 4] = 1, 255
+    found = outline(image, prediction, truth, background=0)
+    drawn = np.array([list(row) for row in ("...y.", "...y.", "...y.", "yyycc", "...c.")])
+    colours = {".": (100,) * 3, "y": (255, 255, 0), "c": (0, 255, 255)}
+    np.testing.assert_array_equal(found[0], [[colours[letter] for letter in row] for row in drawn])
+    assert (image == 100).all()
+
+
+def test_strip_of_lesions_shows_borders_over_the_input():
+    images = np.full((1, 300, 300, 3), 77, np.uint8)
+    prediction, truth = np.zeros((2, 1, 300, 300), np.uint8)
+    prediction[0, 100:120, 100:120] = truth[0, 110:140, 110:140] = 1
+    plain = prediction_strip(images, prediction, truth, PALETTE[:2], NAMES[:2])
+    strip = prediction_strip(images, prediction, truth, PALETTE[:2], NAMES[:2], background=0)
+    assert strip.shape[1] > plain.shape[1]
+    for colour in ((255, 255, 0), (0, 255, 255)):
+        assert contains(strip, np.array(colour))
+        assert not contains(plain, np.array(colour))
 
 
 def test_strip_thins_out_large_images_and_resizes_the_input_to_the_labels():

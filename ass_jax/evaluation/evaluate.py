@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ass_jax import visualization
 from ass_jax.checkpoints import config_diff, selection
 from ass_jax.checkpoints.manager import Checkpoints
-from ass_jax.class_table import ClassTable
+from ass_jax.class_table import ClassTable, background_class
 from ass_jax.evaluation import image_scores, metrics
 from ass_jax.evaluation.metrics import confusion_matrices
 from ass_jax.inference.prediction_files import PredictionFiles
@@ -278,7 +278,8 @@ class PredictionStrip:
             return None
         images, predictions, labels = (np.stack(maps) for maps in zip(*self._rows, strict=True))
         table = self._class_table
-        return visualization.prediction_strip(images, predictions, labels, table.palette, table.names)
+        background = background_class(table.names)
+        return visualization.prediction_strip(images, predictions, labels, table.palette, table.names, background)
 
     def save(self, path: Path) -> None:
         """Writes the picture on process 0 and prints its path, unless there are no images.
