@@ -45,7 +45,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 _NO_TRIALS = {"xla_gpu_autotune_level": 0}
 _BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
 _ARRAY = re.compile(rf"\b({'|'.join(_BYTES)})\[([\d,]*)\]")
-_OPERATION = re.compile(r"\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<result>.*?) (?P<kind>[\w\-]+)\((?P<operands>.*)")
+OPERATION = re.compile(r"\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<result>.*?) (?P<kind>[\w\-]+)\((?P<operands>.*)")
 # Operations that only name values and move nothing.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
 
@@ -59,10 +59,10 @@ def traffic(text: str) -> dict[str, tuple[int, int]]:
     """
     sizes, found = {}, collections.defaultdict(lambda: (0, 0))
     for line in text[text.index("\nENTRY") :].splitlines():
-        if (match := _OPERATION.match(line)) is None:
+        if (match := OPERATION.match(line)) is None:
             continue
         name, kind = match["name"], match["kind"]
-        sizes[name] = _size(match["result"])
+        sizes[name] = size_of(match["result"])
         if kind in _FREE:
             continue
         operands = re.findall(r"%([\w.\-]+)", match["operands"].split("), ")[0])
@@ -87,7 +87,7 @@ def compile_for_gpu(config: ConfigDict, num_classes: int) -> tuple[jax.stages.Co
     return step.lower(state, batch).compile(compiler_options=_NO_TRIALS), batch
 
 
-def _size(types: str) -> int:
+def size_of(types: str) -> int:
     """Returns the bytes of the arrays in an operation's type."""
     total = 0
     for name, shape in _ARRAY.findall(types):

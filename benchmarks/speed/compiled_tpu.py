@@ -1,0 +1,210 @@
+"""Compiles the training step for chips of a TPU, which need not be present, and reads the compiler's own estimates.
+
+  python -m benchmarks.speed.compiled_tpu --config=configs/gta5.py:ass --config.model.dtype=bfloat16
+  python -m benchmarks.speed.compiled_tpu --config=configs/toy.py --topology=v5e:2x4 --chips=4 --text=runs/step.txt
+
+Needs the compiler (`pip install "jax[tpu]"`) but no TPU. The configuration's images are those of one chip. The
+compiler chooses between programs by these estimates; they are no measurements.
+
+The program is compiled in a child process, because the compiler may abort its process.
+"""
+
+import argparse
+import collections
+import functools
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from ass_jax.method.optimizers import make_optimizer
+from ass_jax.method.state import create_state
+from ass_jax.method.train_step import train_step
+from ass_jax.models import build_networks
+from ass_jax.runtime.sharding import by_image, make_mesh, replicated
+from benchmarks.common import command, random_batches
+from benchmarks.speed.compiled import OPERATION, size_of
+
+# Without these, the compiler looks for a TPU, waits for a server of its cloud, and allows one process at a time.
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+_CHILD = "ASS_JAX_COMPILES_FOR_TPU"
+_CYCLES_PER_SECOND = 1.5e9  # Of v5e; the estimates are in its cycles.
+_ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
+_PLACE = re.compile(r'op_name="([^"]*)"')
+_WRAPPER = re.compile(r"^(?:transpose\()?(?:jvp\()?(?:jit\()?\w*\)*$")
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_SMALL = 16 * 1024  # Bytes.
+_LARGEST = 10  # Copies and pads that are listed.
+
+
+def estimates(text: str) -> dict:
+    """Returns what the text of a program compiled for a TPU says of its time and of what travels.
+
+    Returns:
+      `milliseconds`: of all instructions; `by_kind` and `by_layer`: milliseconds, largest first; `collectives`: by kind
+      and type, their number, how many are smaller than 16 KiB, and bytes; `largest_moves`: milliseconds, kind, type and
+      place of the largest copies and pads.
+    """
+    by_kind, by_layer = collections.Counter(), collections.Counter()
+    moves, travels = [], {}
+    for line in text.splitlines():
+        match = OPERATION.match(line)
+        if match is None:
+            continue
+        kind, result = match["kind"].removesuffix("-start"), match["result"]
+        if kind in _COLLECTIVES:
+            element = re.search(r"[a-z]+\d+", result)
+            found = travels.setdefault(f"{kind} {element[0] if element else '?'}", {"count": 0, "small": 0, "bytes": 0})
+            size = size_of(result)
+            found["count"] += 1
+            found["small"] += size < _SMALL
+            found["bytes"] += size
+        if (estimate := _ESTIMATE.search(line)) is None:
+            continue
+        milliseconds = 1000 * int(estimate[1]) / _CYCLES_PER_SECOND
+        place = _PLACE.search(line)
+        by_kind[_kind(kind, match["name"], line)] += milliseconds
+        by_layer[layer_of(place[1] if place else "")] += milliseconds
+        if kind in ("copy", "pad", "transpose"):
+            moves.append((milliseconds, kind, result.partition("{")[0], place[1] if place else ""))
+    return {
+        "milliseconds": sum(by_kind.values()),
+        "by_kind": dict(by_kind.most_common()),
+        "by_layer": dict(by_layer.most_common()),
+        "collectives": travels,
+        "largest_moves": sorted(moves, reverse=True)[:_LARGEST],
+    }
+
+
+def layer_of(place: str) -> str:
+    """Returns the layer of an operation: of "jit(f)/jvp(DeepLab)/backbone/stage3_block2/add", "backbone/stage3".
+
+    Blocks of a stage count together, and so do forward and backward pass.
+    """
+    network = re.search(r"jvp\((\w+)\)", place)
+    words = [word for word in place.split("/") if not _WRAPPER.match(word) or word.isidentifier()]
+    if network is None:
+        return "losses and update" if place else "unnamed"
+    if network[1] != "DeepLab":
+        return network[1]
+    named = re.sub(r"(?:_block)?\d+$", "", words[1]) if len(words) > 2 and words[0] == "backbone" else ""
+    stage = re.match(r"stage\d+", words[1]) if named else None
+    return "/".join(filter(None, (words[0], stage[0] if stage else named))) if words else "DeepLab"
+
+
+def compile_for_tpu(config: ConfigDict, num_classes: int, topology: str, chips: int) -> jax.stages.Compiled:
+    """Compiles the training step for chips of a TPU.
+
+    Args:
+      config: the whole configuration; its batch is that of one chip.
+      num_classes: C.
+      topology: such as "v5e:2x4".
+      chips: how many of them take part, the first ones.
+    """
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[:chips]
+    config = config.copy_and_resolve_references()
+    for stream, images in config.data.batch.items():
+        config.data.batch[stream] = chips * images
+    mesh = make_mesh([chips], devices)
+    shared = {"networks": build_networks(config, num_classes), "config": config, "optimizer": make_optimizer(config)}
+    state = jax.eval_shape(functools.partial(create_state, num_classes=num_classes, **shared))
+    batch = random_batches.training_batches(config, num_classes, count=1)[0]
+
+    def placed(sharding: jax.sharding.Sharding, leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    state = jax.tree.map(functools.partial(placed, replicated(mesh)), state)
+    batch = jax.tree.map(functools.partial(placed, by_image(mesh)), batch)
+    step = jax.jit(functools.partial(train_step, **shared), donate_argnums=0, out_shardings=replicated(mesh))
+    return step.lower(state, batch).compile()
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns the bytes that a program needs on a chip: arguments, results of their own, temporaries and code."""
+    plan = compiled.memory_analysis()
+    return {
+        "arguments": plan.argument_size_in_bytes,
+        "results": plan.output_size_in_bytes - plan.alias_size_in_bytes,
+        "temporaries": plan.temp_size_in_bytes,
+        "code": plan.generated_code_size_in_bytes,
+    }
+
+
+def _kind(kind: str, name: str, line: str) -> str:
+    if kind != "fusion":
+        return kind
+    if "convolution" in name or "kOutput" in line:
+        return "convolution fusion"  # Matrix products, too: the compiler makes convolutions of them.
+    return "fusion"
+
+
+def _compile(options: argparse.Namespace, config: ConfigDict, arguments: Sequence[str] | None) -> None:
+    compiled = compile_for_tpu(config, options.classes, options.topology, options.chips)
+    text = compiled.as_text()
+    if options.text:
+        options.text.write_text(text)
+    costs = compiled.cost_analysis()
+    found = {"memory": memory(compiled), "tflop": costs["flops"] / 1e12, "bytes": costs["bytes accessed"]}
+    found |= estimates(text)
+    _print(found)
+    about = {
+        "command": command.described(__spec__.name, arguments),
+        "config": options.config,
+        "dtype": config.model.dtype,
+        "topology": options.topology,
+        "chips": options.chips,
+    }
+    command.write(options.json, about | found)
+
+
+def _print(found: Mapping) -> None:
+    in_gigabytes = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found["memory"].items())
+    print(f"memory in GB: {in_gigabytes}")
+    print(f"{found['tflop']:.3g} TFLOP and {found['bytes'] / 1e9:.3g} GB a chip; {found['milliseconds']:.4g} ms")
+    for title in ("by_kind", "by_layer"):
+        print(f"ms {title.replace('_', ' ')}:")
+        for name, milliseconds in found[title].items():
+            print(f"  {milliseconds:9.3f}  {name}")
+    for name, figures in found["collectives"].items():
+        print(f"{name}: {figures['count']}, {figures['small']} below 16 KiB, {figures['bytes'] / 1e6:.1f} MB")
+    for milliseconds, kind, result, place in found["largest_moves"]:
+        print(f"  {milliseconds:9.3f}  {kind} {result}  {place}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compiles in a child process, prints tables, and writes the compiled program's text and the figures as JSON."""
+    parser = command.parser(__doc__)
+    parser.add_argument("--topology", default="v5e:2x4", help="chips and how they are connected: %(default)s")
+    parser.add_argument("--chips", type=int, default=8, help="how many of them take part: %(default)s")
+    parser.add_argument("--text", type=Path, help="file to write the compiled program to")
+    options, config = command.parse(parser, arguments)
+    if importlib.util.find_spec("libtpu") is None:
+        print('Nothing was compiled: the compiler for TPUs is not installed. Install it with pip install "jax[tpu]".')
+        return 0
+    if _CHILD in os.environ:
+        _compile(options, config, arguments)
+        return 0
+    given = sys.argv[1:] if arguments is None else arguments
+    child = [sys.executable, "-m", __spec__.name, *given]
+    code = subprocess.run(child, env=os.environ | _ENVIRONMENT | {_CHILD: "1"}).returncode
+    if code:
+        print(f"The compiler ended with code {code}: it may not know {options.topology}, or memory ran out.")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
