@@ -97,7 +97,7 @@ def evaluate(
         scores = score_all(
             variables,
             lambda: progress(evaluation_batches(), "evaluation batches"),
-            step=make_evaluation_step(networks, config, mesh),
+            step=make_evaluation_step(networks, config, mesh, others=bool(class_table.others)),
             mesh=mesh,
             class_table=class_table,
             unlabelled_size=tuple(settings.test_size),
@@ -116,7 +116,12 @@ def evaluate(
 
 
 def evaluation_step(
-    variables: Variables, batch: dict[str, jax.Array], *, networks: Networks, config: ConfigDict
+    variables: Variables,
+    batch: dict[str, jax.Array],
+    *,
+    networks: Networks,
+    config: ConfigDict,
+    others: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Labels a batch by `prediction_step` and compares the labels with the truth.
 
@@ -125,19 +130,21 @@ def evaluation_step(
       batch: `image` uint8 `[B, H, W, 3]`, `label` `[B, Y, X]` and `valid` bool `[B]`, False for padding.
       networks: of which the segmenter is used.
       config: the whole configuration; static.
+      others: whether labels hold the class table's `others`; static.
 
     Returns:
-      Confusion matrix of each image int32 `[B, C, C]` (rows: truth), `valid`, and the predictions uint8 `[B, Y, X]`.
+      Confusion matrix of each image int32 `[B, C, C]` (rows: truth; one more with `others`), `valid`, and the
+      predictions uint8 `[B, Y, X]`.
     """
     size = batch["label"].shape[1:]
     predictions = prediction_step(variables, batch["image"], networks=networks, config=config, size=size)
-    confusions = confusion_matrices(predictions, batch["label"], networks.segmenter.num_classes)
+    confusions = confusion_matrices(predictions, batch["label"], networks.segmenter.num_classes, others)
     return confusions, batch["valid"], predictions
 
 
-def make_evaluation_step(networks: Networks, config: ConfigDict, mesh: Mesh) -> Callable:
+def make_evaluation_step(networks: Networks, config: ConfigDict, mesh: Mesh, *, others: bool = False) -> Callable:
     """Returns `evaluation_step`, compiled for a mesh on its first call."""
-    step = functools.partial(evaluation_step, networks=networks, config=config)
+    step = functools.partial(evaluation_step, networks=networks, config=config, others=others)
     shardings = (replicated(mesh), replicated(mesh), by_image(mesh))  # Every process gets the counts of all images.
     return jax.jit(step, out_shardings=shardings, compiler_options=compilation.options_of_steps())
 
@@ -185,7 +192,7 @@ def score(
         text `[B]`.
       step: of `make_evaluation_step`.
       mesh: see `ass_jax.runtime.sharding`.
-      class_table: `names` and `subsets` of the classes.
+      class_table: `names`, `subsets` and `others` of the classes.
       unlabelled_size: height, width of the predictions of images without labels, which count for no score.
       left_out: images that are not in `batches`, because their files cannot be used.
       visit: called with name (empty if there are none), image, prediction and labels of each image of this process.
@@ -194,19 +201,20 @@ def score(
       The entries of `ass_jax.evaluation.metrics.report` and `ass_jax.evaluation.image_scores.report`.
     """
     num_classes = len(class_table.names)
-    confusion = np.zeros((num_classes, num_classes), np.int64)
+    confusion = np.zeros((num_classes + bool(class_table.others), num_classes), np.int64)
     counts = [np.zeros((0, 3, num_classes), np.int64)]
     for batch, (confusions, valid, predictions) in _one_ahead(batches, variables, step, mesh, unlabelled_size):
         of_images = np.asarray(confusions, np.int64)[np.asarray(valid)]
         confusion += of_images.sum(axis=0)
-        counts.append(image_scores.count_pixels(of_images))
+        counts.append(image_scores.count_pixels(of_images[:, :num_classes]))
         if visit is not None:
             local = local_images(predictions)
             names = batch.get("name", [""] * len(local))
+            labels = np.where(batch["label"] < num_classes, batch["label"], IGNORED)  # Others have no colour.
             for index in np.flatnonzero(batch["valid"]):
-                visit(str(names[index]), batch["image"][index], local[index], batch["label"][index])
+                visit(str(names[index]), batch["image"][index], local[index], labels[index])
     by_image = image_scores.report(np.concatenate(counts), class_table.names, left_out)
-    return metrics.report(confusion, class_table.names, class_table.subsets) | by_image
+    return metrics.report(confusion, class_table.names, class_table.subsets, class_table.others) | by_image
 
 
 def _one_ahead(
