@@ -9,6 +9,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
 from ass_jax.models.deeplab import DILATIONS
@@ -132,12 +133,22 @@ def join_classifiers(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Args:
       arrays: by name, without prefixes.
     """
-    second = {name: array for name, array in arrays.items() if name.startswith("layer6.conv2d_list.")}
-    first = {name: arrays.get(name.replace("layer6", "layer5", 1)) for name in second}
-    if not second or any(array is None or array.shape != second[name].shape for name, array in first.items()):
+    joined = {}
+    for name, second in arrays.items():
+        if name.startswith("layer6.conv2d_list."):
+            first = arrays.get(name.replace("layer6", "layer5", 1))
+            if first is None or not _can_be_added(first, second):
+                return dict(arrays)
+            joined[name] = first + second
+    if not joined:
         return dict(arrays)
-    joined = {name: first[name] + array for name, array in second.items()}
     return {name: array for name, array in arrays.items() if not name.startswith("layer5.")} | joined
+
+
+def _can_be_added(first: np.ndarray, second: np.ndarray) -> bool:
+    """Returns whether two arrays are floating-point numbers of one shape."""
+    floating = all(jnp.issubdtype(array.dtype, np.floating) for array in (first, second))  # NumPy lacks bfloat16.
+    return floating and first.shape == second.shape
 
 
 def find_source(names: Iterable[str]) -> Source | None:

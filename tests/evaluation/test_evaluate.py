@@ -264,3 +264,4 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     for group in ("validation", "validation_average", "held_out"):
         assert written[f"{group}/dice_by_image"] == found["dice_by_image"]
         assert written[f"{group}/iou_by_image"] == found["iou_by_image"]
+        assert (written[f"{group}/images"], written[f"{group}/images_left_out"]) == (1, 2)
