@@ -24,7 +24,7 @@ from data.reading.split_builder import open_split_builder
 from data.reading.toy_builder import open_toy_builder
 
 # TensorFlow never frees a function given to `numpy_function`, nor the open files that the function holds, so each
-# split is opened once in a process. By folder, name and table of train ids.
+# split is opened once in a process. By folder, name and tables of train ids.
 _SPLITS: dict[tuple[str, str, bytes], "Split"] = {}
 # Part and settings of the data -> key of the above.
 _KEYS: dict[tuple[str, ...], tuple[str, str, bytes]] = {}
@@ -184,8 +184,8 @@ def open_splits(config: ConfigDict, parts: Iterable[str], locations: Locations |
             builder = open_split_builder(places[part], config.data)
         split, labels = specs[part].splits[part].name, specs[part].labels
         ids = train_ids(labels.raw_ids, table, labels.values)
-        key = _KEYS[settings[part]] = (str(builder.data_path), split, ids.tobytes())
+        scored_ids = train_ids(labels.raw_ids, table, labels.values, with_others=True)
+        key = _KEYS[settings[part]] = (str(builder.data_path), split, ids.tobytes() + scored_ids.tobytes())
         if key not in _SPLITS:
-            scored_ids = train_ids(labels.raw_ids, table, labels.values, with_others=True)
             _SPLITS[key] = Split(builder, split, ids, scored_ids)
     return {part: _SPLITS[_KEYS[settings[part]]] for part in settings}
