@@ -27,7 +27,7 @@ SURE = ("ADVENT, one classifier", "CLAN")  # Projects whose names and shapes no 
 
 def configuration(*kept, **settings):
     config = base.get_config()
-    config.model.update(backbone="resnet50", **settings)
+    config.model.update({"backbone": "resnet50"} | settings)
     config.init_keeps = kept
     return config
 
