@@ -76,7 +76,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     if config.init and not run_files.has_checkpoint(workdir):
         from ass_jax.weights import pretrained
 
-        pretrained.open_weights(config.init)  # A file that is missing or damaged costs no preparation of the data.
+        # A file that is missing, damaged or unclear costs no preparation of the data.
+        pretrained.expect_branches(pretrained.open_weights(config.init), config, len(class_table.names))
     # A second training must end here: preparing the data and the writer come before the loop takes the lock.
     if config.distributed.index <= 0 and not config.distributed.detect:
         with training_lock(workdir):

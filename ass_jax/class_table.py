@@ -16,6 +16,7 @@ class ClassTable(Protocol):
       palette: uint8 [C, 3], RGB.
       subsets: name of a subset -> its train ids, ascending; a mean IoU is reported for each.
       raw_ids: uint8 [C], the values in prediction files; None: the train ids themselves.
+      others: classes outside of the table that labels of evaluations hold as the number C.
     """
 
     @property
@@ -29,6 +30,9 @@ class ClassTable(Protocol):
 
     @property
     def raw_ids(self) -> np.ndarray | None: ...  # noqa: D102
+
+    @property
+    def others(self) -> Sequence[str]: ...  # noqa: D102
 
 
 class BinaryClasses(NamedTuple):

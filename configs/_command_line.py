@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs._validate import flatten
+from configs._validate import OF_WEIGHTS, flatten
 from configs._variants import VARIANTS, valid_words
 from configs.base import default_config
 from configs.user_error import UserError
@@ -49,6 +49,7 @@ def parse(arguments: list[str]) -> list[str]:
         rest = _parse_flags(others, defaults)
         if config:
             _check_pixels(flags.FLAGS.config.init, others)
+            _keep_named(flags.FLAGS.config, others)
         if help_only:
             print(_help(dict(flatten(flags.FLAGS.config, "config.")) if config else {}, own))
             sys.exit(0)
@@ -201,6 +202,12 @@ def _check_pixels(init: str, arguments: list[str]) -> None:
     found = [match[1] for other in arguments if (match := re.match(r"--?(config\.model\.pixel_\w+)", other))]
     if init and found and not Path(init).suffix:  # Files have an ending.
         raise flags.Error(f"--{found[0]} belongs to the weights of --config.init={init}, which set it: leave it out.")
+
+
+def _keep_named(config: ConfigDict, arguments: list[str]) -> None:
+    """Adds the settings of weights that the command line sets to `config.init_keeps`: weights must not change them."""
+    named = {match[1] for other in arguments if (match := re.match(r"--?config\.model\.(\w+)", other))}
+    config.init_keeps = (*config.init_keeps, *(key for key in OF_WEIGHTS if key in named - {*config.init_keeps}))
 
 
 def _check_tuple(place: str, default: tuple, value: tuple) -> None:

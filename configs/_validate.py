@@ -24,6 +24,8 @@ _INFINITY = float("inf")
 _STRIDED = ("efficientnet_lite0",)  # Backbones whose output stride can be chosen.
 _TRANSFORMERS = ("vit_tiny", "dinov2_s", "dinov2_b", "dinov2_l")
 _LEVELLED = ("efficientnet_lite0", *_TRANSFORMERS)  # Backbones that a multi-level head can read.
+# Keys of config.model that belong to weights.
+OF_WEIGHTS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches", "registers")
 _BLOCKS = {  # Blocks or stages that model.frozen_blocks counts.
     "resnet50": 4,
     "resnet101": 4,
@@ -83,6 +85,9 @@ _SIZE_OR_OFF = Rule(
 
 RULES: dict[str, Rule] = {
     "variant": _choice(*VARIANTS),
+    "init_keeps": Rule(
+        f"names of {', '.join(OF_WEIGHTS)}", lambda value: all(each in OF_WEIGHTS for each in value), OF_WEIGHTS
+    ),
     "steps": _at_least(1),
     "data.source": _choice(*SPECS),
     "data.target": _choice(*SPECS),

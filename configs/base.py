@@ -26,6 +26,9 @@ def default_config() -> ConfigDict:
     config.variant = "ass"  # Set by the word after the colon; recorded in reports.
     config.seed = 0  # Of initial weights, order of the data and augmentation.
     config.init = ""  # Weights to start from: a file, or a name of ass_jax/weights/packages.py; empty: random.
+    # Keys of config.model that stay as they are, whatever the weights expect, as ("branches",); the command line adds
+    # those that it sets.
+    config.init_keeps = ()
     config.steps = 150_000  # Training stops here; the schedule is as long as optimizer.decay_steps.
 
     config.data = ConfigDict()
@@ -94,7 +97,7 @@ def default_config() -> ConfigDict:
     config.model.backbone = "resnet101"  # Names: ass_jax/models/deeplab.py.
     config.model.output_stride = 8  # Pixels between cells of the features; 16, only of efficientnet_lite0, is faster.
     config.model.head = "atrous"  # What classifies the features: "atrous" (DeepLab-v2), "linear", "multilevel" (ViT).
-    config.model.branches = 4  # How many of the dilations 6, 12, 18, 24; released weights of AdaptSegNet use 2.
+    config.model.branches = 4  # How many of the dilations 6, 12, 18, 24; AdaptSegNet's own weights use 2.
     config.model.stride_in = "1x1"  # Convolution of a block that strides: "1x1" as in Caffe, "3x3" as in torchvision.
     config.model.batch_norm = "batch"  # "batch": statistics of each stream; "frozen": running statistics.
     # Evaluation normalises by running statistics of the target ("by_domain"; of the source where no target image is

@@ -79,12 +79,15 @@ class ClassTable:
       palette: uint8 [C, 3], RGB.
       subsets: name of a subset -> its train ids, ascending; a mean IoU is reported over each.
       raw_ids: uint8 [C], ids written to prediction files; None: the train ids themselves.
+      others: classes that labels may hold and this table lacks. Their pixels are ignored; further means count what is
+        predicted there as wrong, as scripts do that score all classes of the labels.
     """
 
     names: tuple[str, ...]
     palette: np.ndarray
     subsets: dict[str, tuple[int, ...]]
     raw_ids: np.ndarray | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def background(self) -> int | None:
@@ -97,6 +100,7 @@ def _table(
     subsets: dict[str, set[str]],
     raw_ids: bool = True,
     colours: Mapping[str, tuple[int, int, int]] = _CITYSCAPES,
+    others: tuple[str, ...] = (),
 ) -> ClassTable:
     """Builds a table of the classes of Cityscapes or another data set.
 
@@ -105,6 +109,7 @@ def _table(
       subsets: name of a subset -> names that are not in it.
       raw_ids: predictions are written in Cityscapes' raw ids, which its test server takes.
       colours: name of a class -> its colour, in the order of the train ids.
+      others: as in `ClassTable`.
 
     Returns:
       The table.
@@ -117,12 +122,12 @@ def _table(
         for subset, outside in subsets.items()
     }
     written = np.array([_RAW_ID_OF[name] for name in names], np.uint8) if raw_ids else None
-    return ClassTable(names, palette, ids, written)
+    return ClassTable(names, palette, ids, written, others)
 
 
 CLASS_TABLES = {
     "cityscapes19": _table(set(), {"19": set(), "16": _NOT_IN_SYNTHIA, "13": _NOT_IN_THIRTEEN}),
-    "synthia16": _table(_NOT_IN_SYNTHIA, {"16": set(), "13": _NOT_IN_THIRTEEN}),
+    "synthia16": _table(_NOT_IN_SYNTHIA, {"16": set(), "13": _NOT_IN_THIRTEEN}, others=tuple(sorted(_NOT_IN_SYNTHIA))),
     "toy": _table(_NOT_IN_TOY, {"toy": set()}, raw_ids=False),
     "camvid11": _table(set(), {"11": set()}, raw_ids=False, colours=_CAMVID),
     "camvid9": _table({"fence", "bicyclist"}, {"9": set()}, raw_ids=False, colours=_CAMVID),  # Shared with "toy".
@@ -213,16 +218,21 @@ def _expect_once(values: Sequence[Any], key: str, kind: str) -> None:
         raise UserError(f"{key}: expected different {kind}, found {', '.join(repeated)} more than once.")
 
 
-def train_ids(raw_ids: Mapping[int, str], table: ClassTable, size: int = 256) -> np.ndarray:
+def train_ids(
+    raw_ids: Mapping[int, str], table: ClassTable, size: int = 256, *, with_others: bool = False
+) -> np.ndarray:
     """Returns the train id of every raw id below `size`, uint8 [size].
 
     Args:
       raw_ids: raw id -> class; all other raw ids are ignored, as are classes that the table does not have.
       table: of the task.
       size: number of raw ids that a label file can hold: 256 with 8 bits, 65536 with 16.
+      with_others: the table's `others` get the number C of its classes, instead of being ignored: for scores.
     """
     found = np.full(size, IGNORED, np.uint8)
     for raw_id, name in raw_ids.items():
         if name in table.names:
             found[raw_id] = table.names.index(name)
+        elif with_others and name in table.others:
+            found[raw_id] = len(table.names)
     return found

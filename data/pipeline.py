@@ -123,9 +123,9 @@ def evaluation_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Ite
     Returns:
       Iterator of {"image": uint8 [b, H, W, 3] RGB at the size of training, "label": uint8 [b, Y, X] at the size of the
       dataset (of "source": of training), "name": text [b], "valid": bool [b]}, with b = config.evaluation.batch /
-      `hosts`, rounded up. Places of the last step without an image have valid False, no name and a label that is
-      ignored everywhere. Test images without labels have no "label". `operator.length_hint` of the iterator is the
-      number of batches left.
+      `hosts`, rounded up. Labels are train ids, the number of classes for the class table's `others`, or 255. Places of
+      the last step without an image have valid False, no name and a label that is ignored everywhere. Test images
+      without labels have no "label". `operator.length_hint` of the iterator is the number of batches left.
 
     Raises:
       UserError: files are missing or unusable, or labels of several sizes do not fit `config.evaluation.batch`.
@@ -194,7 +194,7 @@ def _evaluation(
     images = -(-config.evaluation.batch // hosts)
     if with_labels:
         index.check_label_sizes(split.label_sizes()[chosen], config.evaluation.batch)
-    decode = split.decoder("image", "name", "label") if with_labels else split.decoder("image", "name")
+    decode = split.decoder("image", "name", *(["label"] if with_labels else []), scored=True)
     size = tuple(config.data[f"{domain}_size"])
 
     def read(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

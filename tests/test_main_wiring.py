@@ -79,7 +79,11 @@ stand_in("ass_jax.training.loop", train=train, TrainingData=types.SimpleNamespac
 stand_in("ass_jax.runtime.distributed", join=lambda settings: None, end_together=contextlib.nullcontext)
 stand_in("ass_jax.evaluation.evaluate", evaluate=evaluate)
 stand_in("ass_jax.weights", __path__=["ass_jax/weights"])
-stand_in("ass_jax.weights.pretrained", open_weights=lambda path: print("opened", path))
+stand_in(
+    "ass_jax.weights.pretrained",
+    open_weights=lambda path: print("opened", path) or path,
+    expect_branches=lambda weights, config, count: print("branches of", weights, count),
+)
 stand_in("ass_jax.inference", __path__=["ass_jax/inference"])
 stand_in("ass_jax.inference.image_files", find_images=lambda pattern: [pattern, "other"])
 stand_in(
@@ -127,7 +131,8 @@ def test_training_is_wired(tmp_path):
 
 
 def test_initial_weights_are_opened_before_the_data_is_prepared(tmp_path):
-    assert wire(tmp_path, "--config.init=weights.pth").stdout.splitlines()[:2] == ["opened weights.pth", "memory kept"]
+    lines = wire(tmp_path, "--config.init=weights.pth").stdout.splitlines()
+    assert lines[:3] == ["opened weights.pth", "branches of weights.pth 10", "memory kept"]
     (tmp_path / "new/run/checkpoints/8").mkdir(parents=True)
     assert "opened" not in wire(tmp_path, "--config.init=weights.pth").stdout  # The checkpoint has them.
 

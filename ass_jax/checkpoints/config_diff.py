@@ -14,6 +14,7 @@ _ABSENT = "absent"
 HARMLESS = (
     "steps",  # The schedule follows optimizer.decay_steps.
     "init",  # Read before the first step only.
+    "init_keeps",  # What it keeps is compared itself.
     "log_every",
     "skipped_limit",
     "verify",

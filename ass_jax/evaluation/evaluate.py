@@ -97,7 +97,7 @@ def evaluate(
         scores = score_all(
             variables,
             lambda: progress(evaluation_batches(), "evaluation batches"),
-            step=make_evaluation_step(networks, config, mesh),
+            step=make_evaluation_step(networks, config, mesh, others=bool(class_table.others)),
             mesh=mesh,
             class_table=class_table,
             unlabelled_size=tuple(settings.test_size),
@@ -116,7 +116,7 @@ def evaluate(
 
 
 def evaluation_step(
-    scores: jax.Array, batch: dict[str, jax.Array], *, num_classes: int
+    scores: jax.Array, batch: dict[str, jax.Array], *, num_classes: int, others: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Labels a batch by its scores and compares the labels with the truth.
 
@@ -124,15 +124,17 @@ def evaluation_step(
       scores: `[B, h, w, C]` of `ass_jax.method.views.scores_step`.
       batch: `label` `[B, Y, X]` and `valid` bool `[B]`, False for padding.
       num_classes: `C`.
+      others: whether labels hold the class table's `others`; static.
 
     Returns:
-      Confusion matrix of each image int32 `[B, C, C]` (rows: truth), `valid`, and the predictions uint8 `[B, Y, X]`.
+      Confusion matrix of each image int32 `[B, C, C]` (rows: truth; one more with `others`), `valid`, and the
+      predictions uint8 `[B, Y, X]`.
     """
     predictions = views.labels(scores, batch["label"].shape[1:])
-    return confusion_matrices(predictions, batch["label"], num_classes), batch["valid"], predictions
+    return confusion_matrices(predictions, batch["label"], num_classes, others), batch["valid"], predictions
 
 
-def make_evaluation_step(networks: Networks, config: ConfigDict, mesh: Mesh) -> Callable:
+def make_evaluation_step(networks: Networks, config: ConfigDict, mesh: Mesh, *, others: bool = False) -> Callable:
     """Returns a function of variables and a batch, with `image` uint8 `[B, H, W, 3]`, that calls `evaluation_step`.
 
     It is two programs, each compiled for the mesh on its first call: the network's depends on the size of the images
@@ -145,7 +147,7 @@ def make_evaluation_step(networks: Networks, config: ConfigDict, mesh: Mesh) -> 
         compiler_options=options,
     )
     compare = jax.jit(
-        functools.partial(evaluation_step, num_classes=networks.segmenter.num_classes),
+        functools.partial(evaluation_step, num_classes=networks.segmenter.num_classes, others=others),
         out_shardings=(replicated(mesh), replicated(mesh), by_image(mesh)),  # All processes get the counts of all.
         compiler_options=options,
     )
@@ -200,7 +202,7 @@ def score(
         text `[B]`.
       step: of `make_evaluation_step`.
       mesh: see `ass_jax.runtime.sharding`.
-      class_table: `names` and `subsets` of the classes.
+      class_table: `names`, `subsets` and `others` of the classes.
       unlabelled_size: height, width of the predictions of images without labels, which count for no score.
       left_out: images that are not in `batches`, because their files cannot be used.
       visit: called with name (empty if there are none), image, prediction and labels of each image of this process.
@@ -209,19 +211,20 @@ def score(
       The entries of `ass_jax.evaluation.metrics.report` and `ass_jax.evaluation.image_scores.report`.
     """
     num_classes = len(class_table.names)
-    confusion = np.zeros((num_classes, num_classes), np.int64)
+    confusion = np.zeros((num_classes + bool(class_table.others), num_classes), np.int64)
     counts = [np.zeros((0, 3, num_classes), np.int64)]
     for batch, (confusions, valid, predictions) in _one_ahead(batches, variables, step, mesh, unlabelled_size):
         of_images = np.asarray(confusions, np.int64)[np.asarray(valid)]
         confusion += of_images.sum(axis=0)
-        counts.append(image_scores.count_pixels(of_images))
+        counts.append(image_scores.count_pixels(of_images[:, :num_classes]))
         if visit is not None:
             local = local_images(predictions)
             names = batch.get("name", [""] * len(local))
+            labels = np.where(batch["label"] < num_classes, batch["label"], IGNORED)  # Others have no colour.
             for index in np.flatnonzero(batch["valid"]):
-                visit(str(names[index]), batch["image"][index], local[index], batch["label"][index])
+                visit(str(names[index]), batch["image"][index], local[index], labels[index])
     by_image = image_scores.report(np.concatenate(counts), class_table.names, left_out)
-    return metrics.report(confusion, class_table.names, class_table.subsets) | by_image
+    return metrics.report(confusion, class_table.names, class_table.subsets, class_table.others) | by_image
 
 
 def _one_ahead(

@@ -23,7 +23,7 @@ OTHER_SCORES = {
 COUNTS = {"images": "images", "images_left_out": "images left out"}
 
 
-def confusion_matrices(predictions: Array, labels: Array, num_classes: int) -> Array:
+def confusion_matrices(predictions: Array, labels: Array, num_classes: int, others: bool = False) -> Array:
     """Counts the pixels of each image by true and predicted class.
 
     The counts are integers, exact up to 2**31 - 1 pixels an image; add the matrices of several images as int64.
@@ -32,31 +32,34 @@ def confusion_matrices(predictions: Array, labels: Array, num_classes: int) -> A
       predictions: integers `[B, H, W]` in `0..C-1`.
       labels: integers `[B, H, W]`; pixels outside `0..C-1`, such as 255, are not counted.
       num_classes: `C`, static.
+      others: also counts pixels of label `C`, which are of a class that is never predicted; static.
 
     Returns:
-      int32 `[B, C, C]`: rows truth, columns prediction.
+      int32 `[B, C, C]`: rows truth, columns prediction; with `others`, `[B, C + 1, C]`.
     """
+    rows = num_classes + others
     # uint8 would overflow in the product below.
     predictions, labels = predictions.astype(jnp.int32), labels.astype(jnp.int32)
-    valid = (labels >= 0) & (labels < num_classes)
-    images, cells = len(labels), num_classes * num_classes
+    valid = (labels >= 0) & (labels < rows)
+    images, cells = len(labels), rows * num_classes
     indices = jnp.where(valid, labels * num_classes + predictions, cells)  # The last cell is for ignored pixels.
     indices += (cells + 1) * jnp.arange(images)[:, None, None]
     counts = jnp.bincount(indices.reshape(-1), length=images * (cells + 1))
-    return counts.reshape(images, cells + 1)[:, :cells].reshape(images, num_classes, num_classes)
+    return counts.reshape(images, cells + 1)[:, :cells].reshape(images, rows, num_classes)
 
 
-def iou(confusion: np.ndarray) -> np.ndarray:
+def iou(confusion: np.ndarray, elsewhere: np.ndarray | int = 0) -> np.ndarray:
     """Returns the intersection over union, `tp / (tp + fp + fn)`, as the official Cityscapes evaluation defines it.
 
     Args:
       confusion: integers `[C, C]`: rows truth, columns prediction.
+      elsewhere: integers `[C]`, further false positives: predictions on pixels of classes that the matrix lacks.
 
     Returns:
       float64 `[C]`: 0 for a class that is predicted but never true, NaN for one that is neither.
     """
     true_positives, false_positives, false_negatives = _counts(confusion)
-    return ratio(true_positives, true_positives + false_positives + false_negatives)
+    return ratio(true_positives, true_positives + false_positives + elsewhere + false_negatives)
 
 
 def dice(confusion: np.ndarray) -> np.ndarray:
@@ -95,34 +98,45 @@ def mean_iou(class_iou: np.ndarray, subset: Sequence[int]) -> float:
 
 
 def report(
-    confusion: np.ndarray, class_names: Sequence[str], subsets: Mapping[str, Sequence[int]]
+    confusion: np.ndarray,
+    class_names: Sequence[str],
+    subsets: Mapping[str, Sequence[int]],
+    others: Sequence[str] = (),
 ) -> dict[str, dict[str, float | None] | float | None]:
     """Returns all scores as values that JSON can hold: numbers from 0 to 1, or None where there is no score.
 
     Args:
-      confusion: integers `[C, C]`: rows truth, columns prediction.
+      confusion: integers `[C, C]`: rows truth, columns prediction; with `others`, a last row holds their pixels.
       class_names: `C` names.
       subsets: name -> indices of the classes of a mean.
+      others: further classes of the labels, which are never predicted.
 
     Returns:
       "class_iou" and "class_dice" by class name, "mean_iou" by name of the subset, and "pixel_accuracy". For a
       background and a lesion also "sensitivity" and "specificity", the recalls of the lesion and of the background.
+      With `others`, "mean_iou" has each subset a second time, as "16_of_19": what is predicted on pixels of the others
+      is wrong there, and ignored everywhere else.
 
     Raises:
-      ValueError: the confusion matrix is not `[C, C]`.
+      ValueError: the confusion matrix has another shape.
     """
-    confusion = np.asarray(confusion)
-    if confusion.shape != (len(class_names), len(class_names)):
+    confusion, count = np.asarray(confusion), len(class_names)
+    if confusion.shape != (count + bool(others), count):
         raise ValueError(
-            f"Expected a confusion matrix of {len(class_names)} x {len(class_names)} classes, "
-            f"found shape {confusion.shape}."
+            f"Expected a confusion matrix of {count + bool(others)} x {count} classes, found shape {confusion.shape}."
         )
+    confusion, elsewhere = confusion[:count], confusion[count:].sum(axis=0)
     class_iou = iou(confusion)
+    means = {name: mean_iou(class_iou, subset) for name, subset in subsets.items()}
+    if others:
+        wider = iou(confusion, elsewhere)
+        of_all = f"of_{count + len(others)}"
+        means |= {f"{name}_{of_all}": mean_iou(wider, subset) for name, subset in subsets.items()}
     pixels = int(confusion.sum())
     found = {
         "class_iou": _by_name(class_names, class_iou),
         "class_dice": _by_name(class_names, dice(confusion)),
-        "mean_iou": _by_name(subsets, [mean_iou(class_iou, subset) for subset in subsets.values()]),
+        "mean_iou": _by_name(means, means.values()),
         "pixel_accuracy": int(np.trace(confusion)) / pixels if pixels else None,
     }
     if binary := binary_classes(class_names):

@@ -19,7 +19,7 @@ from ass_jax.models.preprocess import normalise
 from ass_jax.ops import interpolation_matrix
 from ass_jax.runtime.console import say
 from ass_jax.weights.export import PROGRAM_SUFFIX
-from ass_jax.weights.files import SUFFIXES, WeightFileError
+from ass_jax.weights.files import SUFFIXES, WeightFileError, expect_file
 from ass_jax.weights.pretrained import open_weights
 from ass_jax.weights.trained_model import Trained, open_description, open_foreign, open_run
 
@@ -157,6 +157,7 @@ def open_predictor(weights: str | os.PathLike, config: ConfigDict, class_table: 
         return _with_views_of(config, open_run(weights))
     suffix = weights.suffix.lower()
     if suffix == PROGRAM_SUFFIX:
+        expect_file(weights)
         return ProgramPredictor(weights, class_table)
     if suffix not in SUFFIXES:
         raise WeightFileError(

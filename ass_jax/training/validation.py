@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from ass_jax.class_table import ClassTable
 from ass_jax.evaluation.evaluate import PredictionStrip, make_evaluation_step, score, score_all
-from ass_jax.evaluation.metrics import OTHER_SCORES
+from ass_jax.evaluation.metrics import COUNTS, OTHER_SCORES
 from ass_jax.method.state import TrainState
 from ass_jax.models import Networks
 from ass_jax.runtime.preemption import CutShortError, StopRequest
@@ -40,7 +40,7 @@ class Validation:
           networks: of which the segmenter is used.
           mesh: of the devices that hold the state.
           data: `evaluation_batches`, `held_out_batches` and `left_out`, see `ass_jax.training.loop.TrainingData`.
-          class_table: `names`, `palette` `[C, 3]` and `subsets` of the classes.
+          class_table: `names`, `palette` `[C, 3]`, `subsets` and `others` of the classes.
           writer: of the scores.
           workdir: folder of the picture of mixed images.
         """
@@ -48,7 +48,7 @@ class Validation:
         self._pictures, self._class_table = config.evaluation.pictures, class_table
         self._data, self._writer = data, writer
         self._scoring: dict[str, Any] = {
-            "step": make_evaluation_step(networks, config, mesh),
+            "step": make_evaluation_step(networks, config, mesh, others=bool(class_table.others)),
             "mesh": mesh,
             "class_table": class_table,
         }
@@ -105,5 +105,5 @@ def write_scores(number: int, report: dict, writer: MetricWriter) -> None:
         if group is not None:
             scores |= {f"{prefix}/mIoU_{subset}": value for subset, value in group["mean_iou"].items()}
             scores |= {f"{prefix}_IoU/{name}": value for name, value in group["class_iou"].items()}
-            scores |= {f"{prefix}/{name}": group[name] for name in OTHER_SCORES if name in group}
+            scores |= {f"{prefix}/{name}": group[name] for name in (*OTHER_SCORES, *COUNTS) if name in group}
     writer.write_scalars(number, scores)

@@ -37,14 +37,7 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
       WeightFileError: the file is missing, damaged, of an unknown kind, or holds anything but arrays.
     """
     path = Path(path)
-    if not path.exists():
-        raise WeightFileError(
-            f"{path}: there is no such file in {path.parent.resolve()}. docs/weights.md says where to get weights."
-        )
-    if not path.is_file():
-        inside = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
-        names = f" Name a file in it: {format_some(inside)}." if inside else ""
-        raise WeightFileError(f"{path}: expected a file, found a folder.{names}")
+    expect_file(path)
     if path.suffix.lower() not in SUFFIXES:
         raise WeightFileError(f"{path}: unknown kind of weight file. Expected one of {', '.join(SUFFIXES)}.")
     _expect_no_substitute(path)
@@ -53,6 +46,26 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
     if not arrays:
         raise WeightFileError(f"{path}: expected arrays, found none.")
     return arrays, metadata
+
+
+def expect_file(path: Path) -> None:
+    """Raises WeightFileError, which says what was found, unless a path leads to a regular file.
+
+    Nothing is opened: a named pipe would be waited for without end.
+    """
+    if path.is_file():
+        return
+    if path.is_dir():
+        inside = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
+        names = f" Name a file in it: {format_some(inside)}." if inside else ""
+        raise WeightFileError(f"{path}: expected a file, found a folder.{names}")
+    if path.exists():
+        raise WeightFileError(f"{path}: expected a regular file, found a named pipe, a device or a socket.")
+    if path.is_symlink():
+        raise WeightFileError(f"{path}: expected a file, found a symbolic link that leads to none.")
+    raise WeightFileError(
+        f"{path}: there is no such file in {path.parent.resolve()}. docs/weights.md says where to get weights."
+    )
 
 
 def _expect_no_substitute(path: Path) -> None:

@@ -5,9 +5,11 @@ Our names are the paths in the variables of `ass_jax.models.deeplab.DeepLab`, jo
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
 from ass_jax.models.deeplab import DILATIONS
@@ -19,8 +21,6 @@ CAFFE_PIXELS: dict[str, object] = {
     "pixel_mean": (104.00698793, 116.66876762, 122.67891434),
     "pixel_deviation": (1.0, 1.0, 1.0),
 }
-# Of the dilations of AdaptSegNet's trained classifiers, only the first two ever acted.
-_RELEASED: dict[str, object] = {"branches": 2}
 TORCHVISION_PIXELS: dict[str, object] = {
     "pixel_order": "rgb",
     "pixel_mean": (123.675, 116.28, 103.53),
@@ -112,6 +112,7 @@ class Source:
       name: from our path to the foreign name; None where the source has no such parameter.
       part: from our path and the array of that name to what is ours of it, in the foreign layout.
       layout: of the kernels: "pytorch", [out, in, height, width], or "ours", [height, width, in, out].
+      branches_open: several projects have these names, and differ in how many branches of the classifier act.
     """
 
     title: str
@@ -119,6 +120,35 @@ class Source:
     name: Callable[[str], str | None]
     part: Callable[[str, np.ndarray], np.ndarray] = lambda path, array: array
     layout: str = "pytorch"
+    branches_open: bool = False
+
+
+def join_classifiers(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Makes one classifier of CLAN's two, "layer5" and "layer6".
+
+    CLAN (arXiv 1809.09478) labels images by the sum of both. Both read the last stage and are linear, so that the sum
+    of their weights is one classifier, which becomes "layer6". In other models with these names, "layer5" reads an
+    earlier stage of half as many channels: their arrays are returned as they are.
+
+    Args:
+      arrays: by name, without prefixes.
+    """
+    joined = {}
+    for name, second in arrays.items():
+        if name.startswith("layer6.conv2d_list."):
+            first = arrays.get(name.replace("layer6", "layer5", 1))
+            if first is None or not _can_be_added(first, second):
+                return dict(arrays)
+            joined[name] = first + second
+    if not joined:
+        return dict(arrays)
+    return {name: array for name, array in arrays.items() if not name.startswith("layer5.")} | joined
+
+
+def _can_be_added(first: np.ndarray, second: np.ndarray) -> bool:
+    """Returns whether two arrays are floating-point numbers of one shape."""
+    floating = all(jnp.issubdtype(array.dtype, np.floating) for array in (first, second))  # NumPy lacks bfloat16.
+    return floating and first.shape == second.shape
 
 
 def find_source(names: Iterable[str]) -> Source | None:
@@ -138,11 +168,14 @@ def find_source(names: Iterable[str]) -> Source | None:
         heads = [head for head in ("layer6", "layer5") if has(f"{head}.conv2d_list.")]
         if not heads:
             return Source("torchvision ResNet", TORCHVISION_PIXELS | {"stride_in": "3x3"}, _resnet_name)
-        settings = CAFFE_PIXELS | {"stride_in": "1x1"} | (_RELEASED if "layer6" in heads else {})
-        return Source("AdaptSegNet's DeepLab (ResNet)", settings, lambda path: _resnet_name(path, heads[0]))
+        settings = CAFFE_PIXELS | {"stride_in": "1x1"}
+        name = functools.partial(_resnet_name, head=heads[0])
+        if heads == ["layer6"]:  # ADVENT's with one classifier, or CLAN's after `join_classifiers`.
+            return Source("ADVENT's or CLAN's DeepLab (ResNet)", settings | {"branches": len(DILATIONS)}, name)
+        return Source("AdaptSegNet's or ADVENT's DeepLab (ResNet)", settings, name, branches_open=True)
     if has("features.0."):
         if has("classifier.conv2d_list."):
-            return Source("AdaptSegNet's DeepLab (VGG)", CAFFE_PIXELS | _RELEASED, _adaptsegnet_vgg_name)
+            return Source("AdaptSegNet's DeepLab (VGG)", CAFFE_PIXELS, _adaptsegnet_vgg_name, branches_open=True)
         return Source("torchvision VGG-16", TORCHVISION_PIXELS, _torchvision_vgg_name)
     if has("_conv_stem."):
         return Source("EfficientNet-Lite0", LITE_PIXELS, efficientnet_name)

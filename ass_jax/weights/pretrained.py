@@ -9,10 +9,12 @@ lists the weights in the file that a backbone uses and, with `--output`, writes 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,22 +22,27 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ass_jax.method.state import Variables
-from ass_jax.models.deeplab import BACKBONES, build_deeplab
+from ass_jax.models.deeplab import BACKBONES, DILATIONS, build_deeplab
 from ass_jax.runtime.console import format_some, print_user_error, say
 from ass_jax.runtime.workdir import parse_json
 from ass_jax.weights import packages
 from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
-from ass_jax.weights.names import Source, find_source, without_prefix
+from ass_jax.weights.names import Source, find_source, join_classifiers, without_prefix
 from configs.user_error import UserError
 
 # Keys of `config.model` that belong to weights.
 SETTINGS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches", "registers")
+_PIXELS = ("pixel_order", "pixel_mean", "pixel_deviation")  # One of them makes no sense without the others.
 _SETTINGS = "model"  # Key of the settings in the metadata of our own files.
 _CLASSIFIER = "params/classifier/"
 _WHOLE_CLASSIFIER = (_CLASSIFIER, "batch_stats/classifier/")
 # Parameters that a file may lack, because every task learns them anew.
 _MAY_BE_MISSING = (*_WHOLE_CLASSIFIER, "params/backbone/head_conv")
 _OUTPUTS = re.compile(_CLASSIFIER + r"(dilation\d+|logits)/")  # The layers of a classifier that return logits.
+_OPEN_BRANCHES = (
+    "2 for weights of AdaptSegNet, whose code stops after the second of four; "
+    "4 for those of ADVENT and for .pth exports of this project"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +77,10 @@ class Pretrained:
             settings.pop("branches", None)
         return settings
 
+    def leaves_branches_open(self, num_classes: int) -> bool:
+        """Returns whether the file does not say how many branches of its classifier act, which the model would use."""
+        return self.source.branches_open and self.num_classes == num_classes
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -101,15 +112,18 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
     arrays = {without_prefix(name): array for name, array in named.items()}
     if len(arrays) < len(named):
         raise WeightFileError(f"{path}: expected one model, found the same names with and without a prefix.")
+    arrays = join_classifiers(arrays)
     source = find_source(arrays)
     if source is None:
         raise WeightFileError(
             f"{path}: unknown names, such as {format_some(list(arrays))}. Known are torchvision's ResNet and VGG-16, "
-            "AdaptSegNet's DeepLab, EfficientNet-Lite0, HED's VGG-16, DINOv2 and our own exports."
+            "DeepLab of AdaptSegNet, ADVENT and CLAN, EfficientNet-Lite0, HED's VGG-16, DINOv2 and our own exports."
         )
     settings = source.settings
     if source.layout == "ours" and _SETTINGS in metadata:
-        parsed = parse_json(metadata[_SETTINGS], f"settings in {path}", {})
+        place = f"settings in {path}"
+        parsed = parse_json(metadata[_SETTINGS], place, {})
+        expect_valid(parsed, place)
         settings = {key: _tupled(value) for key, value in parsed.items()}
     return Pretrained(os.fspath(path), source, arrays, settings, metadata)
 
@@ -117,7 +131,8 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
 def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Placement]:
     """Puts the arrays of a file into the segmenter's variables.
 
-    A classifier for another number of classes is skipped as a whole; everything else must fit exactly.
+    The layers that return logits for another number of classes are skipped, which are a whole classifier of DeepLab but
+    only the last layer of the other heads; everything else must fit exactly.
 
     Args:
       pretrained: of `open_weights`.
@@ -158,25 +173,63 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
 def with_settings(config: ConfigDict, model_settings: Mapping[str, object]) -> ConfigDict:
     """Returns a copy of a configuration with the values in `config.model` that belong to weights replaced.
 
+    Those that `config.init_keeps` names stay as they are; one of the three settings of pixels keeps all three.
+
     Args:
       config: the whole configuration.
       model_settings: of `Pretrained.settings_for`, or `model` of a checkpoint's configuration.
     """
     config = config.copy_and_resolve_references()
+    kept = _kept(config)
     for key in SETTINGS:
-        if key in model_settings:
+        if key in model_settings and key not in kept:
             config.model[key] = _tupled(model_settings[key])
     return config
 
 
 def set_by(pretrained: Pretrained, config: ConfigDict, num_classes: int) -> ConfigDict:
-    """Returns `with_settings` for the weights of a file, and says which settings they change."""
-    changed = with_settings(config, pretrained.settings_for(num_classes))
-    values = [(key, config.model[key], changed.model[key]) for key in SETTINGS]
-    replaced = [f"model.{key}={new} instead of {_tupled(old)}" for key, old, new in values if new != _tupled(old)]
+    """Returns `with_settings` for the weights of a file; says which settings they change, and which are kept.
+
+    Raises:
+      WeightFileError: see `expect_branches`.
+    """
+    expect_branches(pretrained, config, num_classes)
+    expected, kept = pretrained.settings_for(num_classes), _kept(config)
+    old = {key: _tupled(config.model[key]) for key in SETTINGS}
+    differing = [key for key in SETTINGS if key in expected and expected[key] != old[key]]
+    replaced = [f"model.{key}={expected[key]} instead of {old[key]}" for key in differing if key not in kept]
     if replaced:
         say(f"The weights of {pretrained.path} need {', '.join(replaced)}.")
-    return changed
+    against = [f"model.{key}={old[key]}, not {expected[key]}" for key in differing if key in kept]
+    if against:
+        say(f"Kept as set, although the weights of {pretrained.path} need others: {', '.join(against)}.")
+    return with_settings(config, expected)
+
+
+def expect_branches(pretrained: Pretrained, config: ConfigDict, num_classes: int) -> None:
+    """Raises WeightFileError if only the user can know how many branches of the classifier act, and has not said so."""
+    is_open = pretrained.leaves_branches_open(num_classes) and config.model.head == "atrous"
+    if is_open and "branches" not in _kept(config):
+        raise WeightFileError(
+            f"{pretrained.path} ({pretrained.source.title}) does not say how many branches of its classifier act. "
+            f"Expected --config.model.branches: {_OPEN_BRANCHES}. In a configuration file, also name it in "
+            'config.init_keeps: ("branches",).'
+        )
+
+
+def expect_valid(settings: Mapping[str, object], place: object) -> None:
+    """Checks the values of `SETTINGS` in a file, which may hold anything; others may be missing.
+
+    Args:
+      settings: of `config.model`.
+      place: begins the message.
+
+    Raises:
+      WeightFileError: a value cannot be used; the message names its key, the value and what is expected.
+    """
+    for key, (expected, allows) in _VALID.items():
+        if key in settings and not allows(settings[key]):
+            raise WeightFileError(f"{place}: model.{key} is {settings[key]!r}; expected {expected}.")
 
 
 def describe(pretrained: Pretrained, placement: Placement) -> str:
@@ -191,6 +244,8 @@ def describe(pretrained: Pretrained, placement: Placement) -> str:
     if pretrained.settings:
         settings = [f"model.{key}={value}" for key, value in pretrained.settings.items()]
         lines.append(f"  They expect {', '.join(settings)}.")
+    if pretrained.source.branches_open:
+        lines.append(f"  How many branches of the classifier act is not in the file: {_OPEN_BRANCHES}.")
     return "\n".join(lines)
 
 
@@ -221,7 +276,7 @@ def flatten(variables: Variables) -> list[tuple[str, jax.Array]]:
 
 
 def _skip_classifier(pretrained: Pretrained, leaves: Mapping, names: Mapping[str, str | None]) -> dict[str, str]:
-    """Returns the names of the file's classifier, with the reason, if it is for another number of classes."""
+    """Returns the names of the layers that return logits, with the reason, if for another number of classes."""
     ours_to_theirs = {
         path: name
         for path, name in names.items()
@@ -238,7 +293,7 @@ def _skip_classifier(pretrained: Pretrained, leaves: Mapping, names: Mapping[str
     if any(shape[:-1] != leaves[path].shape[:-1] for path, shape in found.items()):
         return {}  # Another network, for which `_convert` raises an error.
     reason = f"a classifier for {classes.pop()} classes instead of {ours.pop()}"
-    return dict.fromkeys(ours_to_theirs.values(), reason)
+    return dict.fromkeys((ours_to_theirs[path] for path in outputs), reason)
 
 
 def _in_our_layout(pretrained: Pretrained, name: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -273,6 +328,35 @@ def _is_needed(path: str) -> bool:
 
 def _tupled(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _kept(config: ConfigDict) -> set[str]:
+    """Returns the keys of `config.model` that weights must not change."""
+    named = set(config.init_keeps)
+    return named | set(_PIXELS) if named & set(_PIXELS) else named
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_numbers(value: object, low: float) -> bool:
+    """Returns whether a value is a list of three finite numbers above `low`."""
+    numbers = value if isinstance(value, list | tuple) else ()
+    return len(numbers) == 3 and all(
+        isinstance(each, int | float) and not isinstance(each, bool) and low < each < math.inf for each in numbers
+    )
+
+
+# Key of `SETTINGS` -> what is expected, in words, and whether a value is that.
+_VALID: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "pixel_order": ("one of bgr, rgb", lambda value: value in ("bgr", "rgb")),
+    "pixel_mean": ("three numbers", lambda value: _are_numbers(value, -math.inf)),
+    "pixel_deviation": ("three numbers above 0", lambda value: _are_numbers(value, 0)),
+    "stride_in": ("one of 1x1, 3x3", lambda value: value in ("1x1", "3x3")),
+    "branches": ("one of 1, 2, 3, 4", lambda value: _is_count(value) and 1 <= value <= len(DILATIONS)),
+    "registers": ("0 or more", _is_count),
+}
 
 
 def _model_for(pretrained: Pretrained, backbone: str | None) -> tuple[str, Variables]:
@@ -313,11 +397,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "file",
-        help="torchvision's ResNet or VGG-16, AdaptSegNet's DeepLab, DINOv2, an export of ours, or weights of an "
-        f"installed package: {', '.join(packages.PACKAGES)}",
+        help="torchvision's ResNet or VGG-16, DeepLab of AdaptSegNet, ADVENT or CLAN, DINOv2, an export of ours, or "
+        f"weights of an installed package: {', '.join(packages.PACKAGES)}",
     )
     parser.add_argument("--output", help="file to write: NAME.safetensors, for --config.init")
     parser.add_argument("--backbone", choices=list(BACKBONES), help="of the model; default: the one that fits best")
+    parser.add_argument(
+        "--branches", type=int, choices=range(1, len(DILATIONS) + 1), help="of the classifier that act, to be written"
+    )
     options = parser.parse_args(arguments)
     try:
         pretrained = open_weights(options.file)
@@ -325,11 +412,14 @@ def main(arguments: list[str] | None = None) -> int:
         variables, placement = place(pretrained, variables)
         say(f"{describe(pretrained, placement)}\n  Backbone: {backbone}.")
         if options.output:
+            settings = dict(pretrained.settings) | ({"branches": options.branches} if options.branches else {})
+            if pretrained.source.branches_open and pretrained.num_classes and not options.branches:
+                raise WeightFileError(f"{options.file}: expected --branches, which act: {_OPEN_BRANCHES}.")
             arrays = dict(flatten(variables))
             write_arrays(
                 options.output,
                 {path: np.asarray(arrays[path]) for path in placement.loaded},
-                settings_metadata(pretrained.settings),
+                settings_metadata(settings),
             )
             say(f"Written: {options.output}; use it with --config.init={options.output}.")
     except UserError as error:

@@ -14,10 +14,10 @@ from ass_jax.class_table import ClassTable
 from ass_jax.method.losses import DOMAIN_LOSSES
 from ass_jax.method.state import Variables, abstract_segmenter
 from ass_jax.models import Networks, build_networks
-from ass_jax.models.deeplab import BACKBONES, DILATIONS
+from ass_jax.models.deeplab import BACKBONES
 from ass_jax.runtime.workdir import CHECKPOINTS, CLASSES, CONFIGURATION, parse_json, read_json, write_json
 from ass_jax.weights.files import WeightFileError
-from ass_jax.weights.pretrained import Pretrained, place, with_settings
+from ass_jax.weights.pretrained import Pretrained, expect_valid, place, set_by
 from configs.user_error import UserError
 
 # Keys of a configuration that a trained segmenter needs, with the types of their values.
@@ -47,12 +47,9 @@ _CHOICES = {
     "loss.semantic_outputs": ("binary", "class_domain"),
     "model.backbone": tuple(BACKBONES),
     "model.batch_norm": ("batch", "frozen"),
-    "model.branches": tuple(range(1, len(DILATIONS) + 1)),
     "model.dtype": ("float32", "bfloat16"),
     "model.head": ("atrous", "linear", "multilevel"),  # Older files do not have it, nor the next one.
     "model.output_stride": (8, 16),
-    "model.pixel_order": ("bgr", "rgb"),
-    "model.stride_in": ("1x1", "3x3"),
 }
 _CLASS_TABLE = {"names": list, "palette": list}
 
@@ -119,13 +116,15 @@ def open_foreign(pretrained: Pretrained, config: ConfigDict, class_table: ClassT
 
     Args:
       pretrained: of `ass_jax.weights.pretrained.open_weights`.
-      config: the whole configuration; the file overrides the settings that belong to its weights.
+      config: the whole configuration; the file overrides the settings that belong to its weights, but for
+        `config.init_keeps`.
       class_table: `names` and `palette`.
 
     Raises:
-      WeightFileError: the file does not fit the model, or has no classifier for this number of classes.
+      WeightFileError: the file does not fit the model, has no classifier for this number of classes, or does not say
+        how many branches of it act.
     """
-    config = with_settings(config, pretrained.settings_for(len(class_table.names)))
+    config = set_by(pretrained, config, len(class_table.names))
     return _fill(pretrained, config, tuple(class_table.names), np.asarray(class_table.palette))
 
 
@@ -172,6 +171,7 @@ def _config(found: dict, place: object) -> ConfigDict:
         if value not in choices:
             expected = ", ".join(map(str, choices))
             raise UserError(f"{place}: {key} is {value!r}; expected one of {expected}.")
+    expect_valid(found["model"], place)
     return config
 
 

@@ -127,6 +127,10 @@ def _locate(config: ConfigDict) -> tuple[Locations, list[str]]:
             problems.append(str(error))
     for errors in missing.values():
         first = errors[0]
+        if unreadable := list(dict.fromkeys(fault for error in errors for fault in error.unreadable)):
+            problems += ["", f"The dataset {first.spec.name!r} cannot be read:"]
+            problems += [f"  {fault}" for fault in unreadable[:_SHOWN]]
+            continue
         problems += ["", *describe_layout(first.spec, first.domain, first.root).splitlines()]
         faults = dict.fromkeys(fault for error in errors for fault in error.faults)
         if faults:

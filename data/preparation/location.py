@@ -20,7 +20,8 @@ from data.datasets.registry import find_spec
 from data.datasets.spec import DatasetSpec, Split, describe_layout, domain_of
 from data.preparation import shards
 from data.preparation.records import Form
-from data.raw.faults import Fault
+from data.raw import file_access
+from data.raw.faults import BadFileError, Fault
 from data.raw.pairs import Pair, SplitFiles
 
 VERSION = "1.0.0"  # The last part of the folder of every prepared split; its parent tells files and settings apart.
@@ -71,7 +72,7 @@ Locations = Mapping[str, SplitLocation]  # By part of a run.
 
 
 class MissingDataError(UserError):
-    """A split has no files. The message says what to download and where to put it.
+    """A split has no files. The message says what to download and where to put it, or what cannot be read.
 
     Attributes:
       spec: the dataset.
@@ -84,7 +85,14 @@ class MissingDataError(UserError):
         super().__init__(spec, domain, root, faults)
         self.spec, self.domain, self.root, self.faults = spec, domain, root, faults
 
+    @property
+    def unreadable(self) -> list[Fault]:
+        """The faults of files and folders that are there, so that nothing is to be downloaded in their place."""
+        return [fault for fault in self.faults if fault.kind in ("unreadable", "damaged")]
+
     def __str__(self) -> str:
+        if self.unreadable:
+            return f"The dataset {self.spec.name!r} cannot be read:{list_faults(self.unreadable)}"
         found = f"\n\nWhat was found instead:{list_faults(self.faults)}" if self.faults else ""
         return describe_layout(self.spec, self.domain, self.root) + found
 
@@ -99,7 +107,7 @@ def locate_split(data_config: ConfigDict, part: str) -> SplitLocation:
       part: of a run, such as "source_train".
 
     Raises:
-      MissingDataError: neither files nor records are there.
+      MissingDataError: neither files nor records are there, or the files cannot be read.
       UserError: several prepared versions are there, or settings of own data are out of range.
     """
     domain = domain_of(part)
@@ -126,6 +134,10 @@ def _earlier_folder(spec: DatasetSpec, domain: str, parent: Path, root: str, sta
     names = [path.parent.parent.name for path in sorted(parent.glob(f"{start}_*/*/dataset_info.json"))]
     names = [name for name in names if name.rpartition("_")[0] == start and "incomplete" not in name]
     if not names:
+        try:
+            file_access.expect_folder(Path(root))
+        except BadFileError as error:
+            raise MissingDataError(spec, domain, root, [error.fault]) from error
         raise MissingDataError(spec, domain, root, [])
     if len(names) > 1:
         raise UserError(

@@ -5,6 +5,7 @@ A path may go through a zip file as if it were a folder: `root/leftImg8bit_train
 
 import functools
 import os
+import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -27,20 +28,34 @@ def list_files(folder: Path, *, deep: bool = False) -> dict[Path, int]:
         found = _list_disk(folder, deep) if archive is None else _list_zip(archive, inner, deep)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadFileError("missing folder", folder, "there is no such folder.") from error
-    except (OSError, zipfile.BadZipFile) as error:
-        raise BadFileError("unreadable", folder, f"the folder cannot be listed: {error}.") from error
+    except OSError as error:
+        raise BadFileError("unreadable", folder, f"the folder cannot be listed: {error.strerror}.") from error
+    except zipfile.BadZipFile as error:
+        text = f"the zip file is cut off or damaged ({error}); download it again."
+        raise BadFileError("unreadable", archive or folder, text) from error
     return dict(sorted(found.items()))
+
+
+def expect_folder(folder: Path) -> None:
+    """Raises BadFileError, which says why, for a path that is there but leads to no folder."""
+    if not os.path.lexists(folder) or folder.is_dir():
+        return
+    try:
+        mode = folder.stat().st_mode
+    except OSError as error:
+        raise BadFileError("unreadable", folder, f"it cannot be opened: {error.strerror}.") from error
+    raise BadFileError("unreadable", folder, f"expected a folder, found {_kind(mode)}.")
 
 
 def read_bytes(file: Path) -> bytes:
     """Returns the content of a file.
 
     Raises:
-      BadFileError: the file is missing, empty or unreadable.
+      BadFileError: the file is missing, empty, unreadable or no regular file.
     """
     archive, inner = _split(file)
     try:
-        content = file.read_bytes() if archive is None else _open_zip(archive).read(inner)
+        content = _read_disk(file) if archive is None else _open_zip(archive).read(inner)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise BadFileError("damaged", file, f"the zip file is damaged here: {error}.") from error
     except (OSError, KeyError) as error:
@@ -58,24 +73,40 @@ def _split(path: Path) -> tuple[Path | None, str]:
     return None, ""
 
 
-def _list_disk(folder: Path, deep: bool) -> dict[Path, int]:
+def _read_disk(file: Path) -> bytes:
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode):  # A named pipe would be waited for without end.
+        raise BadFileError("unreadable", file, f"expected a regular file, found {_kind(mode)}.")
+    return file.read_bytes()
+
+
+def _kind(mode: int) -> str:
+    """Returns what a path leads to, by the mode of its status."""
+    kinds = {stat.S_IFREG: "a regular file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a device or socket")
+
+
+def _list_disk(folder: Path, deep: bool, above: tuple[Path, ...] = ()) -> dict[Path, int]:
     found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                found.update(_list_disk(folder / entry.name, deep) if deep else {})
-            else:
-                found[folder / entry.name] = _size(entry)
+            status, inner = _status(entry), folder / entry.name
+            if status is None or not stat.S_ISDIR(status.st_mode):
+                found[inner] = status.st_size if status else 0
+            elif deep:
+                if entry.is_symlink() and any(map(inner.samefile, (folder, *above))):
+                    raise BadFileError("unreadable", inner, "it is a link to a folder that holds it; remove the link.")
+                found.update(_list_disk(inner, deep, (folder, *above)))
     return found
 
 
-def _size(entry: os.DirEntry) -> int:
+def _status(entry: os.DirEntry) -> os.stat_result | None:
     try:
-        return entry.stat().st_size
-    except FileNotFoundError:  # A broken link: reading it reports the fault.
-        return 0
+        return entry.stat()
+    except OSError:  # A broken link, or one in a circle: reading it reports the fault.
+        return None
 
 
 def _list_zip(archive: Path, inner: str, deep: bool) -> dict[Path, int]:

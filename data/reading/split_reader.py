@@ -24,7 +24,7 @@ from data.reading.split_builder import open_split_builder
 from data.reading.toy_builder import open_toy_builder
 
 # TensorFlow never frees a function given to `numpy_function`, nor the open files that the function holds, so each
-# split is opened once in a process. By folder, name and table of train ids.
+# split is opened once in a process. By folder, name and tables of train ids.
 _SPLITS: dict[tuple[str, str, bytes], "Split"] = {}
 # Part and settings of the data -> key of the above.
 _KEYS: dict[tuple[str, ...], tuple[str, str, bytes]] = {}
@@ -38,18 +38,19 @@ _SHOWN = 200  # Characters of a library's message.
 class Split:
     """The records of a split: random access, and decoding of chosen features."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, table: np.ndarray):
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, table: np.ndarray, scored_table: np.ndarray):
         """Opens the records of a builder.
 
         Args:
           builder: its records exist.
           split: its name.
           table: raw id -> train id, uint8 [raw ids].
+          scored_table: the same for scores, with the class table's `others`.
         """
         self.count = builder.info.splits[split].num_examples if split in builder.info.splits else 0
         if not self.count:
             raise UserError(f"The dataset {builder.name!r} has no images in its split {split!r}; expected 1 or more.")
-        self.table = table
+        self.table, self._scored_table = table, scored_table
         self.title = f"{builder.name}/{split}"
         # Features of a record -> index -> name of the records of which they do not decode; found while training.
         self.undecodable: dict[tuple[str, ...], dict[int, str]] = collections.defaultdict(dict)
@@ -89,18 +90,19 @@ class Split:
         """Returns the name of an image without control characters."""
         return printable(self._index.names[index])
 
-    def decoder(self, *keys: str) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    def decoder(self, *keys: str, scored: bool = False) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
         """Returns the function from a record (a string) to its features `keys`; no others are decoded.
 
-        Labels become train ids, uint8.
+        Labels become train ids, uint8; with `scored`, pixels of the class table's `others` get the number of classes.
         """
+        table = self._scored_table if scored else self.table
         decode = tfds.features.FeaturesDict({key: self._features[key] for key in keys}).deserialize_example
         if "label" not in keys:
             return decode
 
         def decode_train_ids(record: tf.Tensor) -> dict[str, tf.Tensor]:
             example = decode(record)
-            return {**example, "label": tf.gather(self.table, tf.cast(example["label"], tf.int32))}
+            return {**example, "label": tf.gather(table, tf.cast(example["label"], tf.int32))}
 
         return decode_train_ids
 
@@ -182,7 +184,8 @@ def open_splits(config: ConfigDict, parts: Iterable[str], locations: Locations |
             builder = open_split_builder(places[part], config.data)
         split, labels = specs[part].splits[part].name, specs[part].labels
         ids = train_ids(labels.raw_ids, table, labels.values)
-        key = _KEYS[settings[part]] = (str(builder.data_path), split, ids.tobytes())
+        scored_ids = train_ids(labels.raw_ids, table, labels.values, with_others=True)
+        key = _KEYS[settings[part]] = (str(builder.data_path), split, ids.tobytes() + scored_ids.tobytes())
         if key not in _SPLITS:
-            _SPLITS[key] = Split(builder, split, ids)
+            _SPLITS[key] = Split(builder, split, ids, scored_ids)
     return {part: _SPLITS[_KEYS[settings[part]]] for part in settings}

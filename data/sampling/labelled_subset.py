@@ -147,6 +147,8 @@ def _check_there(chosen: list[str], places: dict[str, int], has_label: np.ndarra
 
 def _read_list(path: str) -> list[str]:
     """Returns the names of a user's list; raises UserError if it is missing, empty, or names an image twice."""
+    if Path(path).is_fifo():  # It would be waited for without end.
+        raise UserError(f"data.labelled_list: expected a text file, found that {path!r} is a named pipe.")
     try:
         names = ranking.read_names(Path(path))
     except (OSError, UnicodeDecodeError) as error:

@@ -1,5 +1,6 @@
 """The configuration file on the command line."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ def test_configuration_file_may_follow_other_flags():
     result = subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "--config.steps=7\n" in result.stdout
+
+
+def test_settings_on_the_command_line_are_kept_from_weights():
+    arguments = ["--config=configs/toy.py", "--config.model.branches=4", "--config.model.pixel_order", "bgr", "--help"]
+    result = subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if "init_keeps" in line]
+    assert shlex.split(line) == ["--config.init_keeps=('pixel_order', 'branches')"]
 
 
 def test_pixels_beside_weights_of_a_package_are_a_mistake():

@@ -135,6 +135,10 @@ def test_raw_ids_of_classes_outside_the_table_are_ignored():
     assert found.shape == (65536,)
     assert found[22] == IGNORED  # Terrain.
     assert table.names[found[23]] == "sky"
+    scored = train_ids(SPECS["cityscapes"].labels.raw_ids, table, with_others=True)
+    assert scored[[22, 27, 31]].tolist() == [16, 16, 16]  # Terrain, truck, train.
+    differing = np.flatnonzero(scored != found[:256])
+    assert differing.tolist() == [22, 27, 31]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from data import pipeline
-from data.classes import IGNORED
+from data.classes import CLASS_TABLES, IGNORED, ClassTable
 from data.datasets.registry import SPECS
 from data.datasets.spec import Split
 from tests.helpers import toy_streams
@@ -53,6 +53,19 @@ def test_length_hint_is_the_number_of_batches_left(config):
     next(batches)
     assert operator.length_hint(batches) == left - 1
     assert len(list(batches)) == left - 1
+
+
+def test_labels_of_scores_tell_other_classes_from_ignored_pixels(config, monkeypatch):
+    whole = CLASS_TABLES["toy"]
+    few = ClassTable(whole.names[1:], whole.palette[1:], {"few": (0,)}, others=whole.names[:1])
+    monkeypatch.setitem(CLASS_TABLES, "few", few)
+    config.data.classes = "few"
+    batch = next(pipeline.evaluation_batches(config))
+    first = stored(config, "target_validation")[0]["label"][..., 0]
+    assert (first == 0).any()
+    np.testing.assert_array_equal(batch["label"][0], np.where(first == 0, 9, np.where(first == 255, 255, first - 1)))
+    trained = next(pipeline.training_batches(config))["labelled"]["label"]
+    assert set(np.unique(trained)) <= {*range(9), IGNORED}
 
 
 def test_test_images_come_without_labels(config, monkeypatch):

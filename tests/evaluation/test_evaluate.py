@@ -63,7 +63,7 @@ def batches(table, labelled=True):
             "valid": np.array([True, number == 0]),
             "name": np.array([f"ulm/ulm_{number:06}_{place:06}" for place in range(2)]),
         }
-        truth = random.integers(0, len(table.names), (2, *LABEL_SIZE))
+        truth = random.integers(0, len(table.names) + bool(table.others), (2, *LABEL_SIZE))
         batch["label"] = np.where(random.random(truth.shape) < 0.1, 255, truth).astype(np.uint8)
         batch["label"][~batch["valid"]] = 255
         if not labelled:
@@ -80,7 +80,8 @@ def test_official_scripts_give_the_files_the_same_scores(tmp_path, trained, clas
     for batch in batches(table):
         for name, label in zip(batch["name"][batch["valid"]], batch["label"][batch["valid"]], strict=True):
             file = name.partition("/")[2]
-            raw = np.where(label == 255, 0, table.raw_ids[np.where(label == 255, 0, label)])
+            scored = label < len(table.names)
+            raw = np.where(scored, table.raw_ids[np.where(scored, label, 0)], 0)
             truths.append(str(tmp_path / f"{file}_gtFine_labelIds.png"))
             Image.fromarray(raw.astype(np.uint8)).save(truths[-1])
             predictions.append(str(tmp_path / "predictions" / f"{file}.png"))
@@ -213,14 +214,21 @@ def test_devices_compute_the_next_batch_while_the_host_visits_one():
 
 
 @pytest.mark.parametrize(
-    ("classes", "subsets"), [("cityscapes19", ["19", "16", "13"]), ("synthia16", ["16", "13"]), ("toy", ["toy"])]
+    ("classes", "subsets"),
+    [
+        ("cityscapes19", ["19", "16", "13"]),
+        ("synthia16", ["16", "13", "16_of_19", "13_of_19"]),
+        ("toy", ["toy"]),
+    ],
 )
 def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     table = labels.class_table(classes)
     count = len(table.names)
-    confusion = np.random.default_rng(0).integers(1, 99, (count, count))
-    counts = image_scores.count_pixels(confusion[None])
-    found = metrics.report(confusion, table.names, table.subsets) | image_scores.report(counts, table.names, 2)
+    confusion = np.random.default_rng(0).integers(1, 99, (count + bool(table.others), count))
+    counts = image_scores.count_pixels(confusion[None, :count])
+    found = metrics.report(confusion, table.names, table.subsets, table.others) | image_scores.report(
+        counts, table.names, 2
+    )
     report = found | {"held_out": found, "average": found}
     assert list(json.loads(json.dumps(report))["mean_iou"]) == subsets
 
@@ -256,3 +264,4 @@ def test_every_score_names_its_class_subset(tmp_path, capsys, classes, subsets):
     for group in ("validation", "validation_average", "held_out"):
         assert written[f"{group}/dice_by_image"] == found["dice_by_image"]
         assert written[f"{group}/iou_by_image"] == found["iou_by_image"]
+        assert (written[f"{group}/images"], written[f"{group}/images_left_out"]) == (1, 2)

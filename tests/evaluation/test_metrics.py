@@ -14,6 +14,7 @@ from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
 
 from ass_jax.evaluation.metrics import confusion_matrices, dice, format_table, iou, mean_iou, recall, report
+from data.classes import class_table
 
 count = jax.jit(confusion_matrices, static_argnames="num_classes")
 
@@ -141,6 +142,46 @@ def test_report_of_nothing_has_no_scores():
     result = report(np.zeros((4, 4), np.int64), NAMES, SUBSETS)
     assert set(result["class_iou"].values()) == {None}
     assert result["pixel_accuracy"] is None
+
+
+def count_all_classes(hist, labels, predictions, classes):
+    """Adds a pair to a matrix of all classes, as the scripts of AdaptSegNet and ADVENT do for 19 of Cityscapes."""
+    for label, prediction in zip(labels.ravel(), predictions.ravel(), strict=True):
+        if label < classes:
+            hist[label, prediction] += 1
+
+
+@pytest.mark.parametrize("score_others", [False, True])
+def test_means_of_synthia_equal_scripts_that_score_16_and_19_classes(score_others):
+    """Scripts map the three classes that SYNTHIA lacks to ignored pixels, or score all 19 and average over 16."""
+    whole, table = class_table("cityscapes19"), class_table("synthia16")
+    kept = [whole.names.index(name) for name in table.names]
+    hist, total = np.zeros((19, 19), np.int64), np.zeros((17, 16), np.int64)
+    to_table = np.full(256, 255, np.uint8)
+    to_table[kept] = np.arange(16)
+    to_table[[whole.names.index(name) for name in table.others]] = 16
+    for seed in range(6):
+        predictions, labels = random_maps(seed, 19, (16, 24))
+        predictions = np.where(np.isin(predictions, kept), predictions, kept[seed])  # The network has 16 outputs.
+        scored = labels if score_others else np.where(np.isin(labels, kept), labels, 255)
+        count_all_classes(hist, scored, predictions, 19)
+        ours = confusion_matrices(to_table[predictions][None], to_table[labels][None], 16, others=True)
+        total += np.asarray(ours[0], np.int64)
+    assert total[16].sum() > 100
+    found = report(total, table.names, table.subsets, table.others)["mean_iou"]
+    with np.errstate(invalid="ignore"):
+        official = np.diag(hist) / (hist.sum(axis=1) + hist.sum(axis=0) - np.diag(hist))
+    for subset in ("16", "13"):
+        ids = [kept[index] for index in table.subsets[subset]]
+        name = f"{subset}_of_19" if score_others else subset
+        assert found[name] == pytest.approx(np.nanmean(official[ids]), rel=1e-12)
+    assert found["16_of_19"] < found["16"] - 0.001
+
+
+def test_tables_without_other_classes_report_no_further_mean():
+    table = class_table("toy")
+    found = report(np.ones((10, 10), np.int64), table.names, table.subsets, table.others)
+    assert list(found["mean_iou"]) == ["toy"]
 
 
 def test_report_names_a_wrong_shape():

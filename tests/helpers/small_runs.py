@@ -27,6 +27,7 @@ CLASSES = SimpleNamespace(
     palette=np.array([[128, 64, 128], [70, 130, 180], [0, 0, 142]], np.uint8),
     subsets={"all": (0, 1, 2), "two": (0, 1)},
     raw_ids=None,
+    others=(),
 )
 
 

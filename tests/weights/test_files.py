@@ -1,5 +1,6 @@
 """Array files: their contents, and a one-line error for each that cannot be used."""
 
+import os
 import pickle
 import re
 import sys
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from ml_collections import ConfigDict
 
+from ass_jax.inference.predictor import open_predictor
 from ass_jax.weights import torch_files
 from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
 
@@ -281,3 +284,21 @@ def test_nothing_in_a_pth_is_run(tmp_path, torch, form):
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     assert re.search(r"expected only plain tensors, found \S+, which is not run", refusal(path))
     assert not marker.exists()
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert refusal(tmp_path / "pipe.pth").endswith("expected a regular file, found a named pipe, a device or a socket.")
+    (tmp_path / "circle.pth").symlink_to(tmp_path / "circle.pth")
+    assert refusal(tmp_path / "circle.pth").endswith("expected a file, found a symbolic link that leads to none.")
+    os.mkfifo(tmp_path / "pipe.jaxexport")
+    with pytest.raises(WeightFileError, match="found a named pipe"):
+        open_predictor(tmp_path / "pipe.jaxexport", ConfigDict(), None)
+
+
+@pytest.mark.parametrize("wrapper", ["net", "generator", "model_state", "model_G"])
+def test_unknown_wrappers_are_named(tmp_path, torch, wrapper):
+    content = {wrapper: {name: torch.from_numpy(array) for name, array in ARRAYS.items()}, "iteration": 7}
+    torch.save(content, tmp_path / "model.pth")
+    expected = "expected a state dict of tensors, itself or under state_dict, model_state_dict, model, teacher, found "
+    assert refusal(tmp_path / "model.pth").endswith(f"{expected}{wrapper}, iteration.")

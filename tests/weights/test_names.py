@@ -79,20 +79,30 @@ def test_torchvision_pixel_statistics_are_scaled_by_255():
 def test_adaptsegnet_resnet_with_one_classifier():
     source = source_of("layer1.0.conv1.weight", "layer5.conv2d_list.0.weight")
     assert source.settings == CAFFE_PIXELS | {"stride_in": "1x1"}
+    assert source.branches_open
     assert {path: source.name(path) for path in RESNET} == RESNET
     assert source.name(KERNEL) == "layer5.conv2d_list.3.weight"
 
 
 def test_adaptsegnet_resnet_with_two_classifiers():
     source = source_of("layer1.0.conv1.weight", "layer5.conv2d_list.0.weight", "layer6.conv2d_list.0.weight")
-    assert source.settings == CAFFE_PIXELS | {"stride_in": "1x1", "branches": 2}
+    assert source.settings == CAFFE_PIXELS | {"stride_in": "1x1"}
+    assert source.branches_open
+    assert source.name(KERNEL) == "layer6.conv2d_list.3.weight"
+
+
+def test_advent_resnet_with_one_classifier():
+    source = source_of("layer1.0.conv1.weight", "layer6.conv2d_list.0.weight")
+    assert source.settings == CAFFE_PIXELS | {"stride_in": "1x1", "branches": 4}
+    assert not source.branches_open
     assert source.name(KERNEL) == "layer6.conv2d_list.3.weight"
 
 
 def test_vgg():
     torchvision = source_of("features.0.weight", "classifier.0.weight")
     adaptsegnet = source_of("features.0.weight", "classifier.conv2d_list.0.weight")
-    assert (torchvision.settings, adaptsegnet.settings) == (TORCHVISION_PIXELS, CAFFE_PIXELS | {"branches": 2})
+    assert (torchvision.settings, adaptsegnet.settings) == (TORCHVISION_PIXELS, CAFFE_PIXELS)
+    assert (torchvision.branches_open, adaptsegnet.branches_open) == (False, True)
     assert {path: (torchvision.name(path), adaptsegnet.name(path)) for path in VGG} == VGG
     assert torchvision.name("params/backbone/stem/kernel") is adaptsegnet.name("params/backbone/stem/kernel") is None
 

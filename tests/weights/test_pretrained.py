@@ -121,14 +121,12 @@ def test_adaptsegnet_with_two_classifiers(tmp_path, narrow):
     )
     pretrained = opened(tmp_path / "model.npz", arrays)
     settings = pretrained.settings_for(19)
-    assert settings == CAFFE_PIXELS | {"stride_in": "1x1", "branches": 2}
-    variables, placement = place(pretrained, segmenter("resnet101", **settings))
+    assert settings == CAFFE_PIXELS | {"stride_in": "1x1"}
+    variables, placement = place(pretrained, segmenter("resnet101", branches=2, **settings))
     assert_placed(variables, placement, arrays, pretrained.source.name)
     assert placement.random == ()
     not_used = {name for name, reason in placement.skipped.items() if reason == "no part of this model"}
     assert not_used == {*pyramid("layer5", 19, 1), *(name for name in pyramid("layer6", 19, 1) if name[19] in "23")}
-    # For other classes, all four branches are new and used.
-    assert "branches" not in pretrained.settings_for(16)
 
 
 def test_initial_weights_of_adaptsegnet(tmp_path, narrow):
@@ -146,10 +144,11 @@ def test_initial_weights_of_adaptsegnet(tmp_path, narrow):
     assert len(placement.random) == len(placement.skipped) == 8
     assert set(placement.skipped.values()) == {"a classifier for 21 classes instead of 19"}
     text = describe(pretrained, placement)
-    assert "AdaptSegNet's DeepLab (ResNet); 520 arrays loaded" in text
+    assert "AdaptSegNet's or ADVENT's DeepLab (ResNet); 520 arrays loaded" in text
     assert "Not in the file, random: params/classifier/dilation12/bias" in text
     assert "Skipped, a classifier for 21 classes instead of 19: layer5.conv2d_list.0.bias" in text
     assert "model.pixel_order=bgr" in text
+    assert "How many branches of the classifier act is not in the file: 2 for weights of AdaptSegNet" in text
     everything = place(pretrained, segmenter("resnet101", classes=21))[1]
     assert everything.random == ()
     assert everything.skipped == {}
@@ -159,7 +158,7 @@ def test_adaptsegnet_vgg(tmp_path, narrow):
     shapes = vgg_shapes(NARROW, (23, 25, 27), head=(29, 31)) | pyramid("classifier", 19, 16 * NARROW)
     arrays = draw(shapes)
     pretrained = opened(tmp_path / "vgg.npz", arrays)
-    assert pretrained.settings_for(19) == CAFFE_PIXELS | {"branches": 2}
+    assert pretrained.settings_for(19) == CAFFE_PIXELS
     variables, placement = place(pretrained, segmenter("vgg16"))
     assert_placed(variables, placement, arrays, pretrained.source.name)
     assert (placement.random, placement.skipped) == ((), {})
@@ -201,7 +200,10 @@ def test_command_line_converts(tmp_path, narrow, capsys):
     )
     opened(tmp_path / "model.npz", arrays)
     output = tmp_path / "model.safetensors"
-    assert module.main([str(tmp_path / "model.npz"), f"--output={output}"]) == 0
+    assert module.main([str(tmp_path / "model.npz"), f"--output={output}"]) == 2
+    assert "model.npz: expected --branches, which act: 2 for weights of AdaptSegNet" in capsys.readouterr().err
+    assert not output.exists()
+    assert module.main([str(tmp_path / "model.npz"), f"--output={output}", "--branches=2"]) == 0
     told = capsys.readouterr().out
     assert "Backbone: resnet50." in told
     assert f"--config.init={output}" in told
@@ -211,4 +213,4 @@ def test_command_line_converts(tmp_path, narrow, capsys):
     )
     jax.tree.map(np.testing.assert_array_equal, first, second)
     settings = open_weights(output).settings
-    assert ConfigDict(settings) == ConfigDict(open_weights(tmp_path / "model.npz").settings)
+    assert ConfigDict(settings) == ConfigDict(open_weights(tmp_path / "model.npz").settings | {"branches": 2})

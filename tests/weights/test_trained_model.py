@@ -160,21 +160,26 @@ def test_invalid_class_tables_are_refused(tmp_path, run, classes):
 
 
 def released(path, classes=3):
-    """Writes AdaptSegNet's tiny model with two classifiers; returns its arrays."""
+    """Writes AdaptSegNet's tiny model with two classifiers, the first of which reads fewer channels; returns both."""
     config = configuration()
     arrays = inputs.segmenter_arrays(build_networks(config, classes), config)
-    arrays |= {name.replace("layer5", "layer6"): array for name, array in arrays.items() if "layer5" in name}
+    second = {name.replace("layer5", "layer6"): array for name, array in arrays.items() if "layer5" in name}
+    arrays |= {name: array[:, ::2] if array.ndim > 1 else array for name, array in arrays.items() if "layer5" in name}
+    arrays |= second
     np.savez(path, **arrays)
     return arrays
 
 
 def test_foreign_weights_bring_their_settings(tmp_path):
     arrays = released(tmp_path / "released.npz")
-    config = configuration(**{"model.pixel_order": "rgb", "model.stride_in": "3x3"})
+    config = configuration(**{"model.pixel_order": "rgb", "model.stride_in": "3x3", "model.branches": 2})
+    with pytest.raises(WeightFileError, match=r"released\.npz .* does not say how many branches of its classifier act"):
+        open_foreign(open_weights(tmp_path / "released.npz"), config, CLASSES)
+    config.init_keeps = ("branches",)
     trained = open_foreign(open_weights(tmp_path / "released.npz"), config, CLASSES)
     assert trained.networks.segmenter.branches == 2
     assert (trained.config.model.pixel_order, trained.config.model.stride_in) == ("bgr", "1x1")
-    assert (config.model.pixel_order, config.model.branches) == ("rgb", 4)
+    assert (config.model.pixel_order, config.model.stride_in) == ("rgb", "3x3")
     kernel = trained.variables["params"]["classifier"]["dilation12"]["kernel"]
     np.testing.assert_array_equal(kernel, arrays["layer6.conv2d_list.1.weight"].transpose(2, 3, 1, 0))
     assert trained.variables["params"]["classifier"].keys() == {"dilation6", "dilation12"}
@@ -207,5 +212,10 @@ def test_description(tmp_path, run):
         write_arrays(tmp_path / "broken.safetensors", whole, metadata | {"configuration": content})
         with pytest.raises(UserError, match=rf"^configuration in .*/broken\.safetensors: .*{message}"):
             open_description(open_weights(tmp_path / "broken.safetensors"))
+    hostile = json.loads(metadata["configuration"])
+    hostile["model"]["registers"] = "four"
+    write_arrays(tmp_path / "hostile.safetensors", whole, metadata | {"configuration": json.dumps(hostile)})
+    with pytest.raises(UserError, match=r"hostile\.safetensors: model\.registers is 'four'; expected 0 or more"):
+        open_description(open_weights(tmp_path / "hostile.safetensors"))
     write_arrays(tmp_path / "plain.safetensors", whole, {})
     assert open_description(open_weights(tmp_path / "plain.safetensors")) is None
