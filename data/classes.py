@@ -54,6 +54,7 @@ _CAMVID = {
     "bicyclist": (0, 128, 192),
 }
 _POLYP = {"background": (0, 0, 0), "polyp": (255, 255, 255)}
+_VESSEL = {"background": (0, 0, 0), "vessel": (255, 80, 80)}
 # SYNTHIA has no terrain, truck or train; its 13-class score also leaves out three thin classes.
 _NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
 _NOT_IN_THIRTEEN = {*_NOT_IN_SYNTHIA, "wall", "fence", "pole"}
@@ -121,6 +122,7 @@ CLASS_TABLES = {
     "camvid11": _table(set(), {"11": set()}, raw_ids=False, colours=_CAMVID),
     "camvid9": _table({"fence", "bicyclist"}, {"9": set()}, raw_ids=False, colours=_CAMVID),  # Shared with "toy".
     "polyp": _table(set(), {"2": set()}, raw_ids=False, colours=_POLYP),
+    "vessel": _table(set(), {"2": set()}, raw_ids=False, colours=_VESSEL),
 }
 
 
