@@ -54,7 +54,9 @@ _CAMVID = {
     "person": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
-_POLYP = {BACKGROUND: (0, 0, 0), "polyp": (255, 255, 255)}
+_LESION_COLOUR = (255, 80, 80)  # Visible in legends, on white.
+_POLYP = {BACKGROUND: (0, 0, 0), "polyp": _LESION_COLOUR}
+_VESSEL = {BACKGROUND: (0, 0, 0), "vessel": _LESION_COLOUR}
 # SYNTHIA has no terrain, truck or train; its 13-class score also leaves out three thin classes.
 _NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
 _NOT_IN_THIRTEEN = {*_NOT_IN_SYNTHIA, "wall", "fence", "pole"}
@@ -132,6 +134,7 @@ CLASS_TABLES = {
     "camvid11": _table(set(), {"11": set()}, raw_ids=False, colours=_CAMVID),
     "camvid9": _table({"fence", "bicyclist"}, {"9": set()}, raw_ids=False, colours=_CAMVID),  # Shared with "toy".
     "polyp": _table(set(), {"2": set()}, raw_ids=False, colours=_POLYP),
+    "vessel": _table(set(), {"2": set()}, raw_ids=False, colours=_VESSEL),
 }
 
 

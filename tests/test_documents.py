@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base, polyps
+from configs import base, polyps, vessels
 from configs._variants import VARIANTS
 from configs.backbones import BACKBONES
 
@@ -120,7 +120,8 @@ def wrong_configurations(text):
 
 
 def is_word(word):
-    return word in {*VARIANTS, *BACKBONES, *polyps.WORDS} or word in ("smoke", "VARIANT", "NUMBER") or word.isdigit()
+    own = {*polyps.WORDS, *vessels.WORDS}
+    return word in {*VARIANTS, *BACKBONES, *own} or word in ("smoke", "VARIANT", "NUMBER") or word.isdigit()
 
 
 def unknown_targets(text):

@@ -27,7 +27,7 @@ def markdown(summary: dict) -> str:
         *([f"**Settings changed for it: `{shlex.join(overrides)}`.**"] if overrides else []),
         "![mIoU of every variant, a dot a seed](ladder.png)",
         "## Scores",
-        f"IoU in % on the target's validation images after step {config['steps']:,}, from the last checkpoint (not the "
+        f"In %, on the target's validation images after step {config['steps']:,}, from the last checkpoint (not the "
         f"best one). {_explain_spread(count)}",
         _score_table(summary),
     ]
@@ -163,6 +163,7 @@ def _explain_sign(count: int) -> str:
 def _score_table(summary: dict) -> str:
     subsets, rows = summary["subsets"], []
     taught = any(row["average"]["count"] for row in summary["variants"].values())
+    foreground = dict.fromkeys(title for row in summary["variants"].values() for title in row["foreground"])
     for name, row in summary["variants"].items():
         share = row["share_of_oracle"]
         rows.append(
@@ -172,11 +173,12 @@ def _score_table(summary: dict) -> str:
                 *([_percent(row["average"])] if taught else []),
                 ", ".join(_number(row["by_seed"].get(seed)) for seed in summary["seeds"]),
                 "–" if share is None else f"{100 * share:.0f} %",
+                *(_percent(row["foreground"].get(title)) for title in foreground),
             ]
         )
     means = [f"mIoU {subset}" for subset in subsets] + [f"teacher's mIoU {subsets[0]}"] * taught
     by_seed = f"seed {', '.join(map(str, summary['seeds']))}"
-    return _table(["variant", *means, by_seed, "share of oracle"], rows)
+    return _table(["variant", *means, by_seed, "share of oracle", *foreground], rows)
 
 
 def _difference_table(summary: dict) -> str:
@@ -239,8 +241,10 @@ def _settings(config: dict) -> list[str]:
             f"Generated images: {_listed(generated)} images of {toy['height']}×{toy['width']} pixels, scenes of seed "
             f"{toy['seed']}, shift {toy['shift']:g}; the same in every run."
         )
+    crop = _size(config["augment"]["crop"]) if any(config["augment"]["crop"]) else ""
     lines += [
-        f"Training size (height × width): source {_size(data['source_size'])}, target {_size(data['target_size'])}.",
+        f"Training size (height × width): source {_size(data['source_size'])}, target {_size(data['target_size'])}"
+        f"{crop and f'; crops of {crop}'}.",
         f"Network: {model['backbone']}, head {_head(model)}, {model['dtype']}.",
         f"Segmenter: {_descent(optimizer)}, learning rate {optimizer['learning_rate']:g} (classifier ×"
         f"{optimizer['classifier_factor']:g}), weight decay "

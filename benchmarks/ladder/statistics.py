@@ -2,7 +2,10 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from ass_jax.class_table import BACKGROUND
+from ass_jax.evaluation.metrics import OTHER_SCORES
 from benchmarks.common.runs import Run, settings, typical_run
 from data.streams import streams
 
@@ -97,7 +100,18 @@ def _row(own: Sequence[Run], scores: dict, subset: str) -> dict:
         "mean_iou": {subset: _spread([])} | _spread_by_name(reports, "mean_iou"),
         "average": _spread(report.get(AVERAGE, {"mean_iou": {}})["mean_iou"].get(subset) for report in reports),
         "class_iou": _spread_by_name(reports, "class_iou"),
+        "foreground": _spread_by_name([{"foreground": _foreground(report)} for report in reports], "foreground"),
     }
+
+
+def _foreground(report: Mapping[str, Any]) -> dict[str, float | None]:
+    """Returns the scores of what is looked for, by their titles; none where no class is the background."""
+    dice = report.get("class_dice", {})
+    if BACKGROUND not in dice:
+        return {}
+    known = [score for name, score in dice.items() if name != BACKGROUND and score is not None]
+    others = {title: report[key] for key, title in OTHER_SCORES.items() if key in report}
+    return {"Dice": statistics.fmean(known) if known else None} | others
 
 
 def _acting(run: Run) -> dict:

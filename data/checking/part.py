@@ -142,7 +142,8 @@ def _reasons(location: SplitLocation, result: survey.Survey) -> dict[str, str]:
     reasons = {}
     for pair in files.pairs:
         if pair.name in result.bad:
-            reasons[pair.name] = str(of_file.get(pair.image) or of_file[pair.label])
+            files_of_pair = (pair.image, pair.label, pair.field_of_view)
+            reasons[pair.name] = str(next(of_file[file] for file in files_of_pair if file in of_file))
     for fault in files.faults:  # These have no pair; only file names of Cityscapes give away the image's name.
         for ending in ("_leftImg8bit", "_gtFine_labelIds"):
             if fault.file.stem.endswith(ending):

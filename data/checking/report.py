@@ -12,6 +12,7 @@ REMEDIES = {
     "missing folder": "Put the folder there, or name another root.",
     "missing image": "Unpack the archive of the images again, or remove the label.",
     "missing label": "Unpack the archive of the labels again, or remove the image.",
+    "missing field of view": "Unpack the archive of the masks again, or remove the image and its label.",
     "odd name": "Give the file the expected name, or move it elsewhere.",
     "unreadable": "Allow reading (chmod), repair the link or check the disk.",
     "damaged": "Unpack or download the file again.",

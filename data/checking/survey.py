@@ -64,7 +64,7 @@ class Survey:
       id_examples: raw id -> the first label that holds it.
       labels: number of usable pairs that have a label.
       without_class: labels without a pixel of the classes of the run.
-      only_zero: labels whose only raw id is 0: empty, where labels are binary masks.
+      only_zero: labels whose only raw id of a class is 0: empty, where labels are binary masks.
       digests: name of a usable pair -> hash of the image's pixels.
     """
 
@@ -106,7 +106,7 @@ class Survey:
             self.id_examples.setdefault(raw_id, summary.pair)
         if not class_ids & summary.counts.keys():
             self.without_class.append(summary.pair)
-        if summary.counts.keys() == {0}:
+        if class_ids & summary.counts.keys() == {0}:
             self.only_zero.append(summary.pair)
 
 

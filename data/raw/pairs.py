@@ -18,13 +18,15 @@ class Pair(NamedTuple):
       name: unique in the split; sorts as the files do.
       image: file.
       label: file, or None for an image without a label.
-      size: bytes of both files, by which a changed file is noticed.
+      size: bytes of each file, by which a changed file is noticed.
+      field_of_view: file of a mask, outside of which the label says nothing; None: the label covers the whole image.
     """
 
     name: str
     image: Path
     label: Path | None
-    size: tuple[int, int]
+    size: tuple[int, ...]
+    field_of_view: Path | None = None
 
 
 class SplitFiles(NamedTuple):
@@ -112,6 +114,33 @@ def match_pairs(
     return SplitFiles(pairs, faults)
 
 
+def add_fields_of_view(files: SplitFiles, folder: Path, name_of: NameOf, *, expected: str) -> SplitFiles:
+    """Adds to each pair the mask that shows which part of its image the camera saw.
+
+    Args:
+      files: pairs of image and label.
+      folder: of the masks.
+      name_of: returns the name of a mask's pair; None if the file's name does not fit the layout.
+      expected: how masks are named, for messages.
+
+    Returns:
+      The pairs that have a mask, and all faults; no pairs where the folder is missing.
+    """
+    try:
+        masks = file_access.list_files(folder)
+    except BadFileError as error:
+        return SplitFiles([], [*files.faults, error.fault])
+    pairs, faults = [], [*files.faults]
+    mask_of = _by_name(masks, name_of, expected, faults)
+    for pair in files.pairs:
+        if (mask := mask_of.get(pair.name)) is not None:
+            pairs.append(pair._replace(size=(*pair.size, masks[mask]), field_of_view=mask))
+        else:
+            text = f"expected a mask of the same name in {folder}, found none."
+            faults.append(Fault("missing field of view", pair.image, text))
+    return SplitFiles(pairs, faults)
+
+
 def select_pairs(files: SplitFiles, name_of: NameOf, chosen: Collection[str]) -> SplitFiles:
     """Returns the pairs that belong to one of several splits that share folders.
 
@@ -140,6 +169,8 @@ def join_pairs(parts: Iterable[SplitFiles]) -> SplitFiles:
 def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
     """Reads an image and its label, with every check that concerns this pair alone.
 
+    Outside the field of view, the label becomes `LabelRules.unlabelled_id`.
+
     Args:
       pair: files; the label may be missing.
       rules: of the dataset's labels.
@@ -152,11 +183,20 @@ def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
         label = np.full(image.shape[:2], rules.unlabelled_id, np.uint8 if rules.values == 256 else np.uint16)
         return PairContent(image, label, np.zeros(rules.values, np.int64))
     label = image_files.read_label(pair.label, rules.encoding)
-    if label.shape != image.shape[:2]:
-        found = [f"{width}x{height}" for height, width in (image.shape[:2], label.shape)]
-        text = f"the image {pair.image} has {found[0]} pixels, its label {found[1]}; expected the same."
-        raise BadFileError("size mismatch", pair.label, text)
+    _check_size(label, image, "label", pair.label, pair)
+    if pair.field_of_view is not None:
+        seen = image_files.read_label(pair.field_of_view, "binary")
+        _check_size(seen, image, "field of view", pair.field_of_view, pair)
+        label = np.where(seen > 0, label, label.dtype.type(rules.unlabelled_id))
     return PairContent(image, label, label_rules.count_ids(label, rules, pair.label))
+
+
+def _check_size(pixels: np.ndarray, image: np.ndarray, what: str, file: Path, pair: Pair) -> None:
+    """Raises BadFileError unless a label or a mask, [Y, X], has the size of its image."""
+    if pixels.shape != image.shape[:2]:
+        found = [f"{width}x{height}" for height, width in (image.shape[:2], pixels.shape)]
+        text = f"the image {pair.image} has {found[0]} pixels, its {what} {found[1]}; expected the same."
+        raise BadFileError("size mismatch", file, text)
 
 
 def _by_name(group: Iterable[Path], name_of: NameOf, expected: str, faults: list[Fault]) -> dict[str, Path]:

@@ -9,7 +9,7 @@ import pytest
 def finish():
     """Returns a function that writes the files of a finished training run."""
 
-    def finish(run, score, average=None, **classes):
+    def finish(run, score, average=None, others=None, **classes):
         run.folder.mkdir(parents=True)
         (run.folder / "config.json").write_text(run.config.to_json())
         scores = {
@@ -18,6 +18,7 @@ def finish():
             "class_iou": {"road": score, "car": None} | classes,
             "mean_iou": {"toy": score},
         }
+        scores |= others or {}
         if average is not None:
             scores["average"] = {"mean_iou": {"toy": average}}
         (run.folder / "eval.json").write_text(json.dumps(scores))

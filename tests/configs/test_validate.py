@@ -12,7 +12,7 @@ from ass_jax.method.state import abstract_segmenter
 from ass_jax.models import build_networks, deeplab, semantic_outputs
 from ass_jax.models.vit import Vit
 from ass_jax.weights import pretrained
-from configs import _validate, base, camvid, custom, gta5, polyps, streets_to_camvid, synthia, toy
+from configs import _validate, base, camvid, custom, gta5, polyps, streets_to_camvid, synthia, toy, vessels
 from configs._validate import RULES, get_value, validate
 from configs._variants import VARIANTS
 from configs.user_error import UserError
@@ -48,7 +48,7 @@ def set_value(config, key, value):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("file", [base, toy, gta5, synthia, camvid, streets_to_camvid, polyps, custom])
+@pytest.mark.parametrize("file", [base, toy, gta5, synthia, camvid, streets_to_camvid, polyps, vessels, custom])
 def test_every_configuration_is_valid(file, variant):
     for words in (variant, f"{variant},smoke"):
         validate(file.get_config(words))

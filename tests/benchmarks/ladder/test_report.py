@@ -64,7 +64,7 @@ def test_report_shows_the_numbers(summary):
         "- abacus, 2 core(s), 1 GiB of memory, wood; Python 3; jax 1.0; devices of JAX: cpu; 2 runs at a time",
     ):
         assert line in text, text
-    for absent in ("Missing", "Settings changed", "teacher's mIoU", "Teacher: "):
+    for absent in ("Missing", "Settings changed", "teacher's mIoU", "Teacher: ", "Dice", "crops"):
         assert absent not in text
 
 
@@ -111,6 +111,26 @@ def test_rows_with_the_same_number_of_labelled_images_are_compared(tmp_path, req
     assert "| `joint,4` | 4 | 2 | – | 4 | – | – | – |" in text
     assert "| `joint,16` | source + 16 labelled target images | 50.0 ± 0.0 |" in short_table(summary)
     save_plot(summary, tmp_path / "ladder.png")
+
+
+def test_scores_of_the_foreground_are_shown_where_there_is_a_background(tmp_path, request, monkeypatch, finish):
+    monkeypatch.chdir(request.config.rootpath)
+    runs = plan("configs/vessels.py", ["joint", "oracle"], [0, 1], [], tmp_path)
+    for run in runs:
+        dice = 0.7 + 0.02 * run.seed
+        others = {"class_dice": {"background": 0.99, "vessel": dice}, "dice_by_image": dice - 0.1}
+        finish(run, 0.5, others=others | {"sensitivity": 0.8, "specificity": None})
+    summary = summarise(runs, "configs/vessels.py", "", [])
+    # The sample deviation of two numbers is their difference over the square root of 2.
+    dice = summary["variants"]["joint"]["foreground"]["Dice"]
+    assert dice == pytest.approx({"mean": 0.71, "deviation": 0.02 / 2**0.5, "count": 2})
+    text = markdown(summary)
+    for line in (
+        "seed 0, 1 | share of oracle | Dice | Dice by image | sensitivity | specificity |",
+        "| `joint` | 50.0 ± 0.0 | 50.0, 50.0 | 100 % | 71.0 ± 1.4 | 61.0 ± 1.4 | 80.0 ± 0.0 | – |",
+        "crops of ",
+    ):
+        assert line in text, text
 
 
 def test_only_generated_domains_are_described(tmp_path, request, monkeypatch, finish):
