@@ -235,7 +235,7 @@ def _one_ahead(
     for batch in batches:
         if "label" not in batch:
             batch = batch | {"label": np.full((len(batch["valid"]), *unlabelled_size), IGNORED, np.uint8)}
-        padded = pad_images({key: batch[key] for key in ("image", "label", "valid")}, mesh.size, IGNORED)
+        padded = pad_images({key: batch[key] for key in ("image", "label", "valid")}, mesh, IGNORED)
         result = step(variables, global_batch(padded, mesh))
         if before is not None:
             yield before

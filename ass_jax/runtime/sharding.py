@@ -15,6 +15,8 @@ from configs.user_error import UserError
 def make_mesh(images_per_step: Iterable[int], devices: Sequence[jax.Device] = ()) -> Mesh:
     """Returns a mesh with one axis, `data`, over the largest number of devices that divides every stream of a step.
 
+    On TPUs, the number also divides that of all devices: programs for 3 or 6 of 8 chips do not compile.
+
     Args:
       images_per_step: images per step of each stream, over all devices.
       devices: to choose from; default: all that JAX finds.
@@ -24,7 +26,10 @@ def make_mesh(images_per_step: Iterable[int], devices: Sequence[jax.Device] = ()
     """
     sizes = list(images_per_step)
     devices = list(devices) or jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if math.gcd(*sizes) % n == 0)
+    common = math.gcd(*sizes)
+    if devices[0].platform == "tpu":
+        common = math.gcd(common, len(devices))
+    count = max(n for n in range(1, len(devices) + 1) if common % n == 0)
     if count < len(devices):
         message = (
             f"Images per step {sizes} cannot be divided among {len(devices)} devices: make each a multiple of "
@@ -70,15 +75,15 @@ def local_images(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def pad_images(batch: dict[str, np.ndarray], multiple: int, ignored: int) -> dict[str, np.ndarray]:
-    """Adds empty, ignored images to an evaluation batch until its size is a multiple of `multiple`.
+def pad_images(batch: dict[str, np.ndarray], mesh: Mesh, ignored: int) -> dict[str, np.ndarray]:
+    """Adds empty, ignored images to this process's evaluation batch until its devices share them evenly.
 
     Args:
-      batch: `image` `[B, ...]`, `label` `[B, ...]`, `valid` `[B]`.
-      multiple: number of devices.
+      batch: `image` `[B, ...]`, `label` `[B, ...]`, `valid` `[B]`; of the same size in every process.
+      mesh: see `make_mesh`; every process has as many of its devices.
       ignored: label of the added images' pixels.
     """
-    missing = -len(batch["valid"]) % multiple
+    missing = -len(batch["valid"]) % len(mesh.local_devices)
     if not missing:
         return batch
 

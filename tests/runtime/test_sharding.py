@@ -1,5 +1,7 @@
 """Checks how batches are divided among four devices."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -23,6 +25,13 @@ def test_mesh_takes_as_many_devices_as_divide_every_stream(sizes, devices, caplo
         assert caplog.records[0].levelname == "WARNING"
         assert f"{sizes} cannot be divided among 4 devices" in caplog.text
         assert caplog.text.rstrip().endswith(f"using {devices} of them.")
+
+
+@pytest.mark.parametrize(("sizes", "count"), [([8, 16], 8), ([3], 1), ([6, 12], 2), ([12, 4], 4), ([5, 8], 1)])
+def test_mesh_on_tpus_divides_the_chips_as_well(sizes, count, monkeypatch):
+    chips = [SimpleNamespace(platform="tpu", id=number) for number in range(8)]
+    monkeypatch.setattr(jax, "make_mesh", lambda shape, names, *, axis_types, devices: (shape, devices))
+    assert make_mesh(sizes, chips) == ((count,), chips[:count])
 
 
 def test_mesh_of_several_processes_must_take_all_devices(monkeypatch):
@@ -70,10 +79,13 @@ def test_padding_adds_ignored_images():
         "label": random.integers(0, 19, (5, 4, 6), np.uint8),
         "valid": np.array([True, True, True, True, False]),
     }
-    assert pad_images(batch, 1, 255) is batch
-    assert pad_images(batch, 5, 255) is batch
-    for multiple, total in ((2, 6), (4, 8), (8, 8), (3, 6)):
-        padded = pad_images(batch, multiple, 255)
+    # With several processes, a mesh also has devices of others: here as many again.
+    meshes = {count: SimpleNamespace(local_devices=list(range(count)), size=2 * count) for count in (1, 2, 3, 4, 5, 8)}
+    assert pad_images(batch, meshes[1], 255) is batch
+    assert pad_images(batch, meshes[5], 255) is batch
+    assert len(pad_images(batch, make_mesh([4]), 255)["valid"]) == 8
+    for count, total in ((2, 6), (4, 8), (8, 8), (3, 6)):
+        padded = pad_images(batch, meshes[count], 255)
         assert padded.keys() == batch.keys()
         for key, array in padded.items():
             assert array.shape == (total, *batch[key].shape[1:])
