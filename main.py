@@ -47,6 +47,7 @@ CONFIDENCE = flags.DEFINE_boolean("confidence", False, "For predict: also a pict
 CHECK_FILES = flags.DEFINE_integer(
     "check_files", None, "For check: number of evenly spread images to examine in each split; default: all.", 1
 )
+_PLACES = ("init", "data.directory", "data.source_root", "data.target_root", "data.labelled_list")
 EXIT_CODE_OF_FAILURE = 1  # Of --mode=check, and of --mode=predict if some images cannot be read.
 EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C; SIGTERM in training: 143. See `ass_jax/runtime/preemption.py`.
 
@@ -66,7 +67,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     Raises:
       UserError: a mistake in a setting or a file, or the end of the run by a signal.
     """
-    workdir, class_table = Path(workdir), _validated_classes(config)
+    workdir, class_table = Path(workdir).expanduser(), _validated_classes(config)
     if config.evaluation.split != "validation":
         raise UserError(
             f"evaluation.split is {config.evaluation.split!r}; expected --mode=eval with it, or 'validation'."
@@ -120,9 +121,9 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     Raises:
       UserError: a mistake in a setting or a file.
     """
-    workdir, class_table = Path(workdir), _validated_classes(config)
+    workdir, class_table = Path(workdir).expanduser(), _validated_classes(config)
     run_files.expect_checkpoint(workdir)
-    host = _start(config, workdir)
+    host = _start(config, workdir, scored_only=True)
 
     from ass_jax.evaluation import evaluate as evaluation
     from data import pipeline
@@ -174,9 +175,9 @@ def predict(
 
     from ass_jax.inference import image_files, prediction_files, predictor
 
-    inputs = image_files.find_images(pattern)
-    labeller = predictor.open_predictor(Path(weights or workdir), config, class_table)
-    output = Path(output or Path(workdir) / run_files.LABEL_MAPS)
+    inputs = image_files.find_images(os.path.expanduser(pattern))
+    labeller = predictor.open_predictor(Path(weights or workdir).expanduser(), config, class_table)
+    output = Path(output or Path(workdir) / run_files.LABEL_MAPS).expanduser()
     failures = prediction_files.predict_files(labeller, inputs, output, confidence)
     console.say(f"Label maps: {len(inputs) - len(failures)}, in {output}/")
     if failures:
@@ -201,8 +202,9 @@ def check(config: ConfigDict, workdir: str | os.PathLike | None = None, files: i
     class_table = _validated_classes(config)
     report = None
     if workdir:
-        run_files.make_folder(Path(workdir))
-        report = Path(workdir) / run_files.CHECK_REPORT
+        workdir = Path(workdir).expanduser()
+        run_files.make_folder(workdir)
+        report = workdir / run_files.CHECK_REPORT
     try:
         usable = data_check.check_data(config, files, report)
     except OSError as error:
@@ -216,12 +218,19 @@ def check(config: ConfigDict, workdir: str | os.PathLike | None = None, files: i
 
 
 def _validated_classes(config: ConfigDict) -> classes.ClassTable:
-    """Checks all settings and returns the class table of the run."""
+    """Checks all settings, completes folders that begin with ~, and returns the class table of the run."""
+    for key in _PLACES:  # A shell leaves the ~ of --key=~/folder as it is.
+        group, _, name = key.rpartition(".")
+        settings = config[group] if group else config
+        if settings[name].startswith("~"):
+            settings[name] = os.path.expanduser(settings[name])
     validate(config)
     return classes.class_table(config.data.classes, config.data.custom)
 
 
-def _start(config: ConfigDict, workdir: Path, locations: Locations | None = None) -> dict[str, int]:
+def _start(
+    config: ConfigDict, workdir: Path, locations: Locations | None = None, *, scored_only: bool = False
+) -> dict[str, int]:
     """Joins the processes of the run and prepares the data; returns the arguments of the pipeline for this process."""
     # TensorFlow prints while it loads, and its oneDNN kernels print at any log level, unless these are set before.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -234,7 +243,7 @@ def _start(config: ConfigDict, workdir: Path, locations: Locations | None = None
     distributed.join(config.distributed)
     allocator.keep_memory()
     compilation.use_compilation_cache(workdir)
-    pipeline.prepare(config, locations)
+    pipeline.prepare(config, locations, scored_only=scored_only)
     return {"host": jax.process_index(), "hosts": jax.process_count()}
 
 

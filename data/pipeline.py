@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from configs.user_error import UserError
 from data import augment
 from data.classes import IGNORED, class_table
 from data.datasets.registry import evaluation_has_labels
@@ -36,26 +37,44 @@ from data.sampling import labelled_subset
 from data.sampling.epoch_order import Order, choose_labelled, positions
 from data.streams import PARTS, STREAMS, evaluation_part, host_share, parts, reads_target_labels, streams
 
-# Accelerators are left to JAX; TensorFlow would take all of their memory.
-for _kind in ("GPU", "TPU"):
-    tf.config.set_visible_devices([], _kind)
+
+def _leave_accelerators_to_jax() -> None:
+    """Hides accelerators from TensorFlow, which would take all of their memory.
+
+    Raises:
+      UserError: it uses one already.
+    """
+    for kind in ("GPU", "TPU"):
+        try:
+            tf.config.set_visible_devices([], kind)
+        except RuntimeError as error:  # TensorFlow has started; without accelerators nothing is lost.
+            if tf.config.list_physical_devices(kind):
+                raise UserError(
+                    f"TensorFlow already uses a {kind} in this process, and would keep its memory from JAX. Restart "
+                    "the process or the notebook's kernel, and import data.pipeline, or ass_jax, before anything "
+                    "that runs TensorFlow."
+                ) from error
+
+
+_leave_accelerators_to_jax()
 
 Batch = dict[str, Any]
 Read = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 Decode = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 
-def prepare(config: ConfigDict, locations: Locations | None = None) -> None:
+def prepare(config: ConfigDict, locations: Locations | None = None, *, scored_only: bool = False) -> None:
     """Prepares or generates the datasets that a run reads, unless that is done; shows its progress.
 
     Args:
       config: the whole configuration.
       locations: of its parts, as `data.checking.check.check_before_training` returns them; None: files are listed here.
+      scored_only: prepares only the images that `evaluation_batches` reads.
 
     Raises:
       UserError: files are missing or unusable.
     """
-    open_splits(config, parts(config), locations)
+    open_splits(config, [evaluation_part(config)] if scored_only else parts(config), locations)
 
 
 def training_batches(config: ConfigDict, start_step: int = 0, host: int = 0, hosts: int = 1) -> Iterator[Batch]:

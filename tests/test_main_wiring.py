@@ -49,8 +49,8 @@ def train(config, data, *, class_table, writer, workdir):
         raise ValueError("A bug")
     return {"variant": config.variant, "step": 9, "mean_iou": {"toy": 0.5}, "split": "validation"}
 
-def prepare(config, locations):
-    print("prepare")
+def prepare(config, locations, *, scored_only):
+    print("prepare", *["scored only"] * scored_only)
     if config.data.labelled_count == 9:
         raise UserError("Missing data")
 
@@ -141,9 +141,29 @@ def test_run_without_labelled_target_images_is_wired(tmp_path):
     assert "train joint 6 True road run None" in wire(tmp_path, "--config.seed=6").stdout.splitlines()
 
 
+def test_home_folders_are_completed(tmp_path):
+    weights = "--config.init=~/weights.pth"
+    command = [sys.executable, "-c", WIRING, "--config=configs/toy.py:joint", "--workdir=~/new/run", weights]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"opened {tmp_path}/weights.pth\n")
+    assert (tmp_path / "new/run/eval.json").exists()
+    arguments = ["--mode=predict", "--input=~/photos", "--weights=~/w.pth", "--output=~/out"]
+    result = subprocess.run(
+        [*command[:4], *arguments], cwd=ROOT, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert result.stdout.splitlines()[0] == f"w.pth road ['{tmp_path}/photos', 'other'] {tmp_path}/out False"
+    assert not (ROOT / "~").exists()
+
+
 def test_evaluation_is_wired(tmp_path):
     result = wire(tmp_path, "--mode=eval")
-    assert result.stdout.splitlines() == ["memory kept", "cache in run", "prepare", "evaluate joint road run 2"]
+    assert result.stdout.splitlines() == [
+        "memory kept",
+        "cache in run",
+        "prepare scored only",
+        "evaluate joint road run 2",
+    ]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())
     assert report == {"variant": "joint", "step": 8, "mean_iou": {"toy": 0.25}, "split": "validation"}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs.user_error import UserError
 from data import pipeline
 from data.classes import IGNORED
 from data.reading import split_reader, toy_builder
@@ -223,6 +224,20 @@ def test_labels_of_unlabelled_images_are_not_decoded(config):
 
 def test_tensorflow_sees_no_accelerator():
     assert {device.device_type for device in tf.config.get_visible_devices()} == {"CPU"}
+
+
+@pytest.mark.parametrize("found", [[], ["/physical_device:GPU:0"]])
+def test_a_started_tensorflow_matters_only_with_an_accelerator(monkeypatch, found):
+    def started(devices, kind):
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", started)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: found if kind == "GPU" else [])
+    if found:
+        with pytest.raises(UserError, match=r"already uses a GPU .* Restart the process or the notebook's kernel"):
+            pipeline._leave_accelerators_to_jax()
+    else:
+        pipeline._leave_accelerators_to_jax()
 
 
 def test_empty_splits_are_refused(config):

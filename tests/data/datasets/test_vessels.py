@@ -1,5 +1,7 @@
 """Vessels of the retina: splits, pixels outside the field of view, and named faults."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -156,3 +158,12 @@ def test_held_out_images_leave_the_same_images_for_training():
         held_out = labelled_subset.choose(data, names, np.ones(10, bool))
         np.testing.assert_array_equal(held_out.training, plain.training)
         assert len(held_out.held_out) == 5
+
+
+def test_evaluation_needs_only_the_images_that_are_scored(config, trees, tmp_path):
+    config.data.source_root = str(tmp_path / "nowhere")
+    shutil.rmtree(tmp_path / "data/STARE/training")
+    pipeline.prepare(config, scored_only=True)
+    assert [folder.name for folder in (tmp_path / "prepared").iterdir() if folder.is_dir()] == ["stare"]
+    assert [str(batch["name"][0]) for batch in pipeline.evaluation_batches(config)] == ["im0162", "im0324"]
+    assert pipeline.left_out(config) == 0
