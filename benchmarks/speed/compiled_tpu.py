@@ -45,7 +45,6 @@ _CHILD = "ASS_JAX_COMPILES_FOR_TPU"
 _CYCLES_PER_SECOND = 1.5e9  # Of v5e; the estimates are in its cycles.
 _ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
 _PLACE = re.compile(r'op_name="([^"]*)"')
-_WRAPPER = re.compile(r"^(?:transpose\()?(?:jvp\()?(?:jit\()?\w*\)*$")
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _SMALL = 16 * 1024  # Bytes.
 _LARGEST = 10  # Copies and pads that are listed.
@@ -96,14 +95,15 @@ def layer_of(place: str) -> str:
     Blocks of a stage count together, and so do forward and backward pass.
     """
     network = re.search(r"jvp\((\w+)\)", place)
-    words = [word for word in place.split("/") if not _WRAPPER.match(word) or word.isidentifier()]
     if network is None:
         return "losses and update" if place else "unnamed"
     if network[1] != "DeepLab":
         return network[1]
-    named = re.sub(r"(?:_block)?\d+$", "", words[1]) if len(words) > 2 and words[0] == "backbone" else ""
-    stage = re.match(r"stage\d+", words[1]) if named else None
-    return "/".join(filter(None, (words[0], stage[0] if stage else named))) if words else "DeepLab"
+    part, *inside = re.split(r"jvp\(DeepLab\)\)?/", place)[-1].split("/")
+    part = part.partition(".")[0]  # Flax appends the method.
+    if part != "backbone" or len(inside) < 2:
+        return part
+    return f"{part}/{re.sub(r'_?block[0-9]+$', '', inside[0]) or 'blocks'}"
 
 
 def compile_for_tpu(config: ConfigDict, num_classes: int, topology: str, chips: int) -> jax.stages.Compiled:

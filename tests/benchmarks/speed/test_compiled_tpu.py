@@ -37,7 +37,9 @@ def test_estimates_by_hand():
     ("place", "layer"),
     [
         (f"{STEP}/transpose(jvp(DeepLab))/backbone/stage2_block1/first/cond/branch_0_fun/mul", "backbone/stage2"),
-        (f"{STEP}/jvp(DeepLab)/backbone/block7/query/dot_general", "backbone/block"),
+        (f"{STEP}/jvp(DeepLab)/backbone.levels/block7/query/dot_general", "backbone/blocks"),
+        (f"{STEP}/jvp(DeepLab)/backbone/stem/cond/branch_0_fun/add", "backbone/stem"),
+        (f"{STEP}/jvp(DeepLab)/backbone/convert_element_type", "backbone"),
         (f"{STEP}/jvp(DeepLab)/classifier/pad", "classifier"),
         (f"{STEP}/jvp(SemanticDiscriminator)/hidden1/add", "SemanticDiscriminator"),
         (f"{STEP}/jvp()/reduce_sum", "losses and update"),
