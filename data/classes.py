@@ -53,6 +53,12 @@ _CAMVID = {
     "person": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
+# The regions that BraTS scores, and the parts of a tumour that its labels name.
+_BRATS = {
+    "whole tumour": ("necrotic core", "oedema", "enhancing tumour"),
+    "tumour core": ("necrotic core", "enhancing tumour"),
+    "enhancing tumour": ("enhancing tumour",),
+}
 _POLYP = {"background": (0, 0, 0), "polyp": (255, 255, 255)}
 # SYNTHIA has no terrain, truck or train; its 13-class score also leaves out three thin classes.
 _NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
@@ -78,12 +84,19 @@ class ClassTable:
       palette: uint8 [C, 3], RGB.
       subsets: name of a subset -> its train ids, ascending; a mean IoU is reported over each.
       raw_ids: uint8 [C], ids written to prediction files; None: the train ids themselves.
+      parts: class of a dataset -> the class of this table to which it belongs, where the names differ.
     """
 
     names: tuple[str, ...]
     palette: np.ndarray
     subsets: dict[str, tuple[int, ...]]
     raw_ids: np.ndarray | None = None
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def class_of(self, name: str) -> str | None:
+        """Returns the class of this table to which a class of a dataset belongs; None if there is none."""
+        found = self.parts.get(name, name)
+        return found if found in self.names else None
 
 
 def _table(
@@ -114,6 +127,14 @@ def _table(
     return ClassTable(names, palette, ids, written)
 
 
+def _brats_table(region: str) -> ClassTable:
+    """Builds the table of a region, whose parts are its foreground; the other parts of a tumour are background."""
+    names = dict.fromkeys(part for parts in _BRATS.values() for part in parts)
+    parts = {name: region if name in _BRATS[region] else "background" for name in names}
+    colours = {"background": (0, 0, 0), region: (255, 255, 255)}
+    return dataclasses.replace(_table(set(), {"2": set()}, raw_ids=False, colours=colours), parts=parts)
+
+
 CLASS_TABLES = {
     "cityscapes19": _table(set(), {"19": set(), "16": _NOT_IN_SYNTHIA, "13": _NOT_IN_THIRTEEN}),
     "synthia16": _table(_NOT_IN_SYNTHIA, {"16": set(), "13": _NOT_IN_THIRTEEN}),
@@ -121,6 +142,9 @@ CLASS_TABLES = {
     "camvid11": _table(set(), {"11": set()}, raw_ids=False, colours=_CAMVID),
     "camvid9": _table({"fence", "bicyclist"}, {"9": set()}, raw_ids=False, colours=_CAMVID),  # Shared with "toy".
     "polyp": _table(set(), {"2": set()}, raw_ids=False, colours=_POLYP),
+    "brats_whole": _brats_table("whole tumour"),
+    "brats_core": _brats_table("tumour core"),
+    "brats_enhancing": _brats_table("enhancing tumour"),
 }
 
 
@@ -217,6 +241,6 @@ def train_ids(raw_ids: Mapping[int, str], table: ClassTable, size: int = 256) ->
     """
     found = np.full(size, IGNORED, np.uint8)
     for raw_id, name in raw_ids.items():
-        if name in table.names:
-            found[raw_id] = table.names.index(name)
+        if (joined := table.class_of(name)) is not None:
+            found[raw_id] = table.names.index(joined)
     return found

@@ -2,7 +2,18 @@
 
 from ml_collections import ConfigDict
 
-from data.datasets import camvid, cityscapes, custom, cvc_clinicdb, cvc_endoscenestill, gta5, kvasir_seg, synthia, toy
+from data.datasets import (
+    brats2018,
+    camvid,
+    cityscapes,
+    custom,
+    cvc_clinicdb,
+    cvc_endoscenestill,
+    gta5,
+    kvasir_seg,
+    synthia,
+    toy,
+)
 from data.datasets.spec import DatasetSpec, domain_of
 from data.streams import evaluation_part
 
@@ -17,6 +28,7 @@ SPECS: dict[str, DatasetSpec] = {
         *kvasir_seg.SPECS,
         cvc_clinicdb.SPEC,
         cvc_endoscenestill.SPEC,
+        *brats2018.SPECS,
         custom.SPEC,
     )
 }
