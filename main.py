@@ -183,7 +183,7 @@ def predict(
     labeller = predictor.open_predictor(Path(weights or workdir), config, class_table)
     output = Path(output or Path(workdir) / run_files.LABEL_MAPS)
     failures = prediction_files.predict_files(
-        labeller, inputs, output, confidence, prediction_files.VolumeFormat(_read_volume, nifti.write)
+        labeller, inputs, output, confidence, volumes=prediction_files.VolumeFormat(_read_volume, nifti.write)
     )
     console.say(f"Label maps: {len(inputs) - len(failures)}, in {output}/")
     if failures:

@@ -1,4 +1,4 @@
-"""A run on miniature volumes from the check to predictions, as `main.py` calls it, and a resumed one."""
+"""A run on miniature volumes as `main.py` calls it: training, a resumed one, evaluation, and labelling of a volume."""
 
 import json
 
@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 
 import main
+from ass_jax.inference import predictor
 from ass_jax.weights.trained_model import open_run
 from configs import brats
 from configs.user_error import UserError
+from data.classes import class_table
+from data.datasets.registry import SPECS
+from data.raw.pairs import read_images
 from tests.helpers import brats_trees, small_runs
-
-
-@pytest.fixture(scope="module")
-def patch():
-    with pytest.MonkeyPatch.context() as patch:
-        small_runs.shrink(patch)
-        yield patch
 
 
 @pytest.fixture(scope="module")
@@ -26,77 +23,115 @@ def tree(tmp_path_factory):
     return brats_trees.write(tmp_path_factory.mktemp("brats"))
 
 
-def configuration(tree, tmp_path, **settings):
+def configuration(tree, folder, steps=2):
     config = brats.get_config("joint,2,resnet_tiny,smoke")
     root = str(tree.root)
-    config.data.update(source_root=root, target_root=root, directory=str(tmp_path / "prepared"))
+    config.data.update(source_root=root, target_root=root, directory=str(folder / "prepared"))
     config.data.update(source_size=(32, 32), target_size=(32, 32))
     config.model.branches = 1
-    config.update_from_flattened_dict({"steps": 4, "evaluation.every": 2, "checkpoint.every": 2, **settings})
+    config.steps = steps
+    config.evaluation.update(every=0, batch=8)
+    config.checkpoint.every = 1
     return config
 
 
 @pytest.fixture(scope="module")
-def run(tree, patch, tmp_path_factory):
-    """Trains for four steps and evaluates; returns the folder, the configuration and both reports."""
+def run(tree, tmp_path_factory):
+    """Trains for two steps and evaluates; returns the folder, the report of the training and that of the evaluation."""
     folder = tmp_path_factory.mktemp("run")
-    config = configuration(tree, folder)
-    trained = main.train(config, folder / "workdir")
-    return folder, config, trained, main.evaluate(config, folder / "workdir")
+    with pytest.MonkeyPatch.context() as patch:
+        small_runs.shrink(patch)
+        config = configuration(tree, folder)
+        report = main.train(config, folder / "straight")
+        main.train(configuration(tree, folder, steps=1), folder / "resumed")
+        main.train(config, folder / "resumed")
+        return folder, report, main.evaluate(config, folder / "resumed")
 
 
 def test_training_scores_volumes(run, tree):
-    folder, _, report, _ = run
-    assert json.loads((folder / "workdir" / "eval.json").read_text())["dice_by_volume"] == report["dice_by_volume"]
+    folder, report, _ = run
+    assert json.loads((folder / "straight" / "eval.json").read_text())["dice_by_volume"] == report["dice_by_volume"]
     assert report["volumes"] == len(tree.names["validation"]) == 2
     assert report["images"] == 10
     assert 0 <= report["dice_by_volume_interval"][0] <= report["dice_by_volume"] <= 1
     assert all("dice_by_volume" in entry for entry in report["checkpoints"].values())
-    logged = [json.loads(line) for line in (folder / "workdir" / "metrics.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (folder / "straight" / "metrics.jsonl").read_text().splitlines()]
     assert any("validation/dice_by_volume" in line for line in logged)
 
 
-def test_a_resumed_run_equals_a_straight_one(run, tree):
-    folder, config, straight, _ = run
-    main.train(configuration(tree, folder, steps=2), folder / "resumed")
-    report = main.train(config, folder / "resumed")
-    assert report["class_by_volume"] == straight["class_by_volume"]
-    jax.tree.map(np.testing.assert_array_equal, *(open_run(folder / name).variables for name in ("resumed", "workdir")))
+def test_a_resumed_run_equals_a_straight_one(run):
+    folder, report, evaluated = run
+    assert evaluated["class_by_volume"] == report["class_by_volume"]
+    one, other = (open_run(folder / name).variables for name in ("resumed", "straight"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_predictions_of_the_split_are_volumes_that_give_the_same_scores(run, tree):
-    folder, _, straight, report = run
-    assert report["class_by_volume"] == straight["class_by_volume"]
+def test_predictions_are_a_file_a_volume(run, tree):
+    folder, _, evaluated = run
+    files = sorted(file.name for file in (folder / "resumed" / "predictions").iterdir())
+    assert files == [f"{name}.nii.gz" for name in tree.names["validation"]]
     dices = []
-    for name in tree.names["validation"]:
-        written = nibabel.load(folder / "workdir" / "predictions" / f"{name}.nii.gz")
+    for file, name in zip(files, tree.names["validation"], strict=True):
+        written = nibabel.load(folder / "resumed" / "predictions" / file)
         np.testing.assert_array_equal(written.affine, brats_trees.AFFINE)
         found, truth = np.asarray(written.dataobj) > 0, tree.labels[name] > 0
-        assert found.shape == truth.shape
         dices.append(2 * np.count_nonzero(found & truth) / (np.count_nonzero(found) + np.count_nonzero(truth)))
-    assert report["dice_by_volume"] == np.mean(dices)
+    assert evaluated["dice_by_volume"] == np.mean(dices)
 
 
-def test_a_volume_of_a_user_is_labelled_as_in_the_evaluation(run, tree):
-    folder, config, *_ = run
+class Threshold:
+    """Labels bright pixels of the middle slice, with a probability that grows with its neighbours."""
+
+    names = class_table("brats_whole").names
+    palette = class_table("brats_whole").palette
+
+    def with_confidence(self, image):
+        assert image.dtype == np.uint8
+        return (image[..., 1] > 150).astype(np.uint8), 0.5 + image[..., ::2].mean(axis=-1) / 510
+
+
+@pytest.fixture
+def labels_of(monkeypatch, tmp_path):
+    """Returns a function that labels volumes by `main.predict`, and returns the reasons of those that it could not."""
+    monkeypatch.setattr(predictor, "open_predictor", lambda *_: Threshold())
+
+    def predict(pattern, output=tmp_path / "out", **others):
+        return main.predict(brats.get_config("joint"), None, str(pattern), output=output, weights="any", **others)
+
+    return predict
+
+
+def test_a_volume_is_labelled_in_the_slices_of_training(tree, labels_of, tmp_path):
+    spec, (name, *_) = SPECS["brats2018_flair"], tree.names["validation"]
+    assert labels_of(tree.file(name, "flair"), confidence=True) == []
+    files = {file.name: nibabel.load(file) for file in (tmp_path / "out").iterdir()}
+    assert sorted(files) == [f"{name}_flair.nii.gz", f"{name}_flair_confidence.nii.gz"]
+    labels, certainty = (np.asarray(files[file].dataobj) for file in sorted(files))
+    for file in files.values():
+        np.testing.assert_array_equal(file.affine, brats_trees.AFFINE)
+        assert file.shape == brats_trees.SHAPE
+
+    contents = read_images(spec.find(tree.root, "validation").pairs[0], spec.labels).contents
+    for z in range(brats_trees.SHAPE[2]):
+        if z in (0, 6):  # No brain.
+            assert (labels[:, :, z] == 0).all()
+            assert (certainty[:, :, z] == 255).all()
+            continue
+        expected, probabilities = Threshold().with_confidence(contents[f"{name}/{z:03}"].image)
+        np.testing.assert_array_equal(labels[:, :, z].T, expected)
+        np.testing.assert_array_equal(certainty[:, :, z].T, np.round(255 * probabilities))
+    assert labels.any()
+
+
+def test_damaged_volumes_do_not_stop_the_others(tree, labels_of, tmp_path):
     name = tree.names["validation"][0]
-    damaged = folder / "damaged.nii.gz"
-    damaged.write_bytes(tree.file(name, "flair").read_bytes()[:300])
-    failures = main.predict(config, folder / "workdir", str(damaged), output=folder / "out")
-    assert len(failures) == 1
-    assert "damaged.nii.gz: damaged: " in failures[0]
-    assert (
-        main.predict(config, folder / "workdir", str(tree.file(name, "flair")), output=folder / "out", confidence=True)
-        == []
-    )
-    written = nibabel.load(folder / "out" / f"{name}_flair.nii.gz")
-    np.testing.assert_array_equal(written.affine, brats_trees.AFFINE)
-    expected = nibabel.load(folder / "workdir" / "predictions" / f"{name}.nii.gz")
-    found, expected = np.asarray(written.dataobj), np.asarray(expected.dataobj)
-    assert (found != expected).mean() < 0.01  # One image a step instead of a batch: rounding.
-    assert expected.any()
-    confidence = np.asarray(nibabel.load(folder / "out" / f"{name}_flair_confidence.nii.gz").dataobj)
-    assert confidence.min() >= 127
-    assert (confidence[:, :, 0] == 255).all()
-    with pytest.raises(UserError, match="would be replaced by a result"):
-        main.predict(config, folder / "workdir", str(tree.file(name, "t1")), output=tree.file(name, "t1").parent)
+    (tmp_path / "in").mkdir()
+    content = tree.file(name, "flair").read_bytes()
+    (tmp_path / "in" / "a.nii.gz").write_bytes(content[:300])
+    (tmp_path / "in" / "b.nii.gz").write_bytes(content)
+    (failure,) = labels_of(tmp_path / "in")
+    assert "a.nii.gz: damaged: the gzip file is cut off or damaged" in failure
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["b.nii.gz"]
+    with pytest.raises(UserError, match=r"\.nii\.gz would be replaced by a result"):
+        labels_of(tmp_path / "in", output=tmp_path / "in")
+    assert (tmp_path / "in" / "b.nii.gz").read_bytes() == content

@@ -24,6 +24,7 @@ def masks():
     """Returns predictions and truths of 100 volumes, uint8 [100, X, Y, Z]; some without a tumour, some slices bare."""
     random = np.random.default_rng(0)
     shares = random.choice([0.0, 0.02, 0.3], (2, COUNT, 1, 1, SHAPE[2]))
+    shares[0, :20], shares[1, 10:30] = 0, 0  # Ten volumes have no tumour in either.
     return (random.random((2, COUNT, *SHAPE)) < shares).astype(np.uint8)
 
 
@@ -52,8 +53,7 @@ def step(variables, batch):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_scores_equal_those_of_whole_volumes_exactly(devices):
     predictions, truths = masks()
-    bare = lambda v, z: not predictions[v, :, :, z].any() and not truths[v, :, :, z].any()  # noqa: E731
-    batches, volumes = slices(predictions, truths, bare)
+    batches, volumes = slices(predictions, truths, lambda v, z: not (predictions | truths)[v, :, :, z].any())
     assert len(volumes.of_images) < 0.95 * COUNT * SHAPE[2]
     mesh = make_mesh([], jax.devices()[:devices])
     compiled = jax.jit(step, out_shardings=(replicated(mesh), replicated(mesh), by_image(mesh)))
@@ -86,12 +86,10 @@ def test_scores_equal_those_of_whole_volumes_exactly(devices):
 
 def test_each_volume_has_its_dice():
     predictions, truths = masks()
-    batches, volumes = slices(predictions, truths, lambda v, z: False)
-    counts = []
-    for batch in batches():
-        found = confusion_matrices(batch["image"][..., 0], batch["label"], 2)
-        counts.append(image_scores.count_pixels(found)[batch["valid"]])
-    of_volumes = image_scores.add_slices(np.concatenate(counts), volumes.of_images)
+    names = [f"patient {v}" for v in range(COUNT) for _ in range(SHAPE[2])]
+    each = (maps.transpose(0, 3, 2, 1).reshape(-1, SHAPE[1], SHAPE[0]) for maps in (predictions, truths))
+    counts = image_scores.count_pixels(confusion_matrices(*each, 2))
+    of_volumes = image_scores.add_slices(counts, names)
     both = (predictions & truths).sum(axis=(1, 2, 3))
     total = predictions.sum(axis=(1, 2, 3), dtype=int) + truths.sum(axis=(1, 2, 3), dtype=int)
     expected = np.divide(2 * both, total, out=np.full(COUNT, np.nan), where=total > 0)
