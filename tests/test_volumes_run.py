@@ -37,7 +37,7 @@ def configuration(tree, folder, steps=2):
 
 @pytest.fixture(scope="module")
 def run(tree, tmp_path_factory):
-    """Trains for two steps and evaluates; returns the folder, the report of the training and that of the evaluation."""
+    """Trains, straight and resumed; returns the folder, the reports of training and evaluation, and both weights."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         small_runs.shrink(patch)
@@ -45,11 +45,12 @@ def run(tree, tmp_path_factory):
         report = main.train(config, folder / "straight")
         main.train(configuration(tree, folder, steps=1), folder / "resumed")
         main.train(config, folder / "resumed")
-        return folder, report, main.evaluate(config, folder / "resumed")
+        evaluated = main.evaluate(config, folder / "resumed")
+        return folder, report, evaluated, [open_run(folder / name).variables for name in ("resumed", "straight")]
 
 
 def test_training_scores_volumes(run, tree):
-    folder, report, _ = run
+    folder, report, *_ = run
     assert json.loads((folder / "straight" / "eval.json").read_text())["dice_by_volume"] == report["dice_by_volume"]
     assert report["volumes"] == len(tree.names["validation"]) == 2
     assert report["images"] == 10
@@ -60,14 +61,13 @@ def test_training_scores_volumes(run, tree):
 
 
 def test_a_resumed_run_equals_a_straight_one(run):
-    folder, report, evaluated = run
+    _, report, evaluated, variables = run
     assert evaluated["class_by_volume"] == report["class_by_volume"]
-    one, other = (open_run(folder / name).variables for name in ("resumed", "straight"))
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    jax.tree.map(np.testing.assert_array_equal, *variables)
 
 
 def test_predictions_are_a_file_a_volume(run, tree):
-    folder, _, evaluated = run
+    folder, _, evaluated, _ = run
     files = sorted(file.name for file in (folder / "resumed" / "predictions").iterdir())
     assert files == [f"{name}.nii.gz" for name in tree.names["validation"]]
     dices = []
