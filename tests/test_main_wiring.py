@@ -94,10 +94,10 @@ stand_in(
     VolumeFormat=lambda read, write: "volumes",
 )
 left_out = lambda config: 2
-volumes = held_out_volumes = lambda config: "volumes"
+volumes = lambda config: "volumes"
 names = ("training_batches", "evaluation_batches", "held_out_batches", "names_of_step")
-pipeline = {"prepare": prepare, "labelled_list": labelled_list, "left_out": left_out, "volumes": volumes}
-pipeline["held_out_volumes"] = held_out_volumes
+pipeline = {"prepare": prepare, "labelled_list": labelled_list, "left_out": left_out}
+pipeline |= {"volumes": volumes, "held_out_volumes": volumes}
 stand_in("data.pipeline", **pipeline, **{name: call(name) for name in names})
 import main
 main.run()
