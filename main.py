@@ -18,6 +18,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
@@ -32,6 +33,8 @@ from data import classes, streams
 from data.checking import check as data_check
 from data.datasets import registry
 from data.preparation.location import Locations
+from data.raw import nifti, slices
+from data.raw.faults import BadFileError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, logs, scores and pictures.")
 MODE = flags.DEFINE_enum(
@@ -40,7 +43,7 @@ MODE = flags.DEFINE_enum(
     ["train", "eval", "predict", "check"],
     "train (the default; goes on from the last checkpoint), eval, predict, or check: examines the data on disk.",
 )
-INPUT = flags.DEFINE_string("input", None, "For predict: an image, a folder of images or a quoted glob.")
+INPUT = flags.DEFINE_string("input", None, "For predict: an image or volume, a folder of them or a quoted glob.")
 OUTPUT = flags.DEFINE_string("output", None, "For predict: folder of the label maps; default: WORKDIR/predicted.")
 WEIGHTS = flags.DEFINE_string("weights", None, "For predict: weight file or exported program; default: the run's.")
 CONFIDENCE = flags.DEFINE_boolean("confidence", False, "For predict: also a picture of each label's probability.")
@@ -99,6 +102,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         labelled=choice.summary() if choice else None,
         names_of_step=functools.partial(pipeline.names_of_step, config),
         left_out=pipeline.left_out(config),
+        volumes=pipeline.volumes(config),
+        held_out_volumes=pipeline.held_out_volumes(config) if config.data.held_out else None,
     )
     writer = metric_writers.create_default_writer(workdir, just_logging=host["host"] > 0)
     with distributed.end_together(), contextlib.closing(writer):
@@ -136,6 +141,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         workdir=workdir,
         labelled=registry.evaluation_has_labels(config),
         left_out=pipeline.left_out(config),
+        volumes=pipeline.volumes(config),
     )
     _write_scores(workdir, report, host)
     return report
@@ -155,7 +161,7 @@ def predict(
     Args:
       config: the whole configuration; a run has its own.
       workdir: of the run; None: `output` and `weights` are given.
-      pattern: an image, a folder of images or a glob.
+      pattern: an image or a NIfTI volume, a folder of them or a glob.
       output: folder of the label maps; default: `predicted` in `workdir`.
       weights: weight file or exported program; default: the run's last checkpoint.
       confidence: also writes a picture of each label's probability.
@@ -178,11 +184,25 @@ def predict(
     inputs = image_files.find_images(os.path.expanduser(pattern))
     labeller = predictor.open_predictor(Path(weights or workdir).expanduser(), config, class_table)
     output = Path(output or Path(workdir) / run_files.LABEL_MAPS).expanduser()
-    failures = prediction_files.predict_files(labeller, inputs, output, confidence)
+    failures = prediction_files.predict_files(
+        labeller, inputs, output, confidence, volumes=prediction_files.VolumeFormat(_read_volume, nifti.write)
+    )
     console.say(f"Label maps: {len(inputs) - len(failures)}, in {output}/")
     if failures:
         console.print_error(f"Unreadable images: {len(failures)}:", *failures)
     return failures
+
+
+def _read_volume(file: Path) -> tuple[nifti.Frame, dict[int, np.ndarray]]:
+    """Returns the frame of a volume and its slices that show some of the brain, by number, as training sees them."""
+    from ass_jax.inference.image_files import UnreadableImageError
+
+    try:
+        voxels, frame = nifti.read(file)
+    except BadFileError as error:
+        raise UnreadableImageError(str(error)) from error
+    grey = slices.to_grey(voxels)
+    return frame, {number: slices.image_of(grey, number) for number in slices.numbers_inside(grey).tolist()}
 
 
 def check(config: ConfigDict, workdir: str | os.PathLike | None = None, files: int | None = None) -> bool:

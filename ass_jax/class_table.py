@@ -55,6 +55,11 @@ def binary_classes(names: Sequence[str]) -> BinaryClasses | None:
     return BinaryClasses(background, 1 - background)
 
 
+def class_outside(names: Sequence[str]) -> int:
+    """Returns the train id of what lies outside of all that is recorded: the background, or 0 in a table without."""
+    return background_class(names) or 0
+
+
 def foreground_classes(names: Sequence[str]) -> list[int]:
     """Returns the train ids of all classes but the background."""
     return [train_id for train_id, name in enumerate(names) if name != BACKGROUND]

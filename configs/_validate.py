@@ -181,7 +181,7 @@ RULES: dict[str, Rule] = {
     "log_every": _at_least(1),
     "checkpoint.every": _at_least(1),
     "checkpoint.keep": _at_least(1),
-    "checkpoint.metric": _choice("mean_iou", "dice_by_image"),
+    "checkpoint.metric": _choice("mean_iou", "dice_by_image", "dice_by_volume"),
 }
 
 
@@ -294,7 +294,7 @@ def _datasets(config: ConfigDict) -> Mistakes:
         spec = find_spec(config.data, domain)
         if spec.is_generated and not spec.splits[part].count:
             yield f"data.toy.{'validation' if part == 'target_validation' else domain}_count", f"1 or more for {part}"
-        if not set(spec.labels.raw_ids.values()) & set(table.names):
+        if not any(map(table.class_of, spec.labels.raw_ids.values())):
             yield (
                 "data.classes",
                 f"a table that fits data.{domain}: no label of {name} holds any of its classes "
@@ -309,6 +309,8 @@ def _augmentation(config: ConfigDict) -> Mistakes:
 
 
 def _evaluation(config: ConfigDict) -> Mistakes:
+    if config.checkpoint.metric == "dice_by_volume" and not SPECS[config.data.target].labels.is_volume:
+        yield "checkpoint.metric", f"another score, since the images of {config.data.target} are no slices of volumes"
     window, stride = tuple(config.evaluation.window), tuple(config.evaluation.stride)
     if any(length > limit for length, limit in zip(stride, window, strict=True)):
         yield (

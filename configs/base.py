@@ -187,5 +187,5 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 5_000  # Largest number of steps that a kill costs; saving starts twice as often.
     config.checkpoint.keep = 3  # Latest checkpoints to keep, beside the selected and the best one.
-    config.checkpoint.metric = "mean_iou"  # Score by which those two are chosen: "mean_iou" or "dice_by_image".
+    config.checkpoint.metric = "mean_iou"  # Score by which those two are chosen; or "dice_by_image", "dice_by_volume".
     return config

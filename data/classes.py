@@ -54,6 +54,12 @@ _CAMVID = {
     "person": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
+# The regions that BraTS scores, and the parts of a tumour that its labels name.
+_BRATS = {
+    "whole tumour": ("necrotic core", "oedema", "enhancing tumour"),
+    "tumour core": ("necrotic core", "enhancing tumour"),
+    "enhancing tumour": ("enhancing tumour",),
+}
 _LESION_COLOUR = (255, 80, 80)  # Visible in legends, on white.
 _POLYP = {BACKGROUND: (0, 0, 0), "polyp": _LESION_COLOUR}
 _VESSEL = {BACKGROUND: (0, 0, 0), "vessel": _LESION_COLOUR}
@@ -83,6 +89,7 @@ class ClassTable:
       raw_ids: uint8 [C], ids written to prediction files; None: the train ids themselves.
       others: classes that labels may hold and this table lacks. Their pixels are ignored; further means count what is
         predicted there as wrong, as scripts do that score all classes of the labels.
+      parts: class of a dataset -> the class of this table to which it belongs, where the names differ.
     """
 
     names: tuple[str, ...]
@@ -90,11 +97,17 @@ class ClassTable:
     subsets: dict[str, tuple[int, ...]]
     raw_ids: np.ndarray | None = None
     others: tuple[str, ...] = ()
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def background(self) -> int | None:
         """Train id of the background; None: the table has none."""
         return self.names.index(BACKGROUND) if BACKGROUND in self.names else None
+
+    def class_of(self, name: str) -> str | None:
+        """Returns the class of this table to which a class of a dataset belongs; None if there is none."""
+        found = self.parts.get(name, name)
+        return found if found in self.names else None
 
 
 def _table(
@@ -127,6 +140,14 @@ def _table(
     return ClassTable(names, palette, ids, written, others)
 
 
+def _brats_table(region: str) -> ClassTable:
+    """Builds the table of a region, whose parts are its foreground; the other parts of a tumour are background."""
+    names = dict.fromkeys(part for parts in _BRATS.values() for part in parts)
+    parts = {name: region if name in _BRATS[region] else BACKGROUND for name in names}
+    colours = {BACKGROUND: (0, 0, 0), region: _LESION_COLOUR}
+    return dataclasses.replace(_table(set(), {"2": set()}, raw_ids=False, colours=colours), parts=parts)
+
+
 CLASS_TABLES = {
     "cityscapes19": _table(set(), {"19": set(), "16": _NOT_IN_SYNTHIA, "13": _NOT_IN_THIRTEEN}),
     "synthia16": _table(_NOT_IN_SYNTHIA, {"16": set(), "13": _NOT_IN_THIRTEEN}, others=tuple(sorted(_NOT_IN_SYNTHIA))),
@@ -135,6 +156,9 @@ CLASS_TABLES = {
     "camvid9": _table({"fence", "bicyclist"}, {"9": set()}, raw_ids=False, colours=_CAMVID),  # Shared with "toy".
     "polyp": _table(set(), {"2": set()}, raw_ids=False, colours=_POLYP),
     "vessel": _table(set(), {"2": set()}, raw_ids=False, colours=_VESSEL),
+    "brats_whole": _brats_table("whole tumour"),
+    "brats_core": _brats_table("tumour core"),
+    "brats_enhancing": _brats_table("enhancing tumour"),
 }
 
 
@@ -234,8 +258,8 @@ def train_ids(
     """
     found = np.full(size, IGNORED, np.uint8)
     for raw_id, name in raw_ids.items():
-        if name in table.names:
-            found[raw_id] = table.names.index(name)
+        if (joined := table.class_of(name)) is not None:
+            found[raw_id] = table.names.index(joined)
         elif with_others and name in table.others:
             found[raw_id] = len(table.names)
     return found

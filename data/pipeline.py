@@ -33,6 +33,7 @@ from data.preparation.location import Locations
 from data.reading import decoded_cache
 from data.reading.bad_records import Stream, check_records, training_steps
 from data.reading.split_reader import RECORDS_PER_READ, UNDECODABLE, Split, open_splits
+from data.reading.volumes import Volumes, volumes_of
 from data.sampling import labelled_subset
 from data.sampling.epoch_order import Order, choose_labelled, positions
 from data.streams import PARTS, STREAMS, evaluation_part, host_share, parts, reads_target_labels, streams
@@ -166,6 +167,26 @@ def left_out(config: ConfigDict) -> int:
     """
     part = evaluation_part(config)
     return open_splits(config, [part])[part].left_out()
+
+
+def volumes(config: ConfigDict) -> Volumes | None:
+    """Returns the volumes of the images of `evaluation_batches`; None if these are no slices of volumes.
+
+    Args:
+      config: the whole configuration.
+
+    Raises:
+      UserError: files are missing or unusable.
+    """
+    part = evaluation_part(config)
+    split = open_splits(config, [part])[part]
+    return volumes_of(split, np.arange(split.count))
+
+
+def held_out_volumes(config: ConfigDict) -> Volumes | None:
+    """Does the same for `held_out_batches`."""
+    split = open_splits(config, ["target_train"])["target_train"]
+    return volumes_of(split, choose_labelled(config, split).held_out)
 
 
 def held_out_batches(config: ConfigDict, host: int = 0, hosts: int = 1) -> Iterator[Batch]:

@@ -52,6 +52,7 @@ OWNERS = {
     "tensorflow_datasets": ("data.reading",),
     "array_record": ("data.preparation.shards",),
     "orbax": ("ass_jax.checkpoints.manager",),
+    "nibabel": ("data.raw.nifti",),
 }
 
 

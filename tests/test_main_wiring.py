@@ -40,7 +40,7 @@ def train(config, data, *, class_table, writer, workdir):
     if data.held_out_batches:
         data.held_out_batches()
     data.names_of_step(6)
-    print("left out", data.left_out)
+    print("left out", data.left_out, data.volumes)
     if config.steps == 1:
         raise KeyboardInterrupt
     if config.steps == 2:
@@ -59,10 +59,10 @@ def labelled_list(config):
         raise UserError("Missing image")
     return None if config.seed == 6 else types.SimpleNamespace(summary=lambda: {"list": "toy"})
 
-def evaluate(config, *, class_table, evaluation_batches, workdir, labelled, left_out):
+def evaluate(config, *, class_table, evaluation_batches, workdir, labelled, left_out, volumes):
     if config.steps == 1:
         raise UserError("No checkpoint")
-    print("evaluate", config.variant, class_table.names[0], workdir.name, left_out)
+    print("evaluate", config.variant, class_table.names[0], workdir.name, left_out, volumes)
     if not labelled:
         return {"step": 8, "images": 3}
     return {"variant": config.variant, "step": 8, "mean_iou": {"toy": 0.25}, "split": config.evaluation.split}
@@ -92,11 +92,16 @@ stand_in(
 )
 stand_in(
     "ass_jax.inference.prediction_files",
-    predict_files=lambda *arguments: print(*arguments) or (["other: unreadable \x1b[31m"] if arguments[-1] else []),
+    predict_files=lambda *arguments, volumes: (
+        print(*arguments) or (["other: unreadable \x1b[31m"] if arguments[-1] else [])
+    ),
+    VolumeFormat=lambda read, write: "volumes",
 )
 left_out = lambda config: 2
+volumes = lambda config: "volumes"
 names = ("training_batches", "evaluation_batches", "held_out_batches", "names_of_step")
 pipeline = {"prepare": prepare, "labelled_list": labelled_list, "left_out": left_out}
+pipeline |= {"volumes": volumes, "held_out_volumes": volumes}
 stand_in("data.pipeline", **pipeline, **{name: call(name) for name in names})
 import main
 main.run()
@@ -122,7 +127,7 @@ def test_training_is_wired(tmp_path):
         "training_batches 7 ('host', 0) ('hosts', 2)",
         "evaluation_batches ('host', 0) ('hosts', 2)",
         "names_of_step 6",
-        "left out 2",
+        "left out 2 volumes",
         "writer closed",
     ]
     assert result.returncode == 0, result.stderr
@@ -162,7 +167,7 @@ def test_evaluation_is_wired(tmp_path):
         "memory kept",
         "cache in run",
         "prepare scored only",
-        "evaluate joint road run 2",
+        "evaluate joint road run 2 volumes",
     ]
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "new/run/eval.json").read_text())

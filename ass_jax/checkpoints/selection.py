@@ -17,6 +17,7 @@ from configs.user_error import UserError
 RANKINGS = {
     "mean_iou": ("selection_mIoU", "mIoU"),
     "dice_by_image": ("selection_dice_by_image", "dice_by_image"),
+    "dice_by_volume": ("selection_dice_by_volume", "dice_by_volume"),
 }
 DEFAULT_METRIC = "mean_iou"
 
@@ -29,7 +30,7 @@ CHOICES = {
 
 
 def checkpoint_metrics(report: dict) -> dict:
-    """Returns the metrics to save with a checkpoint: the scores of all `RANKINGS` and the report itself.
+    """Returns the metrics to save with a checkpoint: the scores of `RANKINGS` that the report has, and itself.
 
     Args:
       report: of `ass_jax.evaluation.evaluate.score` on the validation images, with the report on the held-out images
@@ -37,6 +38,8 @@ def checkpoint_metrics(report: dict) -> dict:
     """
     metrics: dict[str, Any] = {"report": report}
     for metric, (held_out, validation) in RANKINGS.items():
+        if metric != DEFAULT_METRIC and metric not in report:  # Only slices have scores by volume.
+            continue
         metrics[validation] = main_score(report, metric)
         if "held_out" in report:
             metrics[held_out] = main_score(report["held_out"], metric)
@@ -112,8 +115,10 @@ def format_reports(reports: dict[str, dict]) -> str:
         means = [report.get("mean_iou", {}) for report in scores]
         for subset in dict.fromkeys(subset for mean in means for subset in mean):
             columns[f"{prefix}mIoU {subset}"] = [_percent(mean.get(subset)) for mean in means]
-        if any("dice_by_image" in report for report in scores):
-            columns[f"{prefix}Dice by image"] = [_percent(report.get("dice_by_image")) for report in scores]
+        for unit in ("image", "volume"):
+            key = f"dice_by_{unit}"
+            if any(key in report for report in scores):
+                columns[f"{prefix}Dice by {unit}"] = [_percent(report.get(key)) for report in scores]
     alignment = ["left", *["right"] * (len(columns) - 1), "left"]
     columns["chosen"] = [report["chosen"] for report in reports.values()]
     return tabulate(columns, headers="keys", tablefmt="plain", colalign=alignment, disable_numparse=True)

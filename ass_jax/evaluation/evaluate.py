@@ -17,6 +17,7 @@ from ass_jax.class_table import ClassTable, background_class
 from ass_jax.evaluation import image_scores, metrics
 from ass_jax.evaluation.metrics import confusion_matrices
 from ass_jax.inference.prediction_files import PredictionFiles
+from ass_jax.inference.volume_files import VolumeFiles, Volumes
 from ass_jax.method import views
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.state import Variables, abstract_segmenter
@@ -42,6 +43,7 @@ def evaluate(
     workdir: Path,
     labelled: bool = True,
     left_out: int = 0,
+    volumes: Volumes | None = None,
 ) -> dict:
     """Scores a checkpoint, writes every prediction to files, and draws a picture of some of them.
 
@@ -55,7 +57,8 @@ def evaluate(
       evaluation_batches: returns an iterator over the images, see `score`.
       workdir: of the training run.
       labelled: whether the images have labels.
-      left_out: images of the split whose files cannot be used.
+      left_out: images of the split, or volumes, whose files cannot be used.
+      volumes: of the images, which are slices; None: they are none.
 
     Returns:
       JSON-able. Which checkpoint it is: the entries of `ass_jax.checkpoints.selection.describe`, and its `variant` and
@@ -85,10 +88,12 @@ def evaluate(
     if changed:
         lines = config_diff.format_differences(changed)
         say(f"Evaluating checkpoint {number} with settings that differ from those of its training:{lines}")
-    say_left_out(left_out)
+    say_left_out(left_out, volumes)
     report = selection.describe(number, settings.checkpoint) | {"split": settings.split}
     strip = PredictionStrip(settings.pictures, class_table)
-    with PredictionFiles(workdir / of_split(PREDICTIONS, settings.split), class_table) as files:
+    folder = workdir / of_split(PREDICTIONS, settings.split)
+    files = VolumeFiles(folder, class_table, volumes) if volumes else PredictionFiles(folder, class_table)
+    with files:
 
         def visit(name: str, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
             files.add(name, prediction)
@@ -102,9 +107,11 @@ def evaluate(
             class_table=class_table,
             unlabelled_size=tuple(settings.test_size),
             left_out=left_out,
+            volumes=volumes,
             visit=visit,
         )
-    say(f"Predictions of step {number}: {files.path}/ (raw ids), {files.color_path}/ (colours)")
+    colours = "" if isinstance(files, VolumeFiles) else f", {files.color_path}/ (colours)"
+    say(f"Predictions of step {number}: {files.path}/ (raw ids){colours}")
     if not labelled:
         return report | {"images": files.count, "images_left_out": left_out}
     variant = saved.get("variant", config.variant)  # The variant of the training, whatever the command line says.
@@ -172,7 +179,7 @@ def score_all(
       variables: by name; "" is the trained segmenter itself.
       batches: returns an iterator over the images.
       visit: as in `score`, for "" only.
-      **others: `step`, `mesh`, `class_table`, `unlabelled_size` and `left_out` of `score`.
+      **others: `step`, `mesh`, `class_table`, `unlabelled_size`, `left_out` and `volumes` of `score`.
 
     Returns:
       The report of "", with the report of every other set under its name.
@@ -192,6 +199,7 @@ def score(
     class_table: ClassTable,
     unlabelled_size: tuple[int, int] = (1, 1),
     left_out: int = 0,
+    volumes: Volumes | None = None,
     visit: Visit | None = None,
 ) -> dict:
     """Scores all images of `batches`, of all processes.
@@ -204,11 +212,13 @@ def score(
       mesh: see `ass_jax.runtime.sharding`.
       class_table: `names`, `subsets` and `others` of the classes.
       unlabelled_size: height, width of the predictions of images without labels, which count for no score.
-      left_out: images that are not in `batches`, because their files cannot be used.
+      left_out: images, or volumes, that are not in `batches`, because their files cannot be used.
+      volumes: of the images, which are slices; None: they are none.
       visit: called with name (empty if there are none), image, prediction and labels of each image of this process.
 
     Returns:
-      The entries of `ass_jax.evaluation.metrics.report` and `ass_jax.evaluation.image_scores.report`.
+      The entries of `ass_jax.evaluation.metrics.report` and `ass_jax.evaluation.image_scores.report`; of slices also
+      those of `volume_report` there.
     """
     num_classes = len(class_table.names)
     confusion = np.zeros((num_classes + bool(class_table.others), num_classes), np.int64)
@@ -223,8 +233,13 @@ def score(
             labels = np.where(batch["label"] < num_classes, batch["label"], IGNORED)  # Others have no colour.
             for index in np.flatnonzero(batch["valid"]):
                 visit(str(names[index]), batch["image"][index], local[index], labels[index])
-    by_image = image_scores.report(np.concatenate(counts), class_table.names, left_out)
-    return metrics.report(confusion, class_table.names, class_table.subsets, class_table.others) | by_image
+    report = metrics.report(confusion, class_table.names, class_table.subsets, class_table.others)
+    of_images = np.concatenate(counts)
+    if volumes is None:
+        return report | image_scores.report(of_images, class_table.names, left_out)
+    of_volumes = image_scores.add_slices(of_images, volumes.of_images)
+    by_volume = image_scores.volume_report(of_volumes, class_table.names, left_out)
+    return report | image_scores.report(of_images, class_table.names) | by_volume
 
 
 def _one_ahead(
@@ -244,10 +259,11 @@ def _one_ahead(
         yield before
 
 
-def say_left_out(count: int) -> None:
-    """Prints how many images of the split are left out of the scores, unless there are none."""
+def say_left_out(count: int, volumes: Volumes | None = None) -> None:
+    """Prints how many images, or volumes, of the split are left out of the scores, unless there are none."""
     if count:
-        say(f"Images left out of the evaluation because their files cannot be used: {count}; --mode=check names them.")
+        kind = "Volumes" if volumes else "Images"
+        say(f"{kind} left out of the evaluation because their files cannot be used: {count}; --mode=check names them.")
 
 
 def print_report(variant: str, report: dict) -> None:

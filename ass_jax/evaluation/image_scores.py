@@ -1,6 +1,6 @@
-"""Dice and IoU of each image, as the medical field reports them: means over images, with confidence intervals.
+"""Dice and IoU of each image or volume, as the medical field reports them: means over these, with confidence intervals.
 
-Legend: N images, C classes.
+Legend: N images, V volumes, C classes.
 """
 
 from collections.abc import Sequence
@@ -45,6 +45,43 @@ def iou(counts: np.ndarray) -> np.ndarray:
     """Returns each image's IoU, `both / (predicted + true - both)`; argument and result as in `dice`."""
     both, predicted, true = np.moveaxis(counts, 1, 0)
     return ratio(both, predicted + true - both)
+
+
+def add_slices(counts: np.ndarray, volume_of: Sequence[str]) -> np.ndarray:
+    """Adds up the pixels of the slices of every volume.
+
+    Args:
+      counts: of `count_pixels`, `[N, 3, C]`.
+      volume_of: name of the volume of each image, N.
+
+    Returns:
+      int64 `[V, 3, C]`, in the order of the volumes' first slices.
+    """
+    places: dict[str, int] = {}
+    rows = np.array([places.setdefault(name, len(places)) for name in volume_of], np.int64)
+    found = np.zeros((len(places), *counts.shape[1:]), np.int64)
+    np.add.at(found, rows, counts)
+    return found
+
+
+def volume_report(counts: np.ndarray, class_names: Sequence[str], left_out: int = 0) -> dict:
+    """Returns the scores by volume: those of `report`, named "volume" in place of "image", without the background.
+
+    Slices that are not among the images are background in truth and prediction: they change no score of another class.
+
+    Args:
+      counts: of `add_slices`, `[V, 3, C]`.
+      class_names: `C` names.
+      left_out: volumes whose files cannot be used.
+    """
+    found = _of_volumes(report(counts, class_names, left_out))
+    of_classes = [class_names[index] for index in foreground_classes(class_names)]
+    by_class = {name: _of_volumes(found["class_by_volume"][name]) for name in of_classes}
+    return found | {"class_by_volume": by_class}
+
+
+def _of_volumes(scores: dict) -> dict:
+    return {key.replace("image", "volume"): value for key, value in scores.items()}
 
 
 def report(counts: np.ndarray, class_names: Sequence[str], left_out: int = 0) -> dict:

@@ -17,10 +17,17 @@ from ass_jax.class_table import binary_classes
 OTHER_SCORES = {
     "dice_by_image": "Dice by image",
     "iou_by_image": "IoU by image",
+    "dice_by_volume": "Dice by volume",
+    "iou_by_volume": "IoU by volume",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
 }
-COUNTS = {"images": "images", "images_left_out": "images left out"}
+COUNTS = {
+    "images": "images",
+    "images_left_out": "images left out",
+    "volumes": "volumes",
+    "volumes_left_out": "volumes left out",
+}
 
 
 def confusion_matrices(predictions: Array, labels: Array, num_classes: int, others: bool = False) -> Array:

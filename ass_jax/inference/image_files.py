@@ -1,4 +1,4 @@
-"""Image files of a user: finding them, reading them, and naming their results."""
+"""Image files and volumes of a user: finding them, reading them, and naming their results."""
 
 import collections
 import glob
@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from configs.user_error import UserError
 
 SUFFIXES = ("", "_overlay", "_confidence")  # Of the results of an image, before the ending.
+VOLUME_ENDINGS = (".nii.gz", ".nii")  # NIfTI.
 
 
 class UnreadableImageError(UserError):
@@ -20,7 +21,7 @@ class UnreadableImageError(UserError):
 
 
 def find_images(pattern: str) -> list[Path]:
-    """Returns the image files that a path, a folder (without its subfolders) or a glob names, sorted.
+    """Returns the image files and volumes that a path, a folder (without its subfolders) or a glob names, sorted.
 
     Raises:
       UserError: there are none.
@@ -30,7 +31,8 @@ def find_images(pattern: str) -> list[Path]:
         return [path]
     if path.is_dir():
         endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-        found = [file for file in path.iterdir() if file.suffix.lower() in endings and file.is_file()]
+        found = [file for file in path.iterdir() if file.suffix.lower() in endings or is_volume(file)]
+        found = [file for file in found if file.is_file()]
     else:
         found = [file for name in glob.glob(pattern, recursive=True) if (file := Path(name)).is_file()]
     if not found:
@@ -38,6 +40,11 @@ def find_images(pattern: str) -> list[Path]:
             f"No images at {pattern!r}: expected an image, a folder of images or a glob such as 'in/*.jpg'."
         )
     return sorted(found)
+
+
+def is_volume(path: Path) -> bool:
+    """Returns whether a file is a volume, by its name."""
+    return path.name.lower().endswith(VOLUME_ENDINGS)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -64,7 +71,7 @@ def output_names(inputs: Sequence[Path]) -> list[str]:
     that still clash also get their folders below the common one; and those that clash even then get a number.
     """
     common = os.path.commonpath([path.parent.absolute() for path in inputs]) if inputs else ""
-    choices = [(path.stem, path.name, "_".join(path.absolute().relative_to(common).parts)) for path in inputs]
+    choices = [(_stem(path), path.name, "_".join(path.absolute().relative_to(common).parts)) for path in inputs]
     levels = [0] * len(inputs)
     while True:
         names = [choice[level] for choice, level in zip(choices, levels, strict=True)]
@@ -80,6 +87,11 @@ def output_names(inputs: Sequence[Path]) -> list[str]:
         names[place] = next(name for name in numbered if not _result_files(name) & taken)
         taken |= _result_files(names[place])
     return names
+
+
+def _stem(path: Path) -> str:
+    """Returns the name of a file without its ending, or both of them, as of `brain.nii.gz`."""
+    return Path(path.stem).stem if path.name.lower().endswith(VOLUME_ENDINGS[0]) else path.stem
 
 
 def _clashing(names: Sequence[str]) -> set[int]:

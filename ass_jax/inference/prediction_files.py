@@ -2,18 +2,25 @@
 
 import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 from PIL import Image
 
 from ass_jax import visualization
-from ass_jax.class_table import ClassTable
-from ass_jax.inference.image_files import SUFFIXES, UnreadableImageError, output_names, read_image
+from ass_jax.class_table import ClassTable, class_outside
+from ass_jax.inference.image_files import (
+    SUFFIXES,
+    VOLUME_ENDINGS,
+    UnreadableImageError,
+    is_volume,
+    output_names,
+    read_image,
+)
 from ass_jax.inference.predictor import ImageLabeller
 from ass_jax.runtime.console import progress
 from ass_jax.runtime.workdir import make_folder, writing
@@ -107,16 +114,36 @@ def file_name(name: str) -> str:
     return f"{'_'.join(used)}.png" if used else ""
 
 
+class VolumeFormat(NamedTuple):
+    """How volumes are read as slices, and written.
+
+    Attributes:
+      read: returns the frame of a volume, whose `shape` is (X, Y, Z), and the images, uint8 [Y, X, 3], of those slices
+        that show something, by number; raises UnreadableImageError.
+      write: writes a volume, uint8 [X, Y, Z], given its file, its voxels and a frame.
+    """
+
+    read: Callable[[Path], tuple[Any, Mapping[int, np.ndarray]]]
+    write: Callable[[Path, np.ndarray, Any], None]
+
+
 def predict_files(
-    predictor: ImageLabeller, inputs: Sequence[Path], output: Path, confidence: bool = False
+    predictor: ImageLabeller,
+    inputs: Sequence[Path],
+    output: Path,
+    confidence: bool = False,
+    volumes: VolumeFormat | None = None,
 ) -> list[str]:
     """Writes the label map of every image as a palette PNG and as an overlay on the image; prints its progress.
 
+    The labels of a volume are written as a volume, without an overlay.
+
     Args:
       predictor: labels the images.
-      inputs: image files of any format that Pillow reads.
+      inputs: image files of any format that Pillow reads, and volumes.
       output: folder of `NAME.png`, `NAME_overlay.png` and, with `confidence`, `NAME_confidence.png` (255: certain).
       confidence: whether to write the last one.
+      volumes: reads and writes volumes; None: there are none.
 
     Returns:
       A line with the reason for each file that could not be read. All other files are done.
@@ -125,7 +152,12 @@ def predict_files(
       UserError: a result would replace one of the images, or cannot be written.
     """
     names = output_names(inputs)
-    results = {(output / f"{name}{suffix}.png").resolve() for name in names for suffix in SUFFIXES}
+    endings = [VOLUME_ENDINGS[0] if is_volume(path) else ".png" for path in inputs]
+    results = {
+        (output / f"{name}{suffix}{ending}").resolve()
+        for name, ending in zip(names, endings, strict=True)
+        for suffix in SUFFIXES
+    }
     for path in inputs:
         if path.resolve() in results:
             raise UserError(f"{path} would be replaced by a result. Choose another output folder than {output}.")
@@ -133,6 +165,9 @@ def predict_files(
     failures = []
     for path, name in progress(list(zip(inputs, names, strict=True)), "images"):
         try:
+            if volumes and is_volume(path):
+                _label_volume(predictor, path, output / name, confidence, volumes)
+                continue
             image = read_image(path)
         except UnreadableImageError as error:
             failures.append(str(error))
@@ -140,6 +175,22 @@ def predict_files(
             with writing(output / f"{name}.png"):
                 _write_results(predictor, image, output / name, confidence)
     return failures
+
+
+def _label_volume(predictor: ImageLabeller, path: Path, place: Path, confidence: bool, volumes: VolumeFormat) -> None:
+    """Labels a volume and writes the results; `place` is their path without suffix and ending."""
+    frame, images = volumes.read(path)
+    labels, certainty = (
+        np.full(frame.shape, value, np.uint8) for value in (class_outside(predictor.names), 255)
+    )  # Of the slices that show nothing.
+    for number, image in images.items():
+        of_slice, probabilities = predictor.with_confidence(image)
+        labels[:, :, number] = of_slice.T
+        certainty[:, :, number] = np.round(255 * probabilities).T
+    for suffix, voxels in (("", labels), (SUFFIXES[2], certainty))[: 1 + confidence]:
+        file = place.with_name(f"{place.name}{suffix}{VOLUME_ENDINGS[0]}")
+        with writing(file):
+            volumes.write(file, voxels, frame)
 
 
 def _write_results(predictor: ImageLabeller, image: np.ndarray, place: Path, confidence: bool) -> None:

@@ -20,6 +20,7 @@ from ass_jax.checkpoints import config_diff, selection
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.class_table import ClassTable
 from ass_jax.evaluation.evaluate import CHANGED, LABELLED, Batch, evaluate, print_report, say_left_out
+from ass_jax.inference.volume_files import Volumes
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.optimizers import make_optimizer
 from ass_jax.method.state import TrainState, create_state
@@ -54,7 +55,9 @@ class TrainingData:
       labelled: describes the labelled target images in reports and checkpoints, JSON-able: `list`, which they are, and
         `sha256`. None if there are none.
       names_of_step: returns the names of the images of a step by stream, for warnings.
-      left_out: validation images whose files cannot be used.
+      left_out: validation images, or volumes, whose files cannot be used.
+      volumes: of the validation images, which are slices; None: they are none.
+      held_out_volumes: the same of the images of `held_out_batches`.
     """
 
     training_batches: Callable[[int], Iterator[TrainingBatch]]
@@ -63,6 +66,8 @@ class TrainingData:
     labelled: dict | None = None
     names_of_step: Callable[[int], dict[str, list[str]]] | None = None
     left_out: int = 0
+    volumes: Volumes | None = None
+    held_out_volumes: Volumes | None = None
 
 
 def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, writer: Any, workdir: Path) -> dict:
@@ -111,6 +116,7 @@ def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, wr
                 evaluation_batches=data.evaluation_batches,
                 workdir=workdir,
                 left_out=data.left_out,
+                volumes=data.volumes,
             )
 
         # Data. Its position is the step, so that a resumed run needs nothing else to go on.
@@ -134,7 +140,7 @@ def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, wr
         step = _compile_step(state, batch, mesh, **shared)
         if data.labelled:
             say(f"Labelled target images: {data.labelled['list']}; SHA-256 {data.labelled['sha256']}.")
-        say_left_out(data.left_out)
+        say_left_out(data.left_out, data.volumes)
         if not start and verification.is_enabled(config, state):
             say(verification.format_agreement(verification.verify_step(step, state, batch, config, num_classes)))
         metric_writer = MetricWriter(writer, workdir, start)

@@ -39,7 +39,7 @@ class Validation:
           config: the whole configuration.
           networks: of which the segmenter is used.
           mesh: of the devices that hold the state.
-          data: `evaluation_batches`, `held_out_batches` and `left_out`, see `ass_jax.training.loop.TrainingData`.
+          data: the batches to score, their volumes and `left_out`, see `ass_jax.training.loop.TrainingData`.
           class_table: `names`, `palette` `[C, 3]`, `subsets` and `others` of the classes.
           writer: of the scores.
           workdir: folder of the picture of mixed images.
@@ -78,11 +78,14 @@ class Validation:
                 batches,
                 visit=lambda name, *maps: strip.add(*maps),
                 left_out=self._data.left_out,
+                volumes=self._data.volumes,
                 **self._scoring,
             )
             if self._data.held_out_batches:
                 held_out = request.cut_short(self._data.held_out_batches)
-                report["held_out"] = score(state.segmenter, held_out(), **self._scoring)
+                report["held_out"] = score(
+                    state.segmenter, held_out(), volumes=self._data.held_out_volumes, **self._scoring
+                )
         except CutShortError:
             return None
         write_scores(number, report, self._writer)

@@ -121,7 +121,7 @@ def _incomplete(location: SplitLocation) -> str:
 def class_of_raw_ids(spec: DatasetSpec, class_table: ClassTable) -> list[str | None]:
     """Returns the class of every raw id that a label can hold; None where it is ignored."""
     names = (spec.labels.raw_ids.get(raw_id) for raw_id in range(spec.labels.values))
-    return [name if name in class_table.names else None for name in names]
+    return [None if name is None else class_table.class_of(name) for name in names]
 
 
 def _counts(location: SplitLocation, read: int) -> Iterator[str]:

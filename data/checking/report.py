@@ -22,6 +22,8 @@ REMEDIES = {
     "not binary": "Use the mask of two values; numbers of classes in own data need data.custom.source_encoding or "
     "target_encoding 'indices'.",
     "size mismatch": "Unpack both files again; never resize one of them alone.",
+    "affine mismatch": "Unpack both files again; register or resample none of them alone.",
+    "not finite": "Unpack the original again: a program has saved it with invalid numbers.",
     "train ids": "Use the labels as they were downloaded: raw ids are mapped while training.",
     "unknown ids": "Use the labels as they were downloaded; a JPEG saved as PNG again also looks like this.",
     "all ignored": "Remove the pair, or declare its numbers if it is your own (data.custom.source_ids, target_ids).",
@@ -73,7 +75,9 @@ def _histogram(result: Survey, spec: DatasetSpec, domain: str, table: Sequence[s
     found = {table[raw_id] for raw_id in result.pixels}
     if absent := [name for name in classes if name not in found]:
         yield f"  expected, but in no label: {printable(', '.join(absent))}"
-    if spec.labels.encoding == "binary" and (empty := [pair.name for pair in result.only_zero]):
+    if (spec.labels.encoding == "binary" or spec.labels.is_volume) and (
+        empty := [pair.name for pair in result.only_zero]
+    ):
         more = ", ..." if len(empty) > _SHOWN else ""
         yield f"  empty masks: {len(empty)}: {printable(', '.join(empty[:_SHOWN]))}{more}"
     if bare := result.without_class:

@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from configs.user_error import UserError
 from data.preparation import workers
-from data.raw import image_files
+from data.raw import image_files, nifti
 from data.raw.faults import BadFileError, Fault
 from data.raw.label_rules import LabelRules
-from data.raw.pairs import Pair, read_pair
+from data.raw.pairs import Pair, read_images
 
 # For so few pairs, starting processes takes longer than the work.
 _FEW = 24
+_FEW_VOLUMES = 4
 
 
 class PairSummary(NamedTuple):
@@ -34,7 +35,8 @@ class PairSummary(NamedTuple):
       image_kind: format, kind and bits of the image.
       label_kind: the same of the label; empty if there is none.
       counts: raw id -> pixels; empty if there is no label.
-      digest: hash of the image's pixels, by which the same image is found in another file.
+      digest: hash of the image's pixels, by which the same image is found in another file; of a volume with a tumour,
+        that of its label, by which the same patient is found in another sequence.
     """
 
     pair: Pair
@@ -113,15 +115,20 @@ class Survey:
 def summarise_pair(pair: Pair, rules: LabelRules) -> PairSummary:
     """Reads a pair as its preparation would."""
     try:
-        content = read_pair(pair, rules)
-        image_kind = image_files.describe(pair.image)
-        label_kind = image_files.describe(pair.label) if pair.label else ""
+        contents = list(read_images(pair, rules).contents.values())
+        describe = nifti.describe if rules.is_volume else image_files.describe
+        image_kind = describe(pair.image)
+        label_kind = describe(pair.label) if pair.label else ""
     except BadFileError as error:
         return PairSummary(pair, error.fault)
-    ids = np.flatnonzero(content.counts)
-    counts = dict(zip(ids.tolist(), content.counts[ids].tolist(), strict=True))
-    digest = hashlib.blake2b(content.image.tobytes(), digest_size=16).digest()
-    return PairSummary(pair, None, content.image.shape[:2], image_kind, label_kind, counts, digest)
+    pixels = np.sum([content.counts for content in contents], axis=0)
+    ids = np.flatnonzero(pixels)
+    counts = dict(zip(ids.tolist(), pixels[ids].tolist(), strict=True))
+    lesions = [content.label for content in contents if content.label.any()] if rules.is_volume else []
+    digest = hashlib.blake2b(digest_size=16)
+    for shown in lesions or [content.image for content in contents]:
+        digest.update(shown.tobytes())
+    return PairSummary(pair, None, contents[0].image.shape[:2], image_kind, label_kind, counts, digest.digest())
 
 
 def survey_pairs(
@@ -144,7 +151,8 @@ def survey_pairs(
       UserError: a process died, for example because the memory was full.
     """
     result = Survey()
-    processes = 1 if len(pairs) <= _FEW else processes or workers.usable_cores()
+    few = _FEW_VOLUMES if rules.is_volume else _FEW
+    processes = 1 if len(pairs) <= few else processes or workers.usable_cores()
     summaries = workers.map_in_order(functools.partial(summarise_pair, rules=rules), pairs, processes)
     progress = tqdm(total=len(pairs), desc=title, unit=" pairs", file=sys.stderr, leave=False)
     try:

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from data.datasets import (
+    brats2018,
     camvid,
     cityscapes,
     custom,
@@ -29,6 +30,7 @@ SPECS: dict[str, DatasetSpec] = {
         cvc_clinicdb.SPEC,
         cvc_endoscenestill.SPEC,
         *vessels.SPECS,
+        *brats2018.SPECS,
         custom.SPEC,
     )
 }

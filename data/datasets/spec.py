@@ -10,6 +10,9 @@ from ml_collections import ConfigDict
 from data.raw.label_rules import LabelRules
 from data.raw.pairs import SplitFiles
 
+# DAFormer: 3000 of GTA5's 1914 x 1052 pixels.
+LEAST_SHARE = 0.0015
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -46,6 +49,9 @@ class DatasetSpec:
       other_counts: whether other numbers are valid words, too.
       sequence_of: returns the sequence (such as a patient or a drive) of an image, given its name; labelled images are
         then chosen by whole sequences. None: one by one.
+      counts_sequences: whether numbers of labelled images, and the names in a user's list, are those of sequences.
+      least_share: rare-class sampling takes an image for one of a class that covers this share of its pixels; 0: one
+        pixel is enough.
       from_settings: completes the spec from `config.data` and a domain; None: nothing depends on settings.
     """
 
@@ -62,6 +68,8 @@ class DatasetSpec:
     listed_counts: tuple[int, ...] = ()
     other_counts: bool = False
     sequence_of: Callable[[str], str] | None = None
+    counts_sequences: bool = False
+    least_share: float = LEAST_SHARE
     from_settings: Callable[[ConfigDict, str], "DatasetSpec"] | None = None
 
     @property

@@ -158,7 +158,7 @@ def fingerprint(pairs: Sequence[Pair], form: Form) -> str:
     rules = form.rules
     settings = [
         _RECORDS_VERSION,
-        shards.PAIRS_PER_SHARD,
+        shards.pairs_per_shard(form),
         rules.encoding,
         sorted(rules.raw_ids),
         sorted(rules.known_ids or ()),

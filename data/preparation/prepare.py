@@ -27,7 +27,7 @@ try:
 except ImportError:  # Not on Windows.
     fcntl = None  # type: ignore[assignment]
 
-_SAMPLES = 4  # Pairs from which the size on disk is estimated.
+_SAMPLES = 4  # Pairs from which the size on disk is estimated; of volumes, one.
 _MARGIN = 1.05
 REJECTED = "rejected.txt"
 
@@ -111,7 +111,7 @@ def _write_shards(task: Task, work: Path, processes: int) -> list[shards.Shard]:
     """Writes the shards that are missing, and returns all of them."""
     location = task.location
     title, pairs = location.title, location.user_files.pairs
-    groups = shards.group_pairs(pairs)
+    groups = shards.group_pairs(pairs, location.form)
     files = _shard_files(task, work, len(groups))
     done = [shards.read_note(file) for file in files]
     faults = [*location.user_files.faults, *(fault for shard in done if shard for fault in shard.faults)]
@@ -129,7 +129,8 @@ def _write_shards(task: Task, work: Path, processes: int) -> list[shards.Shard]:
             task.serialize,
             processes,
         )
-        progress = tqdm(total=len(pairs), initial=len(pairs) - len(left), desc=title, unit=" images", file=sys.stderr)
+        unit = f" {_unit(location.form)}"
+        progress = tqdm(total=len(pairs), initial=len(pairs) - len(left), desc=title, unit=unit, file=sys.stderr)
         try:
             with contextlib.closing(results), progress:
                 for _, new_fault in results:
@@ -158,8 +159,11 @@ def _check_limit(task: Task, faults: Sequence[Fault], work: Path) -> None:
 
 def needed_bytes(pairs: Sequence[Pair], form: Form) -> int:
     """Estimates how much disk the records of the pairs take, from a few of them."""
-    made = (records.make_record(pair, form) for pair in pairs[:: -(-len(pairs) // _SAMPLES) or 1])
-    sizes = [len(record.image) + len(record.label) for record in made if isinstance(record, records.Record)]
+    samples = 1 if form.rules.is_volume else _SAMPLES
+    made = (records.make_records(pair, form) for pair in pairs[:: -(-len(pairs) // samples) or 1])
+    sizes = [
+        sum(len(record.image) + len(record.label) for record in found) for found in made if not isinstance(found, Fault)
+    ]
     return int(_MARGIN * len(pairs) * sum(sizes) / max(len(sizes), 1))
 
 
@@ -169,13 +173,17 @@ def _check_room(location: SplitLocation, left: Sequence[Pair], work: Path) -> No
     total = len(location.user_files.pairs)
     rest = f"{len(left)} of {total}" if len(left) < total else f"{total}"
     sizes = f"{gigabytes(needed)}, {gigabytes(free)} are free in {work.parent}"
-    text = f"{location.title}: {rest} images take about {sizes}"
+    text = f"{location.title}: {rest} {_unit(location.form)} take about {sizes}"
     if needed > free:
         raise UserError(
             f"{text}. Make room, or name another folder (--config.data.directory), or prepare smaller images "
             f"(--config.data.{domain_of(location.part)}_size)."
         )
     print(f"Preparing {text}.", file=sys.stderr, flush=True)
+
+
+def _unit(form: Form) -> str:
+    return "volumes" if form.rules.is_volume else "images"
 
 
 def gigabytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Turns a pair of files into a record; runs in worker processes, so it imports no TensorFlow.
+"""Turns a pair of files into records; runs in worker processes, so it imports no TensorFlow.
 
 Images are resized with the antialiased bilinear filter of Pillow, which agrees with `tf.image.resize(...,
 antialias=True)` to one grey value. Labels take the nearest pixel, as `tf.image.resize(..., "nearest")` does.
@@ -12,7 +12,8 @@ from PIL import Image
 
 from data.raw.faults import BadFileError, Fault
 from data.raw.label_rules import LabelRules
-from data.raw.pairs import Pair, read_pair
+from data.raw.nifti import Frame
+from data.raw.pairs import Pair, PairContent, read_images
 
 # Of zlib: higher levels take several times as long and save a tenth of the space.
 _COMPRESSION = 3
@@ -33,15 +34,16 @@ class Form(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A pair as it is stored.
+    """An image and its label as they are stored.
 
     Attributes:
-      name: of the pair.
+      name: of the image.
       image: PNG of uint8 [H, W, 3] RGB.
       label: PNG of raw ids, [H, W]; `LabelRules.unlabelled_id` everywhere if there is no label.
       labelled: whether there is a label.
       counts: raw id -> its pixels in the stored label; empty if there is no label.
       label_size: height and width of the label.
+      frame: of the volume, at its first slice; None at the others and for other images.
     """
 
     name: str
@@ -50,23 +52,31 @@ class Record(NamedTuple):
     labelled: bool
     counts: dict[int, int]
     label_size: tuple[int, int]
+    frame: Frame | None
 
 
-def make_record(pair: Pair, form: Form) -> Record | Fault:
-    """Reads, checks, resizes and encodes a pair; returns its fault if it cannot be used."""
+def make_records(pair: Pair, form: Form) -> list[Record] | Fault:
+    """Reads, checks, resizes and encodes the images of a pair; returns its fault if it cannot be used."""
     try:
-        content = read_pair(pair, form.rules)
+        images = read_images(pair, form.rules)
     except BadFileError as error:
         return error.fault
+    frames = [images.frame] + [None] * (len(images.contents) - 1)
+    return [
+        _make_record(name, content, form, labelled=pair.label is not None, frame=frame)
+        for (name, content), frame in zip(images.contents.items(), frames, strict=True)
+    ]
+
+
+def _make_record(name: str, content: PairContent, form: Form, *, labelled: bool, frame: Frame | None) -> Record:
     image, label = content.image, content.label
     if form.size is not None:
         image = resize_image(image, form.size)
         label = label if form.full_labels else resize_label(label, form.size)
     label = label.astype(np.uint8 if form.rules.values == 256 else np.uint16)
     ids, counts = np.unique(label, return_counts=True)
-    labelled = pair.label is not None
     found = dict(zip(ids.tolist(), counts.tolist(), strict=True)) if labelled else {}
-    return Record(pair.name, _png(image), _png(label), labelled, found, label.shape)
+    return Record(name, _png(image), _png(label), labelled, found, label.shape, frame)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

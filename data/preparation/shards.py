@@ -21,6 +21,7 @@ from data.raw.faults import Fault
 from data.raw.pairs import Pair
 
 PAIRS_PER_SHARD = 64
+VOLUMES_PER_SHARD = 4  # Of some 140 records each.
 # For so few pairs, starting processes takes longer than the work.
 _FEW = 16
 
@@ -41,9 +42,15 @@ class Shard(NamedTuple):
     bytes: int
 
 
-def group_pairs(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
+def pairs_per_shard(form: Form) -> int:
+    """Returns how many pairs a shard holds."""
+    return VOLUMES_PER_SHARD if form.rules.is_volume else PAIRS_PER_SHARD
+
+
+def group_pairs(pairs: Sequence[Pair], form: Form) -> list[Sequence[Pair]]:
     """Returns the pairs of each shard."""
-    return [pairs[start : start + PAIRS_PER_SHARD] for start in range(0, len(pairs), PAIRS_PER_SHARD)]
+    size = pairs_per_shard(form)
+    return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
 def read_note(file: Path) -> Shard | None:
@@ -90,8 +97,8 @@ def write(
       OSError, RuntimeError: a shard cannot be written; array_record raises the latter.
     """
     pairs = [pair for group in groups for pair in group]
-    processes = 1 if len(pairs) <= _FEW else processes
-    results = workers.map_in_order(functools.partial(records.make_record, form=form), pairs, processes)
+    processes = 1 if len(pairs) <= (VOLUMES_PER_SHARD if form.rules.is_volume else _FEW) else processes
+    results = workers.map_in_order(functools.partial(records.make_records, form=form), pairs, processes)
     with contextlib.closing(results):
         for number, (file, group) in enumerate(zip(files, groups, strict=True)):
             entries, faults = [], []
@@ -101,13 +108,14 @@ def write(
             try:
                 for _ in group:
                     result = next(results)
-                    if isinstance(result, Record):
-                        writer.write(serialize(result))
-                        entries.append(split_index.make_entry(result))
-                        yield number, None
-                    else:
+                    if isinstance(result, Fault):
                         faults.append(result)
                         yield number, result
+                        continue
+                    for record in result:
+                        writer.write(serialize(record))
+                        entries.append(split_index.make_entry(record))
+                    yield number, None
             finally:
                 writer.close()
             note = _note(file).with_name(f"temporary_{_note(file).name}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from configs.user_error import UserError
 from data.preparation.records import Record
+from data.raw.nifti import Frame
 
 
 class Index(NamedTuple):
@@ -19,18 +20,26 @@ class Index(NamedTuple):
       labelled: bool [N].
       class_counts: pixels of every raw id in the stored labels, int64 [N, raw ids].
       label_sizes: heights and widths of the labels, int64 [N, 2].
+      frames: name of a volume -> its frame; empty unless the records are slices.
     """
 
     names: list[str]
     labelled: np.ndarray
     class_counts: np.ndarray
     label_sizes: np.ndarray
+    frames: dict[str, Frame]
 
 
 def make_entry(record: Record) -> dict[str, Any]:
     """Returns the entry of a record, in types of JSON."""
     counts = {str(raw_id): count for raw_id, count in record.counts.items()}
-    return {"name": record.name, "labelled": record.labelled, "counts": counts, "label_size": record.label_size}
+    entry = {"name": record.name, "labelled": record.labelled, "counts": counts, "label_size": record.label_size}
+    return entry | ({"frame": record.frame._asdict()} if record.frame else {})
+
+
+def volume_of(name: str) -> str:
+    """Returns the volume of a slice, given the slice's name."""
+    return name.rpartition("/")[0]
 
 
 def file_of(folder: Path, split: str) -> Path:
@@ -64,6 +73,13 @@ def read_index(file: Path) -> Index:
         np.array([record["labelled"] for record in records], bool),
         counts,
         np.array([record["label_size"] for record in records], np.int64).reshape(-1, 2),
+        {
+            volume_of(record["name"]): Frame(
+                tuple(record["frame"]["shape"]), tuple(map(tuple, record["frame"]["affine"]))
+            )
+            for record in records
+            if "frame" in record
+        },
     )
 
 

@@ -44,6 +44,8 @@ KINDS = {
     "lossy label": "A label was compressed with loss, which invents numbers of classes.",
     "not binary": "A mask that should have two values has others.",
     "size mismatch": "Image and label, or its field of view, differ in size.",
+    "affine mismatch": "A volume and its label lie at different places in the patient.",
+    "not finite": "Voxels are not a number, or infinite.",
     "train ids": "A label holds train ids where the raw ids of the dataset are expected.",
     "unknown ids": "A label holds numbers that the dataset does not have.",
     "all ignored": "No pixel of a label belongs to a class.",

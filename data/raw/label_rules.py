@@ -10,6 +10,7 @@ from data.classes import BACKGROUND, IGNORED
 from data.raw.faults import BadFileError
 from data.raw.image_files import BINARY_IDS
 
+VOLUME = "volume"  # The encoding of NIfTI files; all other files hold one image.
 # Stray ids are ignored in training; more than this share of a label means that the label is a wrong one.
 UNKNOWN_SHARE = 0.001
 # Labels with fewer classes are not taken for train ids: a few small numbers can be anything.
@@ -21,7 +22,7 @@ class LabelRules(NamedTuple):
     """How the labels of a dataset are stored.
 
     Attributes:
-      encoding: of the files; a key of `data.raw.image_files.ENCODINGS`, which says what each one is.
+      encoding: of the files; a key of `data.raw.image_files.ENCODINGS`, which says what each one is, or `VOLUME`.
       raw_ids: raw id -> class; all other raw ids are ignored.
       known_ids: raw ids that labels may hold, with 255 among them if it marks pixels without a class; None: any,
         and all but those of `raw_ids` are ignored.
@@ -32,6 +33,11 @@ class LabelRules(NamedTuple):
     raw_ids: Mapping[int, str]
     known_ids: frozenset[int] | None
     values: int = 256
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether a file holds a volume, whose slices are the images."""
+        return self.encoding == VOLUME
 
     @property
     def unlabelled_id(self) -> int:
@@ -77,6 +83,23 @@ def count_ids(label: np.ndarray, rules: LabelRules, file: Path) -> np.ndarray:
     if not any(raw_id in rules.raw_ids for raw_id in ids):
         raise BadFileError("all ignored", file, f"expected pixels of at least one class, found only {shown}.")
     return counts
+
+
+def expect_known(label: np.ndarray, rules: LabelRules, file: Path) -> None:
+    """Raises BadFileError for any raw id that the dataset does not have: labels without loss hold no stray ones.
+
+    Args:
+      label: raw ids, uint8 of any shape.
+      rules: of the dataset.
+      file: of the label, for messages.
+    """
+    counts = np.bincount(label.ravel(), minlength=rules.values)
+    unknown = [raw_id for raw_id in np.flatnonzero(counts) if raw_id not in rules.raw_ids]
+    if unknown:
+        text = (
+            f"expected the raw ids {', '.join(map(str, sorted(rules.raw_ids)))}, found also {_show(counts, unknown)}."
+        )
+        raise BadFileError("unknown ids", file, text)
 
 
 def _are_train_ids(ids: np.ndarray, rules: LabelRules) -> bool:

@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.raw import file_access, image_files, label_rules
+from data.raw import file_access, image_files, label_rules, nifti, slices
 from data.raw.faults import BadFileError, Fault
 from data.raw.label_rules import LabelRules
+
+# Of the numbers of two affines, in millimetres: programs round them differently.
+_SAME_PLACE = 1e-3
 
 
 class Pair(NamedTuple):
@@ -53,6 +56,19 @@ class PairContent(NamedTuple):
     image: np.ndarray
     label: np.ndarray
     counts: np.ndarray
+
+
+class PairImages(NamedTuple):
+    """The images of a pair.
+
+    Attributes:
+      contents: name of each image -> its content. The images of a volume are its slices that show some of the brain,
+        or have a label other than 0, named as "patient/087".
+      frame: of the volume; None if the pair is a single image.
+    """
+
+    contents: dict[str, PairContent]
+    frame: nifti.Frame | None
 
 
 Files = Mapping[Path, int]
@@ -197,6 +213,43 @@ def _check_size(pixels: np.ndarray, image: np.ndarray, what: str, file: Path, pa
         found = [f"{width}x{height}" for height, width in (image.shape[:2], pixels.shape)]
         text = f"the image {pair.image} has {found[0]} pixels, its {what} {found[1]}; expected the same."
         raise BadFileError("size mismatch", file, text)
+
+
+def read_images(pair: Pair, rules: LabelRules) -> PairImages:
+    """Reads the images of a pair: one, or the slices of a volume.
+
+    Args:
+      pair: files; a volume has a label.
+      rules: of the dataset's labels.
+
+    Raises:
+      BadFileError: as for `read_pair`; also where a volume and its label lie at different places, or the volume is
+        empty.
+      UserError: nibabel is not installed.
+    """
+    if not rules.is_volume or pair.label is None:
+        return PairImages({pair.name: read_pair(pair, rules)}, None)
+    volume, label = nifti.read(pair.image), nifti.read_labels(pair.label)
+    if label.frame.shape != volume.frame.shape:
+        found = ["x".join(map(str, each.frame.shape)) for each in (volume, label)]
+        text = f"the volume {pair.image} has {found[0]} voxels, its label {found[1]}; expected the same."
+        raise BadFileError("size mismatch", pair.label, text)
+    if not np.allclose(label.frame.affine, volume.frame.affine, atol=_SAME_PLACE):
+        one, other = volume.frame.affine, label.frame.affine
+        text = f"the volume {pair.image} has the affine {one}, its label {other}; expected the same."
+        raise BadFileError("affine mismatch", pair.label, text)
+    label_rules.expect_known(label.voxels, rules, pair.label)
+    grey = slices.to_grey(volume.voxels)
+    # Outside the brain both truth and prediction are background: slices without any add nothing to a score of a lesion.
+    kept = slices.numbers_inside(np.maximum(grey, label.voxels))
+    if not len(kept):
+        raise BadFileError("damaged", pair.image, "expected a brain, found only voxels of 0.")
+    contents = {}
+    for z in kept.tolist():
+        of_slice = slices.map_of(label.voxels, z)
+        counts = np.bincount(of_slice.ravel(), minlength=rules.values)
+        contents[f"{pair.name}/{z:03}"] = PairContent(slices.image_of(grey, z), of_slice, counts)
+    return PairImages(contents, volume.frame)
 
 
 def _by_name(group: Iterable[Path], name_of: NameOf, expected: str, faults: list[Fault]) -> dict[str, Path]:

@@ -20,6 +20,7 @@ from data.preparation import split_index as index
 from data.preparation.location import Locations, locate_split
 from data.preparation.prepare import REJECTED
 from data.raw.faults import printable
+from data.raw.nifti import Frame
 from data.reading.split_builder import open_split_builder
 from data.reading.toy_builder import open_toy_builder
 
@@ -134,6 +135,10 @@ class Split:
             return np.full((self.count, 2), (height, width), np.int64)
         return self._index.label_sizes
 
+    def frames(self) -> dict[str, Frame]:
+        """Returns name -> frame of the volumes whose slices the images are; empty if they are none."""
+        return self._index.frames
+
     @functools.cached_property
     def _index(self) -> index.Index:
         """The index beside the records, or one made by reading all of them."""
@@ -153,7 +158,7 @@ class Split:
             names.append(name)
             counts.append(np.bincount(label.ravel(), minlength=len(self.table)))
             sizes.append(label.shape[:2])
-        return index.Index(names, np.ones(self.count, bool), np.array(counts), np.array(sizes))
+        return index.Index(names, np.ones(self.count, bool), np.array(counts), np.array(sizes), {})
 
 
 def open_splits(config: ConfigDict, parts: Iterable[str], locations: Locations | None = None) -> dict[str, Split]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from configs.user_error import UserError
+from data.datasets.registry import SPECS
 from data.reading.split_reader import Split
 from data.sampling import labelled_subset, rare_classes
 from data.streams import STREAMS
@@ -34,7 +35,8 @@ class Order:
         self._sampler = None
         if temperature:
             counts = split.class_counts()[self.chosen]
-            self._sampler = rare_classes.RareClassSampler(counts, split.table, temperature, self._seed)
+            least_share = SPECS[config.data["source" if stream == "source" else "target"]].least_share
+            self._sampler = rare_classes.RareClassSampler(counts, split.table, temperature, self._seed, least_share)
 
     def indices(self, position: tf.Tensor) -> tf.Tensor:
         """Returns the index of the record (int64 [N]) at each position (int64 [N]).

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from configs.user_error import UserError
 from data.datasets.registry import SPECS
+from data.datasets.spec import DatasetSpec
 from data.sampling import ranking
 
 _NAMED = 3  # Names in a message.
@@ -84,12 +85,12 @@ def choose(data_config: ConfigDict, names: Sequence[str], has_label: np.ndarray)
         data_config, [name for name, holds in zip(names, has_label, strict=True) if holds]
     )
     _check_there(chosen, places, has_label, data_config)
-    held_out = data_config.held_out
-    _check_held_out(held_out, len(chosen))
-    sequence_of = SPECS[data_config.target].sequence_of
-    ranked = ranking.rank_names(chosen, data_config.labelled_seed, sequence_of)
+    spec, held_out = SPECS[data_config.target], data_config.held_out
+    counted = ranking.count_of(chosen, spec)
+    _check_held_out(held_out, counted)
+    ranked = ranking.rank_names(chosen, data_config.labelled_seed, spec.sequence_of)
     indices = np.array([places[name] for name in ranked], np.int64)
-    trained = len(ranked) - held_out
+    trained = len(ranking.first_of(ranked, counted - held_out, spec))
     names = tuple(sorted(chosen))
     return Choice(
         description + (f", {held_out} of them held out" if held_out else ""),
@@ -111,17 +112,28 @@ def labelled_names(data_config: ConfigDict, available: list[str]) -> tuple[list[
       UserError: there are fewer images than `data.labelled_count`, or the list cannot be read.
     """
     count, seed, target = data_config.labelled_count, data_config.labelled_seed, data_config.target
+    spec = SPECS[target]
     if data_config.labelled_list:
         chosen = _read_list(data_config.labelled_list)
-        return chosen, f"{data_config.labelled_list}, {_images(len(chosen))}"
+        description = f"{data_config.labelled_list}, {_images(len(chosen), spec)}"
+        return _names_of_list(chosen, available, spec), description
     if count == -1:
-        ranking.check_count(count, len(available))
-        return available, f"{target}, all {_images(len(available))}"
-    spec = SPECS[target]
+        counted = ranking.count_of(available, spec)
+        ranking.check_count(count, counted)
+        return available, f"{target}, all {_images(counted, spec)}"
     official = ranking.official_names(spec)
     pool = available if official is None else official
-    ranking.check_count(count, len(pool))
-    return ranking.rank_names(pool, seed, spec.sequence_of)[:count], f"{target} seed {seed}, {_images(count)}"
+    ranking.check_count(count, ranking.count_of(pool, spec))
+    ranked = ranking.rank_names(pool, seed, spec.sequence_of)
+    return ranking.first_of(ranked, count, spec), f"{target} seed {seed}, {_images(count, spec)}"
+
+
+def _names_of_list(listed: list[str], available: list[str], spec: DatasetSpec) -> list[str]:
+    """Returns the names of the images that a list means: itself, or all of the listed sequences where these count."""
+    if not spec.counts_sequences or spec.sequence_of is None:
+        return listed
+    of_sequences = [name for name in available if spec.sequence_of(name) in set(listed)]
+    return of_sequences + sorted(set(listed) - set(map(spec.sequence_of, of_sequences)))
 
 
 def _check_there(chosen: list[str], places: dict[str, int], has_label: np.ndarray, data_config: ConfigDict) -> None:
@@ -183,5 +195,6 @@ def _enumerate(named: list[str], count: int) -> str:
     return ", ".join(named) + (f" and {count - len(named)} more" if count > len(named) else "")
 
 
-def _images(count: int) -> str:
-    return f"{count} image{'' if count == 1 else 's'}"
+def _images(count: int, spec: DatasetSpec | None = None) -> str:
+    kind = "volume" if spec and spec.counts_sequences else "image"
+    return f"{count} {kind}{'' if count == 1 else 's'}"

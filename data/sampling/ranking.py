@@ -53,6 +53,19 @@ def rank_names(names: Sequence[str], seed: int, sequence_of: Callable[[str], str
     return sorted(names, key=key)
 
 
+def first_of(ranked: Sequence[str], count: int, spec: DatasetSpec) -> list[str]:
+    """Returns the first `count` of the names by rank, or those of the first `count` sequences where these count."""
+    if not spec.counts_sequences or spec.sequence_of is None:
+        return list(ranked[:count])
+    chosen = set(list(dict.fromkeys(map(spec.sequence_of, ranked)))[:count])
+    return [name for name in ranked if spec.sequence_of(name) in chosen]
+
+
+def count_of(names: Sequence[str], spec: DatasetSpec) -> int:
+    """Returns how many labelled images the names are, or how many sequences where these count."""
+    return len(set(map(spec.sequence_of, names))) if spec.counts_sequences and spec.sequence_of else len(names)
+
+
 def write_lists(spec: DatasetSpec, folder: Path = FOLDER) -> None:
     """Writes the lists of all counts and seeds of a dataset below `folder`."""
     *counts, _ = spec.listed_counts

@@ -9,10 +9,7 @@ import numpy as np
 
 from configs.user_error import UserError
 from data.classes import IGNORED
-
-# An image shows a class if it covers this share of the pixels, or, of a class that no image shows so much of, if it
-# holds any pixel of it. DAFormer: 3000 of GTA5's 1914 x 1052 pixels; its class that no image shows is never drawn.
-LEAST_SHARE = 0.0015
+from data.datasets.spec import LEAST_SHARE
 
 
 def by_train_id(counts: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
@@ -58,7 +55,14 @@ def class_probabilities(counts: np.ndarray, shown: np.ndarray, temperature: floa
 class RareClassSampler:
     """Draws images by the rarity of their classes, at any position."""
 
-    def __init__(self, counts: np.ndarray, train_ids: np.ndarray, temperature: float, seed: tuple[int, int]):
+    def __init__(
+        self,
+        counts: np.ndarray,
+        train_ids: np.ndarray,
+        temperature: float,
+        seed: tuple[int, int],
+        least_share: float = LEAST_SHARE,
+    ):
         """Prepares the draws.
 
         Args:
@@ -66,12 +70,13 @@ class RareClassSampler:
           train_ids: raw id -> train id or `IGNORED`, uint8 [R or more].
           temperature: above 0.
           seed: two numbers; each pair gives different draws.
+          least_share: an image shows a class that covers this share of its pixels, and at least one.
 
         Raises:
           UserError: no image shows any class.
         """
         classes = by_train_id(counts, train_ids)
-        shown = (classes > 0) & (classes >= LEAST_SHARE * counts.sum(axis=1)[:, None])
+        shown = (classes > 0) & (classes >= least_share * counts.sum(axis=1)[:, None])
         # Of a class that is small everywhere, such as lesions of few pixels, every image counts.
         shown |= (classes > 0) & ~shown.any(axis=0)
         self.probabilities = class_probabilities(classes, shown, temperature)

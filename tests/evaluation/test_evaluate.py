@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import optax
@@ -150,6 +151,40 @@ def test_test_images_with_labels_are_scored(tmp_path, trained, capsys):
     assert reports["test"] == reports["validation"]
     assert "mIoU" in capsys.readouterr().out
     assert len(list((tmp_path / "predictions_test").iterdir())) == 3
+
+
+def test_predictions_of_slices_are_volumes_with_the_same_scores(tmp_path, trained, capsys):
+    config, table = trained("brats_whole")
+    names = np.array([["p_1/002", "p_1/003"], ["p_2/000", ""]])
+    shape, written = (*LABEL_SIZE[::-1], 5), {}
+    volumes = SimpleNamespace(
+        of_images=["p_1", "p_1", "p_2"],
+        frames=dict.fromkeys(("p_1", "p_2"), SimpleNamespace(shape=shape)),
+        write=lambda name, folder, file, labels: written.update({f"{folder.name}/{file}": labels}),
+    )
+
+    def slices():
+        yield from (batch | {"name": names[number]} for number, batch in enumerate(batches(table)))
+
+    report = evaluation.evaluate(
+        config, class_table=table, evaluation_batches=slices, workdir=tmp_path, left_out=2, volumes=volumes
+    )
+    assert list(written) == ["predictions/p_1", "predictions/p_2"]
+    truths = {name: np.full(shape, 255, np.uint8) for name in written}
+    for batch in slices():
+        for name, label in zip(batch["name"][batch["valid"]], batch["label"][batch["valid"]], strict=True):
+            truths[f"predictions/{name[:3]}"][:, :, int(name[-3:])] = label.T
+    dices = []
+    for name, found in written.items():
+        assert not found[:, :, 4].any()  # No slice was given.
+        lesions = found[truths[name] < 255] == 1, truths[name][truths[name] < 255] == 1
+        assert 0.1 < lesions[0].mean() < 0.9
+        dices.append(2 * np.sum(lesions[0] & lesions[1]) / sum(map(np.sum, lesions)))
+    assert report["dice_by_volume"] == np.mean(dices)
+    assert (report["volumes"], report["volumes_left_out"], report["images"], report["images_left_out"]) == (2, 2, 3, 0)
+    output = capsys.readouterr().out
+    assert "Volumes left out of the evaluation because their files cannot be used: 2;" in output
+    assert "predictions/ (raw ids)\n" in output
 
 
 def test_settings_that_differ_from_the_checkpoint_are_printed(tmp_path, trained, capsys):

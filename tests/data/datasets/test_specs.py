@@ -13,7 +13,7 @@ from data.datasets.spec import describe_layout
 from data.raw import file_access
 from data.raw.faults import BadFileError
 from data.raw.image_files import ENCODINGS
-from data.raw.label_rules import LabelRules, count_ids
+from data.raw.label_rules import VOLUME, LabelRules, count_ids
 from data.raw.pairs import read_pair
 from tests.helpers import file_faults, trees
 from tests.helpers.miniature_specs import miniature_spec, own_settings
@@ -230,8 +230,8 @@ def test_own_target_may_have_no_labels(tmp_path):
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_specs_have_known_encodings_and_classes(spec):
-    known = {name for table in CLASS_TABLES.values() for name in table.names}
-    assert spec.labels.encoding in ENCODINGS
+    known = {name for table in CLASS_TABLES.values() for name in (*table.names, *table.parts)}
+    assert spec.labels.encoding in (*ENCODINGS, VOLUME)
     assert set(spec.labels.raw_ids.values()) <= known
 
 

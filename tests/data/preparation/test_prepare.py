@@ -216,13 +216,13 @@ def test_prepared_data_is_read_without_the_original_files(config, tmp_path):
 
 def test_concurrent_preparations_make_each_record_once(config, tmp_path, monkeypatch):
     trees.write_gta5(tmp_path / "source", count=6)
-    made, make = [], records.make_record
+    made, make = [], records.make_records
 
     def counting(pair, form):
         made.append(pair.name)
         return make(pair, form)
 
-    monkeypatch.setattr(records, "make_record", counting)
+    monkeypatch.setattr(records, "make_records", counting)
     builders = []
     threads = [threading.Thread(target=lambda: builders.append(open_split(config))) for _ in range(3)]
     for thread in threads:

@@ -89,8 +89,8 @@ def test_killed_preparation_resumes(tree, killed_at, processes, tmp_path, monkey
     assert len(finished) == killed_at // PER_SHARD
     assert not list((tmp_path / "killed").rglob("dataset_info.json"))
 
-    made, make = [], records.make_record
-    monkeypatch.setattr(records, "make_record", lambda pair, form: made.append(pair.name) or make(pair, form))
+    made, make = [], records.make_records
+    monkeypatch.setattr(records, "make_records", lambda pair, form: made.append(pair.name) or make(pair, form))
     folder = open_split(tmp_path / "killed", tree.root)
     assert set(made) == set(tree.names[len(finished) * PER_SHARD :])  # Some twice: the size is estimated first.
     for name, before in finished.items():
