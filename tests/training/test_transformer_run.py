@@ -115,8 +115,13 @@ def test_from_a_weight_file_to_label_maps(tmp_path, shared_programs):
     assert Predictor(trained)(image[:20, :50]).shape == (20, 50)
     write(trained, tmp_path / "export.safetensors")
     exported = open_predictor(tmp_path / "export.safetensors", config, CLASSES)
-    for found, expected in zip(exported.with_confidence(image), Predictor(trained).with_confidence(image), strict=True):
+    labels, confidence = Predictor(trained).with_confidence(image)
+    for found, expected in zip(exported.with_confidence(image), (labels, confidence), strict=True):
         np.testing.assert_array_equal(found, expected)
+    write(trained, tmp_path / "export.jaxexport")
+    found, its_confidence = open_predictor(tmp_path / "export.jaxexport", config, CLASSES).with_confidence(image)
+    np.testing.assert_allclose(its_confidence, confidence, atol=1e-5)
+    np.testing.assert_array_equal(found, labels)
 
 
 def states(config, devices, **changes):
