@@ -1,6 +1,8 @@
 """Checks the files of one part of a run, such as "source_train"."""
 
+import collections
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,8 +133,17 @@ def _counts(location: SplitLocation, read: int) -> Iterator[str]:
     found = f"pairs: {len(pairs)}" if all_labelled else f"images: {len(pairs)}, of which {labels} have a label"
     missing = f": {split.count - len(pairs)} are not there" if len(pairs) < split.count else ""
     yield found + (f" of {split.count} in the complete dataset{missing}" if split.count else "")
+    if others := location.user_files.others:
+        kinds = collections.Counter(_kind_of_name(fault.file.name) for fault in others)
+        yield f"other files, not used: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}"
     if read < len(pairs):
         yield f"looked into {read} of them, evenly spread"
+
+
+def _kind_of_name(name: str) -> str:
+    """Returns what names of files of one kind share: "*_labelTrainIds.png", "*.txt", or the name itself."""
+    match = re.search(r"_[^_\W\d]+\.\w+$|\.\w+$", name)
+    return printable(name if match is None or match.start() == 0 or not re.search(r"\d", name) else f"*{match[0]}")
 
 
 def _reasons(location: SplitLocation, result: survey.Survey) -> dict[str, str]:

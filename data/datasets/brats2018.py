@@ -52,6 +52,7 @@ def find(root: Path, split: str, sequence: str) -> SplitFiles:
     inside = root / "MICCAI_BraTS_2018_Data_Training"
     folder = inside if inside.is_dir() else root
     faults: list[Fault] = []
+    others: list[Fault] = []
     sizes: dict[Path, int] = {}
     for group in _GROUPS:
         try:
@@ -62,7 +63,7 @@ def find(root: Path, split: str, sequence: str) -> SplitFiles:
     for file in sizes:
         match = _FILE.fullmatch(_stem(file))
         if match is None or match[1] != file.parent.name:
-            faults.append(Fault("odd name", file, f"expected {_TREE}."))
+            others.append(Fault("odd name", file, f"expected {_TREE}."))
         elif split_of(match[1]) == split:
             name, kind = match.groups()
             if kind in files[name]:
@@ -84,7 +85,7 @@ def find(root: Path, split: str, sequence: str) -> SplitFiles:
     if sizes and not files:
         rule = "data/datasets/brats2018.py states how names decide the split"
         faults.append(Fault("missing image", folder, f"no patient here is one of the split {split}; {rule}."))
-    return SplitFiles(pairs, faults)
+    return SplitFiles(pairs, faults, tuple(others))
 
 
 def _stem(file: Path) -> str:

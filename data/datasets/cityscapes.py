@@ -12,7 +12,6 @@ from data.raw.label_rules import LabelRules
 # Top folder -> the official zip file that holds it.
 ARCHIVES = {"leftImg8bit": "leftImg8bit_trainvaltest.zip", "gtFine": "gtFine_trainvaltest.zip"}
 _EXPECTED = "city_000000_000000_leftImg8bit.png in the folder of its city, label city_000000_000000_gtFine_labelIds.png"
-_OTHER_LABELS = ("_gtFine_color.png", "_gtFine_instanceIds.png", "_gtFine_polygons.json", "_gtFine_labelTrainIds.png")
 
 
 def find(root: Path, split: str) -> pairs.SplitFiles:
@@ -28,7 +27,6 @@ def find(root: Path, split: str) -> pairs.SplitFiles:
         expected=_EXPECTED,
         deep=True,
         labels_needed=split != "test",
-        ignored_endings=_OTHER_LABELS,
     )
 
 

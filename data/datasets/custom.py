@@ -71,7 +71,7 @@ def _find(root: Path, split: str, *, custom: ConfigDict, domain: str) -> pairs.S
         whole = not any("\ud800" <= sign <= "\udfff" for sign in name)
         return name if whole and file.suffix.lower() in IMAGE_ENDINGS else None
 
-    return pairs.match_pairs(
+    found = pairs.match_pairs(
         images,
         labels,
         functools.partial(name, folder=images),
@@ -80,6 +80,9 @@ def _find(root: Path, split: str, *, custom: ConfigDict, domain: str) -> pairs.S
         deep=True,
         labels_needed=labels_needed,
     )
+    unusable = [fault for fault in found.others if fault.file.suffix.lower() in IMAGE_ENDINGS]  # Names no UTF-8.
+    others = tuple(fault for fault in found.others if fault not in unusable)
+    return found._replace(faults=[*found.faults, *unusable], others=others)
 
 
 SPEC = DatasetSpec(

@@ -125,7 +125,7 @@ def locate_split(data_config: ConfigDict, part: str) -> SplitLocation:
         raise ValueError(f"{spec.name} is generated and has no files.")
     files = spec.find(Path(root), split)
     if not files.pairs:
-        raise MissingDataError(spec, domain, root, files.faults)
+        raise MissingDataError(spec, domain, root, [*files.faults, *files.others])
     return SplitLocation(spec, part, form, parent / f"{start}_{fingerprint(files.pairs, form)}" / VERSION, files)
 
 

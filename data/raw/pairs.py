@@ -37,11 +37,13 @@ class SplitFiles(NamedTuple):
 
     Attributes:
       pairs: sorted by name.
-      faults: files without a partner, wrong names and missing folders.
+      faults: files without a partner, repeated names and missing folders.
+      others: files of other names, such as those that tools leave beside the data; no faults.
     """
 
     pairs: list[Pair]
     faults: list[Fault]
+    others: tuple[Fault, ...] = ()
 
 
 class PairContent(NamedTuple):
@@ -84,7 +86,6 @@ def match_pairs(
     expected: str,
     deep: bool = False,
     labels_needed: bool = True,
-    ignored_endings: tuple[str, ...] = (),
 ) -> SplitFiles:
     """Matches the images and labels of two folders by name.
 
@@ -96,10 +97,9 @@ def match_pairs(
       expected: how files are named, for messages.
       deep: whether to list subfolders too.
       labels_needed: whether an image without a label is a fault, or a pair without a label.
-      ignored_endings: of other files that may lie beside the labels.
 
     Returns:
-      Pairs and faults. Where a folder is missing, that is the only fault and there are no pairs.
+      Pairs, faults and other files. Where a folder is missing, that is the only fault and there are no pairs.
     """
     listings: list[Files] = []
     faults: list[Fault] = []
@@ -111,9 +111,9 @@ def match_pairs(
     if faults:
         return SplitFiles([], faults)
     images, labels = listings
-    relevant = [file for file in labels if not file.name.endswith(ignored_endings)] if ignored_endings else labels
-    image_of = _by_name(images, image_name, expected, faults)
-    label_of = _by_name(relevant, label_name, expected, faults)
+    others: list[Fault] = []
+    image_of = _by_name(images, image_name, expected, faults, others)
+    label_of = _by_name(labels, label_name, expected, faults, others)
     pairs = []
     for name in sorted(image_of):
         image, label = image_of[name], label_of.get(name)
@@ -127,7 +127,7 @@ def match_pairs(
     for name in sorted(label_of.keys() - image_of.keys()):
         text = f"expected an image of the same name in {image_folder}, found none."
         faults.append(Fault("missing image", label_of[name], text))
-    return SplitFiles(pairs, faults)
+    return SplitFiles(pairs, faults, tuple(others))
 
 
 def add_fields_of_view(files: SplitFiles, folder: Path, name_of: NameOf, *, expected: str) -> SplitFiles:
@@ -140,21 +140,21 @@ def add_fields_of_view(files: SplitFiles, folder: Path, name_of: NameOf, *, expe
       expected: how masks are named, for messages.
 
     Returns:
-      The pairs that have a mask, and all faults; no pairs where the folder is missing.
+      The pairs that have a mask, all faults and other files; no pairs where the folder is missing.
     """
     try:
         masks = file_access.list_files(folder)
     except BadFileError as error:
-        return SplitFiles([], [*files.faults, error.fault])
-    pairs, faults = [], [*files.faults]
-    mask_of = _by_name(masks, name_of, expected, faults)
+        return SplitFiles([], [*files.faults, error.fault], files.others)
+    pairs, faults, others = [], [*files.faults], [*files.others]
+    mask_of = _by_name(masks, name_of, expected, faults, others)
     for pair in files.pairs:
         if (mask := mask_of.get(pair.name)) is not None:
             pairs.append(pair._replace(size=(*pair.size, masks[mask]), field_of_view=mask))
         else:
             text = f"expected a mask of the same name in {folder}, found none."
             faults.append(Fault("missing field of view", pair.image, text))
-    return SplitFiles(pairs, faults)
+    return SplitFiles(pairs, faults, tuple(others))
 
 
 def select_pairs(files: SplitFiles, name_of: NameOf, chosen: Collection[str]) -> SplitFiles:
@@ -172,6 +172,7 @@ def select_pairs(files: SplitFiles, name_of: NameOf, chosen: Collection[str]) ->
     return SplitFiles(
         sorted(pair for pair in files.pairs if pair.name in chosen),
         [fault for fault, name in names.items() if name is None or name in chosen],
+        files.others,
     )
 
 
@@ -179,7 +180,8 @@ def join_pairs(parts: Iterable[SplitFiles]) -> SplitFiles:
     """Returns the pairs and faults of all parts; no pairs where a part has none, as where a folder is missing."""
     found = list(parts)
     pairs = [pair for files in found for pair in files.pairs] if all(files.pairs for files in found) else []
-    return SplitFiles(pairs, [fault for files in found for fault in files.faults])
+    faults, others = ([fault for files in found for fault in files[index]] for index in (1, 2))
+    return SplitFiles(pairs, faults, tuple(others))
 
 
 def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
@@ -252,13 +254,15 @@ def read_images(pair: Pair, rules: LabelRules) -> PairImages:
     return PairImages(contents, volume.frame)
 
 
-def _by_name(group: Iterable[Path], name_of: NameOf, expected: str, faults: list[Fault]) -> dict[str, Path]:
-    """Returns name -> file; files whose name does not fit, or occurs twice, are added to the faults."""
+def _by_name(
+    group: Iterable[Path], name_of: NameOf, expected: str, faults: list[Fault], others: list[Fault]
+) -> dict[str, Path]:
+    """Returns name -> file; files whose name occurs twice are added to the faults, of other names to the others."""
     found: dict[str, Path] = {}
     for file in group:
         name = name_of(file)
         if name is None:
-            faults.append(Fault("odd name", file, f"expected {expected}."))
+            others.append(Fault("odd name", file, f"expected {expected}."))
         elif name in found:
             faults.append(Fault("odd name", file, f"it has the same name as {found[name]}; expected different names."))
         else:

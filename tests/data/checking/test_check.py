@@ -196,3 +196,17 @@ def test_control_characters_of_names_are_escaped(config, capsys, tmp_path):
 def test_fault_text_is_one_line():
     fault = Fault("damaged", Path("a\nb"), "it holds \x07.")
     assert str(fault) == r"a\nb: damaged: it holds \x07."
+
+
+def test_files_of_other_tools_are_no_faults(config, capsys, tmp_path):
+    write(config, "gta5", tmp_path, 3)
+    source = tmp_path / "source"
+    for number in range(1, 31):  # More than may be rejected.
+        (source / "labels" / f"{number:05}_labelTrainIds.png").write_bytes(b"converted")
+    for folder in ("images", "labels"):
+        (source / folder / "Thumbs.db").write_bytes(b"thumbs")
+    (source / "README.md").write_text("beside the folders")
+    works, text = run_check(config, capsys)
+    assert works, text
+    assert "  other files, not used: 30 *_labelTrainIds.png, 2 Thumbs.db\n" in text
+    assert "odd name" not in text

@@ -221,7 +221,7 @@ def test_missing_partners_are_named_in_their_own_split(config, source, target, c
     target_text = text.partition("\ntarget_train")[2].partition("\ntarget_validation")[0]
     assert f"{target.image_files[train]}: missing label" in target_text
     assert f"{target.mask_files[other]}: missing image" in target_text
-    assert "0.jpg: odd name: expected the name of an image of Kvasir-SEG" in target_text
+    assert "other files, not used: 1 *.jpg\n" in target_text
     assert test not in text
 
 
