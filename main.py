@@ -182,8 +182,13 @@ def predict(
     from ass_jax.inference import image_files, prediction_files, predictor
 
     inputs = image_files.find_images(os.path.expanduser(pattern))
-    labeller = predictor.open_predictor(Path(weights or workdir).expanduser(), config, class_table)
     output = Path(output or Path(workdir) / run_files.LABEL_MAPS).expanduser()
+    try:
+        labeller = predictor.open_predictor(Path(weights or workdir).expanduser(), config, class_table)
+    except UserError:
+        if older := prediction_files.older_results(inputs, output):
+            console.print_error(f"Nothing is labelled; {len(older)} results in {output}/ are of an earlier prediction.")
+        raise
     failures = prediction_files.predict_files(
         labeller, inputs, output, confidence, volumes=prediction_files.VolumeFormat(_read_volume, nifti.write)
     )
@@ -245,7 +250,7 @@ def _validated_classes(config: ConfigDict) -> classes.ClassTable:
         if settings[name].startswith("~"):
             settings[name] = os.path.expanduser(settings[name])
     validate(config)
-    return classes.class_table(config.data.classes, config.data.custom)
+    return registry.scored_classes(config)
 
 
 def _start(

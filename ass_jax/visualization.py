@@ -4,6 +4,7 @@ Legend: N images, H W pixels, Y X label pixels, C classes.
 """
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -208,7 +209,7 @@ def _legend(names: Sequence[str], palette: np.ndarray, width: int) -> np.ndarray
 
 def _write(path: str | os.PathLike, image: Image.Image) -> None:
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}_{threading.get_ident()}")  # Short: a long name has no room for more.
     try:
         image.save(temporary, format="PNG")
         os.replace(temporary, path)

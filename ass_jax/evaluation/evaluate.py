@@ -111,7 +111,8 @@ def evaluate(
             visit=visit,
         )
     colours = "" if isinstance(files, VolumeFiles) else f", {files.color_path}/ (colours)"
-    say(f"Predictions of step {number}: {files.path}/ (raw ids){colours}")
+    ids = "train ids" if class_table.raw_ids is None else "raw ids"
+    say(f"Predictions of step {number}: {files.path}/ ({ids}){colours}")
     if not labelled:
         return report | {"images": files.count, "images_left_out": left_out}
     variant = saved.get("variant", config.variant)  # The variant of the training, whatever the command line says.

@@ -23,7 +23,7 @@ from ass_jax.inference.image_files import (
 )
 from ass_jax.inference.predictor import ImageLabeller
 from ass_jax.runtime.console import progress
-from ass_jax.runtime.workdir import make_folder, writing
+from ass_jax.runtime.workdir import make_folder, shortened, writing
 from configs.user_error import UserError
 
 _THREADS = 4
@@ -105,13 +105,13 @@ def file_name(name: str) -> str:
     Folders become a part of the file name, unless the next part begins with them anyway: `aachen/aachen_000000_000019`
     gives `aachen_000000_000019.png`, the name that Cityscapes' test server expects. Characters other than letters,
     digits, "-", "_" and "." become "_", and dots at the beginning of a part are dropped, so that no name leads out of
-    its folder.
+    its folder. Names that file systems do not take are shortened, see `ass_jax.runtime.workdir.shortened`.
     """
     parts = [re.sub(r"[^\w.-]", "_", part).lstrip(".") for part in re.split(r"[/\\]", name)]
     parts = [part for part in parts if part]
     pairs = zip(parts, [*parts, ""][1:], strict=True)
     used = [part for part, following in pairs if not following.startswith(f"{part}_")]
-    return f"{'_'.join(used)}.png" if used else ""
+    return f"{shortened('_'.join(used))}.png" if used else ""
 
 
 class VolumeFormat(NamedTuple):
@@ -125,6 +125,11 @@ class VolumeFormat(NamedTuple):
 
     read: Callable[[Path], tuple[Any, Mapping[int, np.ndarray]]]
     write: Callable[[Path, np.ndarray, Any], None]
+
+
+def older_results(inputs: Sequence[Path], output: Path) -> list[Path]:
+    """Returns the results of earlier predictions that are in the place of those of `inputs`, in their order."""
+    return [file for path, name in _named(inputs) for file in _results(path, name, output) if file.is_file()]
 
 
 def predict_files(
@@ -146,35 +151,43 @@ def predict_files(
       volumes: reads and writes volumes; None: there are none.
 
     Returns:
-      A line with the reason for each file that could not be read. All other files are done.
+      A line with the reason for each file that could not be read, and with its older results, which stay. All other
+      files are done.
 
     Raises:
       UserError: a result would replace one of the images, or cannot be written.
     """
-    names = output_names(inputs)
-    endings = [VOLUME_ENDINGS[0] if is_volume(path) else ".png" for path in inputs]
-    results = {
-        (output / f"{name}{suffix}{ending}").resolve()
-        for name, ending in zip(names, endings, strict=True)
-        for suffix in SUFFIXES
-    }
+    named = _named(inputs)
+    results = {file.resolve() for path, name in named for file in _results(path, name, output)}
     for path in inputs:
         if path.resolve() in results:
             raise UserError(f"{path} would be replaced by a result. Choose another output folder than {output}.")
     make_folder(output)
     failures = []
-    for path, name in progress(list(zip(inputs, names, strict=True)), "images"):
+    for path, name in progress(named, "images"):
         try:
             if volumes and is_volume(path):
                 _label_volume(predictor, path, output / name, confidence, volumes)
                 continue
             image = read_image(path)
         except UnreadableImageError as error:
-            failures.append(str(error))
+            older = ", ".join(file.name for file in _results(path, name, output) if file.is_file())
+            failures.append(f"{error}" + (f" Results of an earlier prediction stay: {older}." if older else ""))
         else:
             with writing(output / f"{name}.png"):
                 _write_results(predictor, image, output / name, confidence)
     return failures
+
+
+def _named(inputs: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Returns each input with the name of its results."""
+    return list(zip(inputs, map(shortened, output_names(inputs)), strict=True))
+
+
+def _results(path: Path, name: str, output: Path) -> list[Path]:
+    """Returns the files that results of an input may have."""
+    ending = VOLUME_ENDINGS[0] if is_volume(path) else ".png"
+    return [output / f"{name}{suffix}{ending}" for suffix in SUFFIXES]
 
 
 def _label_volume(predictor: ImageLabeller, path: Path, place: Path, confidence: bool, volumes: VolumeFormat) -> None:

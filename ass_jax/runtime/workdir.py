@@ -4,6 +4,7 @@ It imports nothing heavy, so that a wrong folder is reported at once.
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ MIXED_PICTURE = "mixed.png"
 COMPILATION_CACHE = "compilation_cache"
 LOCK = "training.lock"
 CHECK_REPORT = "check.txt"
+_LONGEST_NAME = 230  # Bytes; leaves room for "_confidence.nii.gz".
+_HASH_DIGITS = 12
 
 
 def of_split(name: str, split: str) -> str:
@@ -58,6 +61,18 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder} is a file; expected a folder, or a name that is free.")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def shortened(name: str) -> str:
+    """Returns a file's name without its ending, made short enough for endings and suffixes if it is long.
+
+    File systems take 255 bytes. The beginning is kept, and a hash of the whole name follows, so that different names
+    stay different.
+    """
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
+    return f"{name.encode()[: _LONGEST_NAME - _HASH_DIGITS - 1].decode(errors='ignore')}_{digest}"
 
 
 def has_checkpoint(workdir: Path) -> bool:

@@ -1,7 +1,11 @@
 """All datasets by name. To add one, write its spec in a file of this folder and add a line to `SPECS`."""
 
+import dataclasses
+
+import numpy as np
 from ml_collections import ConfigDict
 
+from data.classes import IGNORED, ClassTable, class_table
 from data.datasets import (
     brats2018,
     camvid,
@@ -48,6 +52,27 @@ def find_spec(data_config: ConfigDict, domain: str) -> DatasetSpec:
     """
     spec = SPECS[data_config[domain]]
     return spec.from_settings(data_config, domain) if spec.from_settings else spec
+
+
+def scored_classes(config: ConfigDict) -> ClassTable:
+    """Returns the class table of a run; its `raw_ids` are those of the label files of the images that are scored.
+
+    Of several raw ids of a class, it is the smallest. Where a class has none below 256, they are the train ids (None).
+
+    Args:
+      config: the whole configuration.
+
+    Raises:
+      UserError: the table is unknown, or not valid.
+    """
+    table = class_table(config.data.classes, config.data.custom)
+    labels = find_spec(config.data, domain_of(evaluation_part(config))).labels
+    smallest: dict[str | None, int] = {}
+    for raw_id, name in sorted(labels.raw_ids.items(), reverse=True):
+        smallest[table.class_of(name)] = raw_id
+    written = [smallest.get(name, IGNORED + 1) for name in table.names]
+    raw_ids = np.array(written, np.uint8) if max(written) <= IGNORED else None
+    return dataclasses.replace(table, raw_ids=raw_ids)
 
 
 def names_with(part: str) -> list[str]:

@@ -25,7 +25,7 @@ from data.raw.faults import BadFileError, Fault
 from data.raw.pairs import Pair, SplitFiles
 
 VERSION = "1.0.0"  # The last part of the folder of every prepared split; its parent tells files and settings apart.
-_RECORDS_VERSION = 1  # Changes whenever the same files would give other records; part of the fingerprint.
+_RECORDS_VERSION = 2  # Changes whenever the same files would give other records; part of the fingerprint.
 _SHOWN = 10  # Faults in a message.
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from data.raw import file_access
 from data.raw.faults import BadFileError
@@ -28,12 +28,15 @@ _THRESHOLD = 128
 _GREY = {False: (10, 245), True: (64, 192)}  # Whether the format has loss -> values between these are grey.
 _GREY_SHARE = 0.02  # Resized and recompressed masks of polyps have up to 0.012.
 _CHANNEL_DIFFERENCE = 32
+_LARGEST_ID = 65535
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width.
 
 
 def read_image(file: Path) -> np.ndarray:
     """Reads an image.
 
-    Grey images get three equal channels, palettes are looked up and transparency is dropped.
+    Grey images get three equal channels, palettes are looked up and transparency is dropped. An image that its EXIF
+    orientation turns is turned, as viewers show it.
 
     Args:
       file: PNG, JPEG or another format that Pillow knows.
@@ -48,7 +51,17 @@ def read_image(file: Path) -> np.ndarray:
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr") or _rawmode(image).endswith("16B"):
         text = f"expected an image of 8 bits a channel, found {_describe(image)}."
         raise BadFileError("bit depth", file, text)
-    return np.asarray(_decode(image, file, lambda: image.convert("RGB")))
+    return np.asarray(_decode(image, file, lambda: ImageOps.exif_transpose(image).convert("RGB")))
+
+
+def is_turned(file: Path) -> bool:
+    """Returns whether the EXIF orientation of an image exchanges its height and width.
+
+    Raises:
+      BadFileError: it cannot be read or is no image.
+    """
+    image = _open(file)
+    return _decode(image, file, image.getexif).get(ExifTags.Base.Orientation, 1) in _TURNED
 
 
 def read_label(file: Path, encoding: str) -> np.ndarray:
@@ -97,10 +110,21 @@ def _first_of_three(image: Image.Image, file: Path) -> np.ndarray:
 
 
 def _any_indices(image: Image.Image, file: Path) -> np.ndarray:
-    """Reads indices of a palette or grey values, of 8 or 16 bits; [Y, X]."""
-    if image.format == "PNG" and image.mode in ("I;16", "I;16B", "I"):
-        return _decode(image, file, lambda: np.asarray(image).astype(np.uint16))
+    """Reads indices of a palette or grey values, of 8 bits or, up to 65535, of 16 or 32; [Y, X]."""
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        values = _decode(image, file, lambda: np.asarray(image))
+        if values.min() < 0 or values.max() > _LARGEST_ID:
+            text = f"expected raw ids of 0 to {_LARGEST_ID}, found {values.min()} to {values.max()}."
+            raise BadFileError("bit depth", file, text)
+        return values.astype(np.uint16)
+    if image.mode == "F":
+        text = f"expected whole numbers of 8, 16 or 32 bits, found {_describe(image)}. Save it as integers."
+        raise BadFileError("bit depth", file, text)
     hint = " If it is a mask of two values, set data.custom.source_encoding or target_encoding to 'binary'."
+    if image.format in _LOSSY:
+        hint += " If it has more values and no other copy, its numbers are lost: ask its authors for a PNG."
+    elif image.mode in ("RGB", "RGBA") and _has_equal_channels(image, file):
+        hint += " Its channels are equal: saved as grey (one channel), it can be used."
     _refuse_colours(image, file, hint)
     return _indices(image, file)
 
@@ -148,6 +172,11 @@ def _grey_values(image: Image.Image, file: Path) -> np.ndarray:
         return np.asarray(image)
     text = f"expected a mask in grey, or three channels that are equal, found {_describe(image)} whose channels differ."
     raise BadFileError("colours", file, text)
+
+
+def _has_equal_channels(image: Image.Image, file: Path) -> bool:
+    colours = _decode(image, file, lambda: np.asarray(image.convert("RGB")))
+    return bool((colours == colours[..., :1]).all())
 
 
 def _mask(foreground: np.ndarray) -> np.ndarray:

@@ -214,6 +214,11 @@ def _check_size(pixels: np.ndarray, image: np.ndarray, what: str, file: Path, pa
     if pixels.shape != image.shape[:2]:
         found = [f"{width}x{height}" for height, width in (image.shape[:2], pixels.shape)]
         text = f"the image {pair.image} has {found[0]} pixels, its {what} {found[1]}; expected the same."
+        if pixels.shape == image.shape[1::-1] and image_files.is_turned(pair.image):
+            text += (
+                f" The image has an EXIF orientation, so that viewers turn it; its {what} fits the pixels as they are "
+                f"stored. Remove the orientation from the image, or turn the {what}."
+            )
         raise BadFileError("size mismatch", file, text)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ass_jax.inference import prediction_files
 from ass_jax.inference.image_files import find_images
-from ass_jax.inference.prediction_files import predict_files
+from ass_jax.inference.prediction_files import older_results, predict_files
 from ass_jax.inference.predictor import Predictor
 from ass_jax.runtime import console
 from configs.user_error import UserError
@@ -55,6 +55,26 @@ def test_without_confidence(tmp_path, predictor):
     failures = predict_files(predictor, [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out")
     assert len(failures) == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "a_overlay.png"}
+
+
+def test_older_results_of_what_cannot_be_read_are_named(tmp_path, predictor):
+    image, output = tmp_path / "a.png", tmp_path / "out"
+    Image.fromarray(picture(8, 8)).save(image)
+    assert predict_files(predictor, [image], output) == []
+    assert older_results([image, tmp_path / "b.png"], output) == [output / "a.png", output / "a_overlay.png"]
+    image.write_bytes(b"damaged")
+    (failure,) = predict_files(predictor, [image], output)
+    assert failure.endswith(" Results of an earlier prediction stay: a.png, a_overlay.png.")
+
+
+def test_names_as_long_as_file_systems_take(tmp_path, predictor):
+    names = [f"{'x' * 250}{number}.png" for number in range(2)]
+    for name in names:
+        Image.fromarray(picture(8, 8)).save(tmp_path / name)
+    assert predict_files(predictor, [tmp_path / name for name in names], tmp_path / "out", confidence=True) == []
+    written = [path.name for path in (tmp_path / "out").iterdir()]
+    assert len(written) == 6
+    assert all(name.startswith("x" * 200) for name in written)
 
 
 def test_results_do_not_replace_images(tmp_path, predictor):

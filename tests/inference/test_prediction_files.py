@@ -70,6 +70,16 @@ def test_many_predictions_of_hostile_and_missing_names_stay_in_the_folder(tmp_pa
         np.testing.assert_array_equal(Image.open(files.path / name), predictions[number])
 
 
+def test_long_names_are_shortened_and_stay_different(tmp_path):
+    names = [f"{'folder/' * 40}é{'x' * 246}{number}" for number in range(3)]
+    with PredictionFiles(tmp_path / "predictions", TOWN) as files:
+        for name in names:
+            files.add(name, np.zeros((2, 3), np.uint8))
+    written = [path.name for path in (tmp_path / "predictions").iterdir()]
+    assert len(written) == 3
+    assert all(len(name.encode()) <= 255 for name in written)
+
+
 def test_images_of_the_same_file_name_are_refused(tmp_path):
     prediction = np.zeros((2, 2), np.uint8)
     with PredictionFiles(tmp_path / "predictions", TOWN) as files:

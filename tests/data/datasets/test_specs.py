@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from data.classes import CLASS_TABLES, IGNORED
-from data.datasets import cityscapes, gta5
+from data.datasets import cityscapes, gta5, registry
 from data.datasets.registry import SPECS, find_spec
 from data.datasets.spec import describe_layout
 from data.raw import file_access
@@ -249,3 +249,31 @@ def test_255_may_be_a_raw_id_of_a_dataset(tmp_path):
 def test_layout_without_archives_is_described():
     spec = dataclasses.replace(SPECS["gta5"], archives={})
     assert "1. Download from" in describe_layout(spec, "source", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "expected"),
+    [
+        ({"target": "kvasir_seg", "classes": "polyp"}, "validation", [0, 255]),
+        ({"target": "cityscapes", "classes": "synthia16"}, "validation", [7, 8, 11, 12, 13, 17, 19, 20, 21, 23]),
+        ({"target": "camvid", "classes": "camvid9"}, "validation", [0, 1, 2, 3, 4, 5, 6, 8, 9]),
+        ({"target": "cityscapes", "source": "synthia", "classes": "synthia16"}, "source", [3, 4, 2, 21, 5, 7, 15]),
+        ({"target": "brats2018_t1ce", "classes": "brats_enhancing"}, "validation", [0, 4]),
+    ],
+)
+def test_predictions_have_the_raw_ids_of_the_scored_labels(data, split, expected):
+    config = base.default_config()
+    config.data.update(data)
+    config.evaluation.split = split
+    assert registry.scored_classes(config).raw_ids[: len(expected)].tolist() == expected
+
+
+def test_predictions_of_own_data_have_its_raw_ids():
+    config = base.default_config()
+    config.data.update(target="custom", classes="custom")
+    palette = ((0, 0, 0), (1, 1, 1))
+    custom = {"names": ("rest", "car"), "palette": palette, "source_ids": ((1, "car"), (2, "rest"))}
+    config.data.custom.update(custom, target_ids=((26, "car"), (11, "rest"), (7, "rest")))
+    assert registry.scored_classes(config).raw_ids.tolist() == [7, 26]
+    config.data.custom.target_ids = ((300, "car"), (7, "rest"))
+    assert registry.scored_classes(config).raw_ids is None

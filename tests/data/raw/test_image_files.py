@@ -2,13 +2,15 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
+from ass_jax.inference.image_files import read_image
 from data.classes import IGNORED, class_table, train_ids
 from data.datasets.registry import SPECS
 from data.raw import image_files
 from data.raw.faults import KINDS, BadFileError
-from data.raw.pairs import read_pair
+from data.raw.label_rules import LabelRules
+from data.raw.pairs import Pair, read_pair
 from tests.helpers import file_faults, trees
 from tests.helpers.miniature_specs import miniature_spec
 
@@ -157,3 +159,76 @@ def test_damage_that_pillow_accepts_is_found(tmp_path):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(BadFileError, match="damaged"):
         image_files.read_image(tmp_path / "a.png")
+
+
+def turned(tmp_path, orientation):
+    """Writes a JPEG of 12x20 pixels, left half red, with an EXIF orientation; returns the file and its pixels."""
+    pixels = np.zeros((12, 20, 3), np.uint8)
+    pixels[:, :10] = 255, 0, 0
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = tmp_path / f"{orientation}.jpg"
+    Image.fromarray(pixels).save(file, exif=exif, quality=95)
+    return file, pixels
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda pixels: pixels),
+        (2, lambda pixels: pixels[:, ::-1]),
+        (3, lambda pixels: pixels[::-1, ::-1]),
+        (6, lambda pixels: np.rot90(pixels, -1)),
+        (8, np.rot90),
+    ],
+)
+def test_images_are_turned_as_viewers_show_them(tmp_path, orientation, turn):
+    file, pixels = turned(tmp_path, orientation)
+    found, expected = image_files.read_image(file), turn(pixels)
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).mean() < 8  # JPEG blurs the border.
+    np.testing.assert_array_equal(found, read_image(file))  # Of predictions.
+    assert image_files.is_turned(file) == (orientation in (6, 8))
+
+
+def test_a_label_that_fits_the_stored_pixels_of_a_turned_image_is_explained(tmp_path):
+    file, _ = turned(tmp_path, 6)
+    rules = LabelRules("any indices", {1: "road"}, None)
+    labels = {}
+    for name, size in (("upright", (20, 12)), ("stored", (12, 20)), ("other", (13, 20))):
+        labels[name] = tmp_path / f"{name}.png"
+        Image.fromarray(np.ones(size, np.uint8)).save(labels[name])
+    assert read_pair(Pair("a", file, labels["upright"], (1, 1)), rules).label.shape == (20, 12)
+    with pytest.raises(BadFileError, match=r"12x20 pixels, its label 20x12.* EXIF orientation.* turn the label"):
+        read_pair(Pair("a", file, labels["stored"], (1, 1)), rules)
+    with pytest.raises(BadFileError) as error:
+        read_pair(Pair("a", file, labels["other"], (1, 1)), rules)
+    assert "EXIF" not in str(error.value)
+
+
+@pytest.mark.parametrize(("dtype", "ending"), [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif")])
+def test_own_labels_may_have_16_or_32_bits(tmp_path, dtype, ending):
+    label = np.array([[0, 7, 300], [65535, 1, 2]], dtype)
+    file = tmp_path / f"label.{ending}"
+    Image.fromarray(label).save(file)
+    found = image_files.read_label(file, "any indices")
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, label)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (np.array([[70_000, 1]], np.int32), "raw ids of 0 to 65535, found 1 to 70000"),
+        (np.array([[-1, 1]], np.int32), "raw ids of 0 to 65535, found -1 to 1"),
+        (np.array([[0.5, 1.0]], np.float32), "whole numbers of 8, 16 or 32 bits"),
+        (np.full((2, 3, 3), 7, np.uint8), "Its channels are equal: saved as grey"),
+        (np.arange(18, dtype=np.uint8).reshape((2, 3, 3)), "Get the label of raw ids"),
+    ],
+)
+def test_own_labels_that_cannot_be_used_are_explained(tmp_path, label, expected):
+    file = tmp_path / "label.tif"
+    Image.fromarray(label).save(file)
+    with pytest.raises(BadFileError, match=expected) as error:
+        image_files.read_label(file, "any indices")
+    assert ("channels are equal" in str(error.value)) == ("equal" in expected)
