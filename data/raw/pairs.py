@@ -166,7 +166,7 @@ def select_pairs(files: SplitFiles, name_of: NameOf, chosen: Collection[str]) ->
       chosen: names of the split's pairs.
 
     Returns:
-      Pairs sorted by name, and all faults but those of files of the other splits.
+      Pairs sorted by name, all faults but those of files of the other splits, and all other files.
     """
     names = {fault: name_of(fault.file) for fault in files.faults}
     return SplitFiles(
@@ -177,11 +177,11 @@ def select_pairs(files: SplitFiles, name_of: NameOf, chosen: Collection[str]) ->
 
 
 def join_pairs(parts: Iterable[SplitFiles]) -> SplitFiles:
-    """Returns the pairs and faults of all parts; no pairs where a part has none, as where a folder is missing."""
+    """Returns the pairs, faults and other files of all parts; no pairs where a part has none, as where a folder is missing."""
     found = list(parts)
     pairs = [pair for files in found for pair in files.pairs] if all(files.pairs for files in found) else []
-    faults, others = ([fault for files in found for fault in files[index]] for index in (1, 2))
-    return SplitFiles(pairs, faults, tuple(others))
+    faults = [fault for files in found for fault in files.faults]
+    return SplitFiles(pairs, faults, tuple(fault for files in found for fault in files.others))
 
 
 def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
