@@ -177,7 +177,7 @@ def select_pairs(files: SplitFiles, name_of: NameOf, chosen: Collection[str]) ->
 
 
 def join_pairs(parts: Iterable[SplitFiles]) -> SplitFiles:
-    """Returns the pairs, faults and other files of all parts; no pairs where a part has none, as where a folder is missing."""
+    """Returns what all parts have, but no pairs where a part has none, as where a folder is missing."""
     found = list(parts)
     pairs = [pair for files in found for pair in files.pairs] if all(files.pairs for files in found) else []
     faults = [fault for files in found for fault in files.faults]
