@@ -52,8 +52,8 @@ def test_every_mode(tmp_path):
     predicted = np.asarray(Image.open(tmp_path / "run" / "predictions_test" / f"{name}.png"))
     assert predicted.shape == mask.shape  # Scored at the size of the mask.
     expected = [
-        ((predicted == train_id) & (mask == train_id)).sum() / ((predicted == train_id) | (mask == train_id)).sum()
-        for train_id in (0, 1)
+        ((predicted == raw_id) & (mask == train_id)).sum() / ((predicted == raw_id) | (mask == train_id)).sum()
+        for train_id, raw_id in ((0, 0), (1, 255))  # Files hold the numbers of the masks.
     ]
     assert [test["class_iou"][name] for name in ("background", "polyp")] == pytest.approx(expected)
     assert np.asarray(Image.open(tmp_path / "run" / "predicted" / "new.png")).shape == (40, 56)

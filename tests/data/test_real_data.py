@@ -163,8 +163,9 @@ def own_scores(own, folder):
         predicted = np.asarray(Image.open(file))
         label = np.asarray(Image.open(folder / "target" / "validation" / "labels" / file.name))
         valid = np.isin(label, [raw_id for raw_id, _ in own["target_ids"]])
-        for place, name in enumerate(own["names"]):
-            true = np.isin(label, [raw_id for raw_id, of in own["target_ids"] if of == name])
-            counts[name][0] += (true & (predicted == place)).sum()
-            counts[name][1] += (valid & (true | (predicted == place))).sum()
+        for name in own["names"]:
+            raw_ids = [raw_id for raw_id, of in own["target_ids"] if of == name]
+            true, found = np.isin(label, raw_ids), predicted == min(raw_ids)
+            counts[name][0] += (true & found).sum()
+            counts[name][1] += (valid & (true | found)).sum()
     return {name: both / either for name, (both, either) in counts.items()}

@@ -46,7 +46,7 @@ def test_training_and_scores(tmp_path):
         photograph = target[name]
         prediction = np.asarray(Image.open(tmp_path / "run" / "predictions" / f"{name}.png"))
         assert prediction.shape == photograph.seen.shape  # Scored at the size of the file.
-        predicted.append(prediction[photograph.seen] == 1)
+        predicted.append(prediction[photograph.seen] == 255)
         true.append(photograph.vessels[photograph.seen])
     predicted, true = np.concatenate(predicted), np.concatenate(true)
     assert scores["pixel_accuracy"] == pytest.approx(np.mean(predicted == true))

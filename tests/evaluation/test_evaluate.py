@@ -184,7 +184,7 @@ def test_predictions_of_slices_are_volumes_with_the_same_scores(tmp_path, traine
     assert (report["volumes"], report["volumes_left_out"], report["images"], report["images_left_out"]) == (2, 2, 3, 0)
     output = capsys.readouterr().out
     assert "Volumes left out of the evaluation because their files cannot be used: 2;" in output
-    assert "predictions/ (raw ids)\n" in output
+    assert "predictions/ (train ids)\n" in output
 
 
 def test_settings_that_differ_from_the_checkpoint_are_printed(tmp_path, trained, capsys):

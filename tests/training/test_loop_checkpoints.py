@@ -45,7 +45,7 @@ def test_report_distinguishes_last_selected_and_best_checkpoints(tmp_path, monke
     monkeypatch.setattr(validation, "score", score)
     config = configuration("joint", **{"steps": 4, "evaluation.every": 1, "checkpoint.keep": 1, "teacher.decay": 0.0})
     report, writer, _ = run(config, tmp_path, held_out_batches=lambda: evaluation_batches(1))
-    assert seen == [["class_table", "mesh", "step"]] * 4
+    assert seen == [["class_table", "mesh", "step", "volumes"]] * 4
 
     # The report has the last checkpoint's scores on top, then all three with step and choice.
     assert (report["step"], report["checkpoint"]) == (4, "last")

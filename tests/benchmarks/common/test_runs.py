@@ -56,7 +56,12 @@ def test_override_does_not_switch_on_what_a_variant_leaves_out(tmp_path):
     assert {name for name, weight in weights.items() if weight == 0.5} == semantic
     assert {name for name, weight in weights.items() if weight == 0} == set(VARIANTS) - semantic
     decays = {name: run.config.teacher.decay for name, run in runs.items()}
-    assert {name for name, decay in decays.items() if decay == 0.9} == {"teacher", "adaptsegnet_plus", "ass_plus"}
+    assert {name for name, decay in decays.items() if decay == 0.9} == {
+        "target_teacher",
+        "teacher",
+        "adaptsegnet_plus",
+        "ass_plus",
+    }
     assert {decay for decay in decays.values() if decay != 0.9} == {0.0}
     assert "--config.loss.semantic_weight=0.5" not in runs["joint"].arguments
     assert runs["joint"].config.data.labelled_count == 16
