@@ -26,7 +26,7 @@ from ass_jax.runtime import compilation
 from ass_jax.runtime.console import progress, say
 from ass_jax.runtime.sharding import by_image, global_batch, local_images, make_mesh, on_mesh, pad_images, replicated
 from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTION_PICTURE, PREDICTIONS, of_split, writing
-from ass_jax.weights.pretrained import with_settings
+from ass_jax.weights.model_settings import with_settings
 
 Batch = dict[str, np.ndarray]
 Visit = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]  # Takes name, image, prediction and labels.

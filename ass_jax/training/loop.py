@@ -36,7 +36,8 @@ from ass_jax.training import memory_estimate, verification
 from ass_jax.training.metric_writer import MetricWriter
 from ass_jax.training.monitor import DivergedError, Monitor
 from ass_jax.training.validation import Validation
-from ass_jax.weights.pretrained import Pretrained, describe, open_weights, place, set_by, with_settings
+from ass_jax.weights.model_settings import with_settings
+from ass_jax.weights.pretrained import Pretrained, describe, open_weights, place, set_by
 from ass_jax.weights.trained_model import write_description
 
 TrainingBatch = dict[str, Batch]

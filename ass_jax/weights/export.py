@@ -32,8 +32,9 @@ from ass_jax.models.preprocess import normalise
 from ass_jax.ops import resize_bilinear
 from ass_jax.runtime.console import print_user_error, say
 from ass_jax.weights.files import WeightFileError, replacing, write_arrays
+from ass_jax.weights.model_settings import SETTINGS, to_metadata
 from ass_jax.weights.names import adaptsegnet_name, huggingface_name
-from ass_jax.weights.pretrained import SETTINGS, flat_variables, settings_metadata, to_foreign
+from ass_jax.weights.pretrained import flat_variables, to_foreign
 from ass_jax.weights.trained_model import Trained, description, open_run
 from configs.user_error import UserError
 
@@ -142,7 +143,7 @@ def write(trained: Trained, path: str | os.PathLike, names: str | None = None) -
 
 
 def _write_safetensors(trained: Trained, path: Path) -> None:
-    metadata = settings_metadata(weight_settings(trained)) | description(trained)
+    metadata = to_metadata(weight_settings(trained)) | description(trained)
     write_arrays(path, flat_variables(trained.variables), metadata)
 
 

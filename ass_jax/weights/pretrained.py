@@ -8,13 +8,10 @@ lists the weights in the file that a backbone uses and, with `--output`, writes 
 
 import argparse
 import dataclasses
-import json
-import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +21,11 @@ from ml_collections import ConfigDict
 from ass_jax.method.state import Variables
 from ass_jax.models.deeplab import BACKBONES, DILATIONS, build_deeplab
 from ass_jax.runtime.console import format_some, print_user_error, say
-from ass_jax.runtime.workdir import parse_json
-from ass_jax.weights import packages
+from ass_jax.weights import model_settings, packages
 from ass_jax.weights.files import WeightFileError, read_arrays, write_arrays
 from ass_jax.weights.names import Source, find_source, join_classifiers, without_prefix
 from configs.user_error import UserError
 
-# Keys of `config.model` that belong to weights.
-SETTINGS = ("pixel_order", "pixel_mean", "pixel_deviation", "stride_in", "branches", "registers")
-_PIXELS = ("pixel_order", "pixel_mean", "pixel_deviation")  # One of them makes no sense without the others.
-_SETTINGS = "model"  # Key of the settings in the metadata of our own files.
 _CLASSIFIER = "params/classifier/"
 _WHOLE_CLASSIFIER = (_CLASSIFIER, "batch_stats/classifier/")
 # Parameters that a file may lack, because every task learns them anew.
@@ -120,11 +112,8 @@ def open_weights(path: str | os.PathLike) -> Pretrained:
             "DeepLab of AdaptSegNet, ADVENT and CLAN, EfficientNet-Lite0, HED's VGG-16, DINOv2 and our own exports."
         )
     settings = source.settings
-    if source.layout == "ours" and _SETTINGS in metadata:
-        place = f"settings in {path}"
-        parsed = parse_json(metadata[_SETTINGS], place, {})
-        expect_valid(parsed, place)
-        settings = {key: _tupled(value) for key, value in parsed.items()}
+    if source.layout == "ours":
+        settings = model_settings.from_metadata(metadata, f"settings in {path}") or settings
     return Pretrained(os.fspath(path), source, arrays, settings, metadata)
 
 
@@ -170,66 +159,25 @@ def place(pretrained: Pretrained, variables: Variables) -> tuple[Variables, Plac
     return variables, Placement(tuple(loaded), random, dict(sorted(skipped.items())))
 
 
-def with_settings(config: ConfigDict, model_settings: Mapping[str, object]) -> ConfigDict:
-    """Returns a copy of a configuration with the values in `config.model` that belong to weights replaced.
-
-    Those that `config.init_keeps` names stay as they are; one of the three settings of pixels keeps all three.
-
-    Args:
-      config: the whole configuration.
-      model_settings: of `Pretrained.settings_for`, or `model` of a checkpoint's configuration.
-    """
-    config = config.copy_and_resolve_references()
-    kept = _kept(config)
-    for key in SETTINGS:
-        if key in model_settings and key not in kept:
-            config.model[key] = _tupled(model_settings[key])
-    return config
-
-
 def set_by(pretrained: Pretrained, config: ConfigDict, num_classes: int) -> ConfigDict:
-    """Returns `with_settings` for the weights of a file; says which settings they change, and which are kept.
+    """Returns `model_settings.adopt` of the settings that the weights of a file expect.
 
     Raises:
       WeightFileError: see `expect_branches`.
     """
     expect_branches(pretrained, config, num_classes)
-    expected, kept = pretrained.settings_for(num_classes), _kept(config)
-    old = {key: _tupled(config.model[key]) for key in SETTINGS}
-    differing = [key for key in SETTINGS if key in expected and expected[key] != old[key]]
-    replaced = [f"model.{key}={expected[key]} instead of {old[key]}" for key in differing if key not in kept]
-    if replaced:
-        say(f"The weights of {pretrained.path} need {', '.join(replaced)}.")
-    against = [f"model.{key}={old[key]}, not {expected[key]}" for key in differing if key in kept]
-    if against:
-        say(f"Kept as set, although the weights of {pretrained.path} need others: {', '.join(against)}.")
-    return with_settings(config, expected)
+    return model_settings.adopt(config, pretrained.settings_for(num_classes), pretrained.path)
 
 
 def expect_branches(pretrained: Pretrained, config: ConfigDict, num_classes: int) -> None:
     """Raises WeightFileError if only the user can know how many branches of the classifier act, and has not said so."""
     is_open = pretrained.leaves_branches_open(num_classes) and config.model.head == "atrous"
-    if is_open and "branches" not in _kept(config):
+    if is_open and "branches" not in model_settings.kept(config):
         raise WeightFileError(
             f"{pretrained.path} ({pretrained.source.title}) does not say how many branches of its classifier act. "
             f"Expected --config.model.branches: {_OPEN_BRANCHES}. In a configuration file, also name it in "
             'config.init_keeps: ("branches",).'
         )
-
-
-def expect_valid(settings: Mapping[str, object], place: object) -> None:
-    """Checks the values of `SETTINGS` in a file, which may hold anything; others may be missing.
-
-    Args:
-      settings: of `config.model`.
-      place: begins the message.
-
-    Raises:
-      WeightFileError: a value cannot be used; the message names its key, the value and what is expected.
-    """
-    for key, (expected, allows) in _VALID.items():
-        if key in settings and not allows(settings[key]):
-            raise WeightFileError(f"{place}: model.{key} is {settings[key]!r}; expected {expected}.")
 
 
 def describe(pretrained: Pretrained, placement: Placement) -> str:
@@ -262,11 +210,6 @@ def to_foreign(path: str, array: np.ndarray) -> np.ndarray:
 def flat_variables(variables: Variables) -> dict[str, np.ndarray]:
     """Returns the segmenter's variables by path, such as "params/backbone/stem/kernel"."""
     return {path: np.asarray(leaf) for path, leaf in flatten(variables)}
-
-
-def settings_metadata(model_settings: Mapping[str, object]) -> dict[str, str]:
-    """Returns the metadata with which a file of ours tells `open_weights` its settings."""
-    return {_SETTINGS: json.dumps(dict(model_settings))}
 
 
 def flatten(variables: Variables) -> list[tuple[str, jax.Array]]:
@@ -324,39 +267,6 @@ def _which_fits(path: str) -> str:
 
 def _is_needed(path: str) -> bool:
     return not path.startswith(_MAY_BE_MISSING)
-
-
-def _tupled(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _kept(config: ConfigDict) -> set[str]:
-    """Returns the keys of `config.model` that weights must not change."""
-    named = set(config.init_keeps)
-    return named | set(_PIXELS) if named & set(_PIXELS) else named
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _are_numbers(value: object, low: float) -> bool:
-    """Returns whether a value is a list of three finite numbers above `low`."""
-    numbers = value if isinstance(value, list | tuple) else ()
-    return len(numbers) == 3 and all(
-        isinstance(each, int | float) and not isinstance(each, bool) and low < each < math.inf for each in numbers
-    )
-
-
-# Key of `SETTINGS` -> what is expected, in words, and whether a value is that.
-_VALID: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "pixel_order": ("one of bgr, rgb", lambda value: value in ("bgr", "rgb")),
-    "pixel_mean": ("three numbers", lambda value: _are_numbers(value, -math.inf)),
-    "pixel_deviation": ("three numbers above 0", lambda value: _are_numbers(value, 0)),
-    "stride_in": ("one of 1x1, 3x3", lambda value: value in ("1x1", "3x3")),
-    "branches": ("one of 1, 2, 3, 4", lambda value: _is_count(value) and 1 <= value <= len(DILATIONS)),
-    "registers": ("0 or more", _is_count),
-}
 
 
 def _model_for(pretrained: Pretrained, backbone: str | None) -> tuple[str, Variables]:
@@ -419,7 +329,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_arrays(
                 options.output,
                 {path: np.asarray(arrays[path]) for path in placement.loaded},
-                settings_metadata(settings),
+                model_settings.to_metadata(settings),
             )
             say(f"Written: {options.output}; use it with --config.init={options.output}.")
     except UserError as error:

@@ -17,7 +17,8 @@ from ass_jax.models import Networks, build_networks
 from ass_jax.models.deeplab import BACKBONES
 from ass_jax.runtime.workdir import CHECKPOINTS, CLASSES, CONFIGURATION, parse_json, read_json, write_json
 from ass_jax.weights.files import WeightFileError
-from ass_jax.weights.pretrained import Pretrained, expect_valid, place, set_by
+from ass_jax.weights.model_settings import expect_valid
+from ass_jax.weights.pretrained import Pretrained, place, set_by
 from configs.user_error import UserError
 
 # Keys of a configuration that a trained segmenter needs, with the types of their values.

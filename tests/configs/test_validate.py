@@ -11,7 +11,7 @@ from ass_jax.method.optimizers import _block_number
 from ass_jax.method.state import abstract_segmenter
 from ass_jax.models import build_networks, deeplab, semantic_outputs
 from ass_jax.models.vit import Vit
-from ass_jax.weights import pretrained
+from ass_jax.weights import model_settings
 from configs import _validate, base, camvid, custom, gta5, polyps, streets_to_camvid, synthia, toy, vessels
 from configs._validate import RULES, get_value, validate
 from configs._variants import VARIANTS
@@ -73,7 +73,7 @@ def test_choices_match_the_code():
         numbers = {_block_number(layer) for layer in layers}
         assert numbers - {math.inf} == set(range(1, blocks + 1)), name
     assert choices["model.branches"] == set(range(1, len(deeplab.DILATIONS) + 1))
-    assert choices["init_keeps"] == set(pretrained.SETTINGS)
+    assert choices["init_keeps"] == set(model_settings.SETTINGS)
     assert choices["loss.global_kind"] == set(DOMAIN_LOSSES)
     assert choices["teacher.mixing"] == set(REGIONS)
     assert choices["evaluation.checkpoint"] == set(selection.CHOICES)

@@ -29,9 +29,10 @@ def page_faults(call=""):
     return int(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc, which JAX needs on Linux, is of no other system")
-def test_freed_memory_is_used_again():
-    assert page_faults() > 10 * (page_faults("allocator.keep_memory()") + 1)
+def test_freed_memory_is_used_again_on_linux():
+    """Elsewhere the allocator is another one, and stays as it is."""
+    kept = page_faults() > 10 * (page_faults("allocator.keep_memory()") + 1)
+    assert kept == (sys.platform == "linux")
 
 
 @pytest.mark.parametrize(

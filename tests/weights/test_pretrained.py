@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from ass_jax.weights import pretrained as module
 from ass_jax.weights.files import read_arrays, write_arrays
+from ass_jax.weights.model_settings import to_metadata
 from ass_jax.weights.names import CAFFE_PIXELS, TORCHVISION_PIXELS
-from ass_jax.weights.pretrained import describe, flatten, open_weights, place, settings_metadata
+from ass_jax.weights.pretrained import describe, flatten, open_weights, place
 from configs.user_error import UserError
 from tests.helpers import foreign_weights
 from tests.helpers.foreign_weights import (
@@ -168,7 +169,7 @@ def test_own_file(tmp_path):
     shapes = dict(flatten(segmenter("resnet_tiny", classes=3)))
     arrays = draw({path: leaf.shape for path, leaf in shapes.items()})
     settings = {"pixel_order": "rgb", "pixel_mean": (1.0, 2.0, 3.0), "branches": 4}
-    write_arrays(tmp_path / "own.safetensors", arrays, settings_metadata(settings))
+    write_arrays(tmp_path / "own.safetensors", arrays, to_metadata(settings))
     pretrained = open_weights(tmp_path / "own.safetensors")
     assert (pretrained.settings, pretrained.num_classes) == (settings, 3)
     variables, placement = place(pretrained, segmenter("resnet_tiny", classes=3))

@@ -8,6 +8,7 @@ from ass_jax.method.state import abstract_segmenter
 from ass_jax.models import build_networks
 from ass_jax.weights import pretrained as module
 from ass_jax.weights.files import WeightFileError, write_arrays
+from ass_jax.weights.model_settings import to_metadata
 from ass_jax.weights.pretrained import place
 from configs import toy
 from tests.helpers import foreign_weights
@@ -95,7 +96,7 @@ def test_check_looks_at_initial_weights(tmp_path, monkeypatch, capsys):
     config.init = str(tmp_path / "weights.safetensors")
     shapes = abstract_segmenter(build_networks(config, 10), config)
     arrays = {path: np.zeros(leaf.shape, np.float32) for path, leaf in module.flatten(shapes)}
-    write_arrays(config.init, arrays, module.settings_metadata({"pixel_order": "bgr"}))
+    write_arrays(config.init, arrays, to_metadata({"pixel_order": "bgr"}))
     assert main.check(config)
     printed = capsys.readouterr().out
     assert "need model.pixel_order=bgr instead of rgb" in printed

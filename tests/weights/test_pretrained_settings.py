@@ -5,8 +5,9 @@ import pytest
 
 from ass_jax.models.deeplab import DILATIONS, Classifier
 from ass_jax.weights.files import WeightFileError, write_arrays
+from ass_jax.weights.model_settings import to_metadata
 from ass_jax.weights.names import TORCHVISION_PIXELS
-from ass_jax.weights.pretrained import flatten, open_weights, place, set_by, settings_metadata
+from ass_jax.weights.pretrained import flatten, open_weights, place, set_by
 from configs import base
 from tests.helpers import foreign_weights
 from tests.helpers.foreign_weights import NARROW, STAGES, draw, opened, pyramid, resnet_shapes, segmenter, vgg_shapes
@@ -125,7 +126,7 @@ def test_settings_of_weights_and_of_the_user(tmp_path, narrow, capsys):
 )
 def test_hostile_settings_are_refused(tmp_path, settings, expected):
     path = tmp_path / "own.safetensors"
-    write_arrays(path, {"params/backbone/stem/kernel": np.zeros(1, np.float32)}, settings_metadata(settings))
+    write_arrays(path, {"params/backbone/stem/kernel": np.zeros(1, np.float32)}, to_metadata(settings))
     with pytest.raises(WeightFileError) as error:
         open_weights(path)
     assert str(error.value) == f"settings in {path}: {expected}"

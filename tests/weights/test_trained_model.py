@@ -17,7 +17,8 @@ from ass_jax.method.state import abstract_segmenter, create_state
 from ass_jax.models import build_networks
 from ass_jax.weights import trained_model as trained_module
 from ass_jax.weights.files import WeightFileError, write_arrays
-from ass_jax.weights.pretrained import open_weights, settings_metadata
+from ass_jax.weights.model_settings import to_metadata
+from ass_jax.weights.pretrained import open_weights
 from ass_jax.weights.trained_model import description, open_description, open_foreign, open_run, write_description
 from benchmarks.parity import inputs
 from configs import base
@@ -199,7 +200,7 @@ def test_description(tmp_path, run):
     trained = open_run(run[0])
     arrays = inputs.flatten(trained.variables)
     whole = {path: np.asarray(leaf) for path, leaf in arrays}
-    metadata = settings_metadata({"branches": 4}) | description(trained)
+    metadata = to_metadata({"branches": 4}) | description(trained)
     write_arrays(tmp_path / "model.safetensors", whole, metadata)
     found = open_description(open_weights(tmp_path / "model.safetensors"))
     assert_equal(found.variables, trained.variables)
