@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import nibabel
 import numpy as np
+import pytest
 
+from configs import brats
 from data.datasets import brats2018
 
 SHAPE = (20, 24, 7)
@@ -74,3 +76,31 @@ def write(root, counts=COUNTS) -> Tree:
         for kind, voxels in {**tree.volumes[name], "seg": tree.labels[name]}.items():
             save(tree.file(name, kind), voxels)
     return tree
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return write(tmp_path / "brats")
+
+
+@pytest.fixture
+def config(tmp_path, tree):
+    """T2 to FLAIR in miniature."""
+    config = brats.get_config("ass,2")
+    config.data.update(directory=str(tmp_path / "prepared"), source_root=str(tree.root), target_root=str(tree.root))
+    config.data.update(source_size=(SHAPE[1], SHAPE[0]), target_size=(SHAPE[1], SHAPE[0]), readers=2)
+    config.evaluation.batch = 4
+    return config
+
+
+def normalised(volume):
+    """Returns what a slice's channels should hold: whole volumes of grey values by the formula alone."""
+    values = volume[volume != 0].astype(float)
+    scaled = (volume - values.mean()) / values.std()
+    return np.where(volume == 0, 0, 1 + np.round(254 * np.clip((scaled + 4) / 10, 0, 1)))
+
+
+def expected_image(volume, z):
+    grey = normalised(volume)
+    below, above = max(z - 1, 0), min(z + 1, volume.shape[2] - 1)
+    return np.stack([grey[:, :, below].T, grey[:, :, z].T, grey[:, :, above].T], axis=-1)
