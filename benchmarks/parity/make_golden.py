@@ -164,6 +164,7 @@ def training(
     optimizer, loss, discriminator = config.optimizer, config.loss, config.discriminator
     keys = ("learning_rate", "classifier_factor", "momentum", "weight_decay", "decay_steps", "decay_power")
     settings = {key: optimizer[key] for key in keys} | {"branches": config.model.branches}
+    settings["global_kind"] = loss.global_kind
     for name in ("global", "semantic"):
         settings[f"{name}_weight"] = loss[f"{name}_weight"]
         settings[f"{name}_learning_rate"] = discriminator[f"{name}_learning_rate"]

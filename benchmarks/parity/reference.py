@@ -114,8 +114,10 @@ def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
     return functional.cross_entropy(scores, labels, ignore_index=255)
 
 
-def domain_loss(logits: torch.Tensor, domain: int) -> torch.Tensor:
-    """Sigmoid cross-entropy of all logits against one domain."""
+def domain_loss(logits: torch.Tensor, domain: int, kind: str = "bce") -> torch.Tensor:
+    """Mean loss of all logits against one domain; kinds as in `config.loss.global_kind`."""
+    if kind == "least_squares":
+        return torch.mean((logits - domain) ** 2)
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(domain)))
 
 
@@ -142,7 +144,7 @@ def _nearest(small: int, large: int) -> torch.Tensor:
 
 
 def train(
-    weights: Mapping[str, Weights], batches: list[dict], settings: Mapping[str, float], num_classes: int
+    weights: Mapping[str, Weights], batches: list[dict], settings: Mapping[str, float | str], num_classes: int
 ) -> list[dict[str, float]]:
     """Trains in place and returns the losses of every step.
 
@@ -150,7 +152,7 @@ def train(
       weights: of "segmenter" and, for active terms, "global" and "semantic"; changed in place.
       batches: streams with normalised images [B, 3, H, W] and labels int64 [B, H, W].
       settings: `learning_rate`, `classifier_factor`, `momentum`, `weight_decay`, `decay_steps`, `decay_power`,
-        `branches`, and `{global,semantic}_{weight,learning_rate}` for active terms.
+        `branches`, `global_kind`, and `{global,semantic}_{weight,learning_rate}` for active terms.
       num_classes: C.
     """
     net = weights["segmenter"]
@@ -193,9 +195,8 @@ def train(
                 losses[f"segmentation_{stream}"] = segmentation_loss(scores, batch[stream]["label"])
                 losses[f"segmentation_{stream}"].backward(retain_graph=True)
         if "global" in weights:
-            losses["global"] = domain_loss(
-                global_discriminator(weights["global"], outputs["unlabelled"]["probabilities"]), 0
-            )
+            judged = global_discriminator(weights["global"], outputs["unlabelled"]["probabilities"])
+            losses["global"] = domain_loss(judged, 0, settings["global_kind"])
             (settings["global_weight"] * losses["global"]).backward()
         vectors = {}
         if "semantic" in weights:
@@ -212,7 +213,7 @@ def train(
             total = 0.0
             for domain, stream in enumerate(("source", "unlabelled")):
                 judged = global_discriminator(weights["global"], outputs[stream]["probabilities"].detach())
-                loss = domain_loss(judged, domain) / 2
+                loss = domain_loss(judged, domain, settings["global_kind"]) / 2
                 loss.backward()
                 total += loss.item()
             losses["global_discriminator"] = torch.tensor(total)
