@@ -13,6 +13,7 @@ NOTEBOOK = ROOT / "notebooks" / "ass_colab.ipynb"
 CHANGES = {
     'config = toy.get_config("ass")': 'config = toy.get_config("ass,smoke")',
     "config.steps = config.optimizer.decay_steps = 200": "config.steps = config.optimizer.decay_steps = 2",
+    "photographs = root / medical.data.target_root": "photographs = Path('nowhere')",
     'workdir = Path("runs/notebook")': "workdir = Path(os.environ['NOTEBOOK_WORKDIR'])",
 }
 
@@ -46,6 +47,7 @@ def test_cells_run(tmp_path):
     assert "Installing" not in result.stdout
     assert "mIoU" in result.stdout
     assert "Mean probability of the labels: " in result.stdout
+    assert "To train, run first: git clone" in result.stdout
     assert {"classes.json", "config.json", "eval.json", "model.safetensors", "predictions.png"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
