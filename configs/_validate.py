@@ -111,6 +111,7 @@ RULES: dict[str, Rule] = {
     "data.toy.validation_count": _at_least(0, "images"),
     "data.toy.seed": _at_least(0),
     "data.toy.shift": _at_least(0),
+    "data.toy.label_shift": _between(0, 1),
     "data.custom.source_encoding": _choice(*ENCODINGS),
     "data.custom.target_encoding": _choice(*ENCODINGS),
     "augment.scale": Rule(

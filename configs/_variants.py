@@ -45,6 +45,8 @@ VARIANTS = {
     "adaptsegnet_plus": Variant(global_term=True, teacher=True),
     "ass_plus": Variant(global_term=True, semantic_term=True, teacher=True),
     "oracle": Variant(source_labels=False, target_labels="all"),
+    "joint_all": Variant(target_labels="all"),
+    "adaptsegnet_all": Variant(target_labels="all", global_term=True),
     "ass_all": Variant(target_labels="all", global_term=True, semantic_term=True),
 }
 
@@ -84,7 +86,7 @@ def finish(
     if unknown and re.fullmatch(r"0+|-[0-9]+", unknown[0]):
         raise UserError(
             f"Expected a number of labelled target images of 1 or more after the file's colon, found {unknown[0]}. "
-            "The variant source_only needs none; oracle and ass_all take all."
+            "The variant source_only needs none; oracle and those that end in _all take all."
         )
     if unknown:
         valid = valid_words(config.data.target, own)

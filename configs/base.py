@@ -65,6 +65,7 @@ def default_config() -> ConfigDict:
     config.data.toy.validation_count = 100
     config.data.toy.seed = 0  # Of the scenes, independent of config.seed.
     config.data.toy.shift = 1.0  # Between the looks of the domains; 0: none.
+    config.data.toy.label_shift = 0.0  # Between shares and places of their classes; 0: none, 1: city and suburb.
 
     config.data.custom = ConfigDict()  # The dataset "custom": your own images; configs/custom.py is an example.
     config.data.custom.names = ()  # Classes, in the order of their train ids.

@@ -9,7 +9,7 @@ from ass_jax.evaluation.metrics import OTHER_SCORES
 from benchmarks.common.runs import Run, settings, typical_run
 from data.streams import streams
 
-# The baselines and the global term; ASS against its parts, one part alone, adaptation with all labels; ASS+ against its
+# The baselines and the global term; ASS against its parts, one part alone, the same with all labels; ASS+ against its
 # parts, ASS and the baselines.
 PAIRS = (
     ("source_adabn", "source_only"),
@@ -19,6 +19,9 @@ PAIRS = (
     ("ass", "joint"),
     ("ass", "adaptsegnet"),
     ("semantic", "joint"),
+    ("joint_all", "oracle"),
+    ("adaptsegnet_all", "joint_all"),
+    ("ass_all", "adaptsegnet_all"),
     ("ass_all", "oracle"),
     ("teacher", "joint"),
     ("adaptsegnet_plus", "teacher"),

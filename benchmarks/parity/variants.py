@@ -26,6 +26,8 @@ VARIANTS = [
     "adaptsegnet_plus",
     "ass_plus",
     "oracle",
+    "joint_all",
+    "adaptsegnet_all",
     "ass_all",
 ]
 STEPS = 50

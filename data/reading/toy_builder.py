@@ -29,7 +29,8 @@ class ToyConfig(tfds.core.BuilderConfig):
       width: of the images, in pixels.
       counts: split to its number of images; only splits that have any.
       seed: of the scenes.
-      shift: of the target domain.
+      shift: of the target's look.
+      label_shift: of the target's layout.
     """
 
     height: int
@@ -37,6 +38,7 @@ class ToyConfig(tfds.core.BuilderConfig):
     counts: dict[str, int]
     seed: int
     shift: float
+    label_shift: float
 
 
 class ToyStreets(tfds.core.GeneratorBasedBuilder):
@@ -65,9 +67,8 @@ class ToyStreets(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, np.ndarray | str]]]:
         config = self.builder_config
         for index in range(count):
-            image, label = render(
-                domain_of(split), config.seed, split, index, config.height, config.width, config.shift
-            )
+            shifts = (config.shift, config.label_shift)
+            image, label = render(domain_of(split), config.seed, split, index, config.height, config.width, *shifts)
             yield index, {"image": image, "label": label[..., None], "name": f"{split}_{index:06}"}
 
 
@@ -115,6 +116,7 @@ def _make_builder(data_config: ConfigDict) -> ToyStreets:
         counts={part: split.count for part, split in splits.items() if split.count},
         seed=settings.seed,
         shift=settings.shift,
+        label_shift=settings.label_shift,
     )
     # TFDS warns of any configuration that is not listed in its class.
     verbosity = logging.get_verbosity()
@@ -134,11 +136,12 @@ def folder_name(settings: ConfigDict) -> str:
     Args:
       settings: `config.data.toy`.
     """
-    digest = hashlib.sha256()
+    digest, shifts = hashlib.sha256(), (settings.shift, settings.label_shift)
     for domain in ("source", "target"):
         for index in range(4):
-            for pixels in render(domain, settings.seed, "fingerprint", index, *_FINGERPRINT_SIZE, settings.shift):
+            for pixels in render(domain, settings.seed, "fingerprint", index, *_FINGERPRINT_SIZE, *shifts):
                 digest.update(pixels.tobytes())
     size = f"{settings.height}x{settings.width}"
     numbers = f"{settings.source_count}_{settings.target_count}_{settings.validation_count}"
-    return f"{size}_{numbers}_seed{settings.seed}_shift{float(settings.shift)}_{digest.hexdigest()[:8]}"
+    shifted = f"shift{float(settings.shift)}" + (f"_{float(settings.label_shift)}" if settings.label_shift else "")
+    return f"{size}_{numbers}_seed{settings.seed}_{shifted}_{digest.hexdigest()[:8]}"

@@ -10,16 +10,15 @@ from data.toy.street import LEFT, RIGHT, SIGNS, Street
 
 # Pairs are uniform ranges, whole numbers inclusive, of nearness uniform in its logarithm; in metres if no comment gives
 # another unit.
-TREES, TREE_NEARNESS = (2, 5), (0.10, 0.50)
-POLES, POLE_NEARNESS = (3, 5), (0.14, 0.45)
+TREE_NEARNESS = (0.10, 0.50)
+POLE_NEARNESS = (0.14, 0.45)
 POLE_WIDTH = (0.30, 0.42)
 POLE_HEIGHT = (3.2, 6.0)
 SIGN_SHARE = 0.65  # Of the poles; the others are lamps.
 SIGN_SIZE = (1.2, 1.7)
-CARS, CAR_NEARNESS = (2, 5), (0.16, 0.55)
+CAR_NEARNESS = (0.16, 0.55)
 SIDE_VIEW_SHARE = 0.25  # Of the cars; the others are seen from behind.
-PERSONS, PERSON_NEARNESS = (3, 6), (0.24, 0.62)
-PERSON_ON_ROAD = 0.25  # Share; the others walk on sidewalks.
+PERSON_NEARNESS = (0.24, 0.62)
 PERSON_HEIGHT = (1.5, 1.95)
 HOOD_SHARE = 0.5  # Of the images.
 HOOD_HEIGHT = (0.04, 0.08)  # y.
@@ -99,7 +98,7 @@ def draw_car(canvas: Canvas, street: Street, generator: np.random.Generator, nea
 def draw_person(canvas: Canvas, street: Street, generator: np.random.Generator, nearness: float) -> None:
     """Draws a person on a sidewalk, sometimes on the road."""
     side = int(generator.integers(2))
-    on_road = generator.random() < PERSON_ON_ROAD
+    on_road = generator.random() < street.layout.person_on_road
     lateral = _between(generator, street.kerbs[side], street.kerbs[1 - side] if on_road else street.verges[side])
     x, y, metre = street.place(lateral, nearness)
     tall = generator.uniform(*PERSON_HEIGHT) * metre
@@ -127,16 +126,17 @@ def _between(generator: np.random.Generator, one: float, other: float) -> float:
 def draw_objects(canvas: Canvas, street: Street, generator: np.random.Generator) -> None:
     """Draws all objects, the far before the near."""
     objects = []
-    for draw_object, counts, (far, near) in OBJECTS:
+    for draw_object, name, (far, near) in OBJECTS:
+        counts = getattr(street.layout, name)
         count = generator.integers(*counts, endpoint=True)
         objects += [(far * (near / far) ** share, draw_object) for share in generator.random(count).tolist()]
     for nearness, draw_object in sorted(objects, key=lambda item: item[0]):
         draw_object(canvas, street, generator, nearness)
 
 
-OBJECTS = (
-    (draw_tree, TREES, TREE_NEARNESS),
-    (draw_pole, POLES, POLE_NEARNESS),
-    (draw_car, CARS, CAR_NEARNESS),
-    (draw_person, PERSONS, PERSON_NEARNESS),
+OBJECTS = (  # Each with its field of the layout.
+    (draw_tree, "trees", TREE_NEARNESS),
+    (draw_pole, "poles", POLE_NEARNESS),
+    (draw_car, "cars", CAR_NEARNESS),
+    (draw_person, "persons", PERSON_NEARNESS),
 )

@@ -9,22 +9,19 @@ from typing import Any
 import numpy as np
 
 from data.toy.canvas import Canvas
+from data.toy.layout import Layout
 from data.toy.looks import BUILDING, ROAD, SIDEWALK, TERRAIN, VEGETATION
 
 # Pairs are uniform ranges, whole numbers inclusive; in metres if no comment gives another unit.
-HORIZON = (0.38, 0.46)  # y.
 VANISHING_POINT = (0.75, 1.25)  # x.
 CAMERA_HEIGHT = (1.6, 2.0)
 LANE_WIDTH = (3.0, 3.8)
-LANES_LEFT = (1, 2)  # Beside the lane of the camera.
-LANES_RIGHT = (0, 1)
+LANES_RIGHT = (0, 1)  # Beside the lane of the camera.
 SIDEWALK_WIDTH = (2.0, 3.5)
-VERGE_WIDTH = (1.0, 5.0)  # Between sidewalk and buildings.
 VERGE_IS_TERRAIN = 0.8  # Share of the verges; the others are paved.
 FAR = 0.05  # Nearness of what closes the street.
 PLOT_LENGTH = (6.0, 16.0)
 BUILDING_HEIGHT = (3.5, 9.0)
-HEDGE_SHARE = 0.25  # Of the plots.
 HEDGE_HEIGHT = (1.0, 3.0)
 
 LEFT, RIGHT = 0, 1
@@ -35,6 +32,7 @@ class Street:
     """The frame of a scene: where things stand on the ground, where that is in the image, and how large.
 
     Attributes:
+      layout: of the scene's domain.
       horizon: y.
       middle: x of the vanishing point.
       metre: length of a metre at nearness 1, in units of y.
@@ -45,19 +43,23 @@ class Street:
       walls: where the buildings begin.
     """
 
-    def __init__(self, generator: np.random.Generator):
+    def __init__(self, generator: np.random.Generator, layout: Layout):
         """Draws the frame at random."""
         uniform = generator.uniform
-        self.horizon = uniform(*HORIZON)
+        self.layout = layout
+        self.horizon = uniform(*layout.horizon)
         self.middle = uniform(*VANISHING_POINT)
         self.metre = (1.0 - self.horizon) / uniform(*CAMERA_HEIGHT)
         self.lane = uniform(*LANE_WIDTH)
-        self.lanes = tuple(int(generator.integers(*lanes, endpoint=True)) for lanes in (LANES_LEFT, LANES_RIGHT))
+        lanes = (layout.lanes_left, LANES_RIGHT)
+        self.lanes = tuple(int(generator.integers(*counts, endpoint=True)) for counts in lanes)
         self.kerbs = tuple(sign * (count + 0.5) * self.lane for sign, count in zip(SIGNS, self.lanes, strict=True))
         self.verges = tuple(
             kerb + sign * uniform(*SIDEWALK_WIDTH) for sign, kerb in zip(SIGNS, self.kerbs, strict=True)
         )
-        self.walls = tuple(verge + sign * uniform(*VERGE_WIDTH) for sign, verge in zip(SIGNS, self.verges, strict=True))
+        self.walls = tuple(
+            verge + sign * uniform(*layout.verge_width) for sign, verge in zip(SIGNS, self.verges, strict=True)
+        )
 
     def place(self, lateral: float, nearness: float) -> tuple[float, float, float]:
         """Returns x and y of a point on the ground and the length of a metre there."""
@@ -120,7 +122,7 @@ def draw_walls(canvas: Canvas, street: Street, generator: np.random.Generator) -
     count = 16
     for wall in street.walls:
         edges = np.cumsum(generator.uniform(*PLOT_LENGTH, count))
-        hedges = generator.random(count) < HEDGE_SHARE
+        hedges = generator.random(count) < street.layout.hedge_share
         buildings = generator.uniform(*BUILDING_HEIGHT, count)
         metres = np.where(hedges, generator.uniform(*HEDGE_HEIGHT, count), buildings).astype(np.float32)
         tints = generator.normal(0.0, 0.07, (count, 1)) + generator.normal(0.0, 0.03, (count, 3))

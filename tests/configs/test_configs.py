@@ -34,6 +34,8 @@ PAPER = {
     "adaptsegnet_plus": ((1, 1, 1), 100, True, False, True),
     "ass_plus": ((1, 1, 1), 100, True, True, True),
     "oracle": ((0, 2, 0), -1, False, False, False),
+    "joint_all": ((1, 1, 0), -1, False, False, False),
+    "adaptsegnet_all": ((1, 1, 1), -1, True, False, False),
     "ass_all": ((1, 1, 1), -1, True, True, False),
 }
 # Settings that are on with the teacher: weight of mixed images, decay of the average, rare-class sampling.

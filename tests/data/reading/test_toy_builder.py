@@ -72,6 +72,7 @@ def test_folder_name_depends_on_all_settings_and_the_drawing(monkeypatch):
         {"validation_count": 3},
         {"seed": 1},
         {"shift": 1.0000001},
+        {"label_shift": 0.1},
     ]
     names = {name(), *(name(**change) for change in changes)}
     monkeypatch.setattr("data.toy.objects.OBJECTS", ())
@@ -89,10 +90,10 @@ import os, signal
 from data.reading import toy_builder as toy
 from tests.data.reading.test_toy_builder import data_config
 
-def render(domain, seed, split, index, height, width, shift, draw=toy.render):
+def render(domain, seed, split, index, height, width, *shifts, draw=toy.render):
     if (split, index) == ("target_train", 5):
         os.kill(os.getpid(), signal.SIGKILL)
-    return draw(domain, seed, split, index, height, width, shift)
+    return draw(domain, seed, split, index, height, width, *shifts)
 
 toy.render = render
 toy.open_toy_builder(data_config({str(tmp_path)!r}))

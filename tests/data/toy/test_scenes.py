@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from data.classes import IGNORED, class_table
+from data.toy import layout
 from data.toy.looks import CLASSES, SWAPS
 from data.toy.scenes import render
 
@@ -108,3 +109,34 @@ def test_target_road_looks_like_source_sidewalk():
 def test_unknown_domain_is_refused():
     with pytest.raises(ValueError, match=r"'both'.*source, target"):
         render("both", 0, "a", 0, 32, 64)
+
+
+def class_shares(domain, count=60, **shifts):
+    labels = np.stack([label for _, label in scenes(domain, count, **shifts)])
+    counts = np.bincount(labels.ravel(), minlength=256)[: len(CLASSES)]
+    return dict(zip(CLASSES, counts / counts.sum(), strict=True))
+
+
+def test_label_shift_changes_shares_and_places_in_the_target_alone():
+    (image, label), (shifted_image, shifted_label) = (scenes("source", 1, label_shift=shift)[0] for shift in (0.0, 1.0))
+    np.testing.assert_array_equal(image, shifted_image)
+    np.testing.assert_array_equal(label, shifted_label)
+    before, after = class_shares("target"), class_shares("target", label_shift=1.0)
+    for name in ("building", "car", "person"):
+        assert after[name] < 0.7 * before[name], name
+    for name in ("sidewalk", "vegetation", "terrain"):
+        assert after[name] > 1.7 * before[name], name
+    horizons = [
+        np.mean([np.nonzero((label == ROAD).any(1))[0][0] for _, label in scenes("target", 20, label_shift=shift)])
+        for shift in (0.0, 0.5, 1.0)
+    ]
+    assert horizons[0] - 2 > horizons[1] > horizons[2] + 2  # Rows of 64.
+
+
+def test_layouts_between_city_and_suburb():
+    assert layout.between(0.0) == layout.CITY
+    assert layout.between(1.0) == layout.SUBURB
+    half = layout.between(0.5)
+    assert half.hedge_share == 0.5
+    assert half.trees == (4, 8)  # 4 and 7.5, rounded.
+    assert half.verge_width == (2.5, 7.0)
