@@ -24,7 +24,7 @@ from data.datasets.spec import DatasetSpec, Split
 from data.raw import file_access, nifti
 from data.raw.faults import BadFileError, Fault
 from data.raw.label_rules import VOLUME, LabelRules
-from data.raw.pairs import Pair, SplitFiles
+from data.raw.pairs import SplitFiles, make_pair
 
 SEQUENCES = ("t2", "flair", "t1", "t1ce")
 # Split -> share of the patients up to which it reaches.
@@ -53,14 +53,14 @@ def find(root: Path, split: str, sequence: str) -> SplitFiles:
     folder = inside if inside.is_dir() else root
     faults: list[Fault] = []
     others: list[Fault] = []
-    sizes: dict[Path, int] = {}
+    states: dict[Path, file_access.FileState] = {}
     for group in _GROUPS:
         try:
-            sizes |= file_access.list_files(folder / group, deep=True)
+            states |= file_access.list_files(folder / group, deep=True)
         except BadFileError as error:
             faults.append(error.fault)
     files: dict[str, dict[str, Path]] = collections.defaultdict(dict)
-    for file in sizes:
+    for file in states:
         match = _FILE.fullmatch(_stem(file))
         if match is None or match[1] != file.parent.name:
             others.append(Fault("odd name", file, f"expected {_TREE}."))
@@ -81,8 +81,8 @@ def find(root: Path, split: str, sequence: str) -> SplitFiles:
         if label is None:
             faults.append(Fault("missing label", some, f"expected {name}_seg.nii.gz, found none."))
         if image is not None and label is not None:
-            pairs.append(Pair(name, image, label, (sizes[image], sizes[label])))
-    if sizes and not files:
+            pairs.append(make_pair(name, image, states[image], label, states[label]))
+    if states and not files:
         rule = "data/datasets/brats2018.py states how names decide the split"
         faults.append(Fault("missing image", folder, f"no patient here is one of the split {split}; {rule}."))
     return SplitFiles(pairs, faults, tuple(others))

@@ -1,7 +1,7 @@
 """Locates a split: the user's files, and the folder of the records that are prepared from them.
 
 The folder's name holds a fingerprint of the files and of all settings that change the records, so that a dataset that
-has changed is prepared again.
+has changed is prepared again. `data/preparation/provenance.py` finds the changes that keep names and sizes.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from configs.user_error import UserError
 from data.classes import IGNORED
 from data.datasets.registry import find_spec
 from data.datasets.spec import DatasetSpec, Split, describe_layout, domain_of
-from data.preparation import shards
+from data.preparation import provenance, shards, split_index
 from data.preparation.records import Form
 from data.raw import file_access
 from data.raw.faults import BadFileError, Fault
@@ -98,7 +98,7 @@ class MissingDataError(UserError):
 
 
 def locate_split(data_config: ConfigDict, part: str) -> SplitLocation:
-    """Lists the files of a split that is not generated; reads and prepares nothing.
+    """Lists the files of a split that is not generated; prepares nothing, and reads only files that may have changed.
 
     Where the root is not set or gone, records that were prepared earlier with these settings are enough.
 
@@ -126,7 +126,10 @@ def locate_split(data_config: ConfigDict, part: str) -> SplitLocation:
     files = spec.find(Path(root), split)
     if not files.pairs:
         raise MissingDataError(spec, domain, root, [*files.faults, *files.others])
-    return SplitLocation(spec, part, form, parent / f"{start}_{fingerprint(files.pairs, form)}" / VERSION, files)
+    first = parent / f"{start}_{fingerprint(files.pairs, form)}" / VERSION
+    index = split_index.file_of(first, split).name
+    folder = provenance.find_folder(first, index, files.pairs, f"{spec.name} {split}")
+    return SplitLocation(spec, part, form, folder, files)
 
 
 def _earlier_folder(spec: DatasetSpec, domain: str, parent: Path, root: str, start: str) -> Path:

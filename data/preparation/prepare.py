@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from configs.user_error import UserError
 from data.datasets.spec import domain_of
-from data.preparation import records, shards, split_index, workers
+from data.preparation import provenance, records, shards, split_index, workers
 from data.preparation.location import SplitLocation, list_faults
 from data.preparation.records import Form
 from data.raw.faults import Fault
@@ -80,6 +80,7 @@ def prepare_split(task: Task, processes: int | None = None) -> None:
         rules = location.form.rules
         raw_ids = 256 if rules.values == 256 else max(rules.raw_ids) + 1
         split_index.write_index(split_index.file_of(work, location.split.name), entries, raw_ids)
+        provenance.write(work, files.pairs, {name: source for shard in done for name, source in shard.sources.items()})
         task.describe(work, [len(shard.entries) for shard in done], sum(shard.bytes for shard in done))
         for file in work.glob("temporary_*"):
             file.unlink()
@@ -113,7 +114,7 @@ def _write_shards(task: Task, work: Path, processes: int) -> list[shards.Shard]:
     title, pairs = location.title, location.user_files.pairs
     groups = shards.group_pairs(pairs, location.form)
     files = _shard_files(task, work, len(groups))
-    done = [shards.read_note(file) for file in files]
+    done = [_read_finished(file, group, title) for file, group in zip(files, groups, strict=True)]
     faults = [*location.user_files.faults, *(fault for shard in done if shard for fault in shard.faults)]
     for fault in faults:
         logging.warning("%s", fault)
@@ -143,6 +144,12 @@ def _write_shards(task: Task, work: Path, processes: int) -> list[shards.Shard]:
             text = f"Preparing {title} stopped: {error}. The same command resumes from there ({work})."
             raise UserError(text) from error
     return [shard for file in files if (shard := shards.read_note(file))]
+
+
+def _read_finished(file: Path, group: Sequence[Pair], title: str) -> shards.Shard | None:
+    """Reads the note of a finished shard; None if it is not finished, or its files have changed since."""
+    shard = shards.read_note(file)
+    return None if shard is None or provenance.differing(shard.sources, group, {}, title) else shard
 
 
 def _check_limit(task: Task, faults: Sequence[Fault], work: Path) -> None:

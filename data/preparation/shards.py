@@ -1,8 +1,8 @@
 """Shards: files of array_record, written so that a killed preparation resumes where it was.
 
 A shard holds the records of a fixed range of pairs. It is written under a temporary name, together with a note of its
-entries in the index and its rejected files. The note is renamed first and the shard last: a shard under its final
-name is complete and has its note.
+entries in the index, its rejected files and the files that it was made of. The note is renamed first and the shard
+last: a shard under its final name is complete and has its note.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from array_record.python import array_record_module
 
-from data.preparation import records, split_index, workers
+from data.preparation import provenance, records, split_index, workers
+from data.preparation.provenance import Source
 from data.preparation.records import Form, Record
 from data.raw.faults import Fault
 from data.raw.pairs import Pair
@@ -34,11 +35,13 @@ class Shard(NamedTuple):
     Attributes:
       entries: of the index, one for each record.
       faults: of the pairs that were left out.
+      sources: of all of its pairs, by their names.
       bytes: size of the file.
     """
 
     entries: list[dict[str, Any]]
     faults: list[Fault]
+    sources: dict[str, Source]
     bytes: int
 
 
@@ -59,7 +62,9 @@ def read_note(file: Path) -> Shard | None:
         return None
     note = json.loads(_note(file).read_text())
     faults = [Fault(kind, Path(path), text) for kind, path, text in note["faults"]]
-    return Shard(note["entries"], faults, file.stat().st_size)
+    # Notes of older versions do not have them: their shards are made again.
+    sources = {name: Source(tuple(times), tuple(found)) for name, times, found in note.get("sources", [])}
+    return Shard(note["entries"], faults, sources, file.stat().st_size)
 
 
 def remove_notes(files: Sequence[Path]) -> None:
@@ -98,16 +103,17 @@ def write(
     """
     pairs = [pair for group in groups for pair in group]
     processes = 1 if len(pairs) <= (VOLUMES_PER_SHARD if form.rules.is_volume else _FEW) else processes
-    results = workers.map_in_order(functools.partial(records.make_records, form=form), pairs, processes)
+    results = workers.map_in_order(functools.partial(_make, form=form), pairs, processes)
     with contextlib.closing(results):
         for number, (file, group) in enumerate(zip(files, groups, strict=True)):
-            entries, faults = [], []
+            entries, faults, sources = [], [], []
             temporary = file.with_name(f"temporary_{file.name}")
             # One record a group, so that each can be read alone.
             writer = array_record_module.ArrayRecordWriter(os.fspath(temporary), "group_size:1")
             try:
-                for _ in group:
-                    result = next(results)
+                for pair in group:
+                    source, result = next(results)
+                    sources.append((pair.name, *source))
                     if isinstance(result, Fault):
                         faults.append(result)
                         yield number, result
@@ -119,12 +125,22 @@ def write(
             finally:
                 writer.close()
             note = _note(file).with_name(f"temporary_{_note(file).name}")
-            stored = {"entries": entries, "faults": [(fault.kind, str(fault.file), fault.text) for fault in faults]}
+            stored = {
+                "entries": entries,
+                "faults": [(fault.kind, str(fault.file), fault.text) for fault in faults],
+                "sources": sources,
+            }
             note.write_text(json.dumps(stored))
             for path in (note, temporary):
                 _flush(path)
             note.rename(_note(file))
             temporary.rename(file)
+
+
+def _make(pair: Pair, form: Form) -> tuple[Source, list[Record] | Fault]:
+    """Returns what the records of a pair are made of, and the records."""
+    source = provenance.source_of(pair)  # First: of a file that changes meanwhile, the difference is noticed later.
+    return source, records.make_records(pair, form)
 
 
 def _note(file: Path) -> Path:

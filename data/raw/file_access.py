@@ -4,17 +4,32 @@ A path may go through a zip file as if it were a folder: `root/leftImg8bit_train
 """
 
 import functools
+import hashlib
 import os
 import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from data.raw.faults import BadFileError
 
 
-def list_files(folder: Path, *, deep: bool = False) -> dict[Path, int]:
-    """Returns the files of a folder and their sizes in bytes, sorted; hidden files are left out.
+class FileState(NamedTuple):
+    """What a listing says about a file.
+
+    Attributes:
+      size: bytes.
+      changed: a number that differs after a change: the time of the last one in nanoseconds, or of a file in a zip file
+        the checksum of its content.
+    """
+
+    size: int
+    changed: int
+
+
+def list_files(folder: Path, *, deep: bool = False) -> dict[Path, FileState]:
+    """Returns the files of a folder and their states, sorted; hidden files are left out.
 
     Args:
       folder: on disk or in a zip file.
@@ -65,6 +80,14 @@ def read_bytes(file: Path) -> bytes:
     return content
 
 
+def digest(file: Path) -> str:
+    """Returns a hash of a file's content, by which the same content is known again; empty if it cannot be read."""
+    try:
+        return hashlib.blake2b(read_bytes(file), digest_size=16).hexdigest()
+    except BadFileError:
+        return ""
+
+
 def _split(path: Path) -> tuple[Path | None, str]:
     """Returns the zip file that a path goes through, or None, and the rest of the path."""
     for parent in (path, *path.parents):
@@ -86,7 +109,7 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device or socket")
 
 
-def _list_disk(folder: Path, deep: bool, above: tuple[Path, ...] = ()) -> dict[Path, int]:
+def _list_disk(folder: Path, deep: bool, above: tuple[Path, ...] = ()) -> dict[Path, FileState]:
     found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -94,7 +117,7 @@ def _list_disk(folder: Path, deep: bool, above: tuple[Path, ...] = ()) -> dict[P
                 continue
             status, inner = _status(entry), folder / entry.name
             if status is None or not stat.S_ISDIR(status.st_mode):
-                found[inner] = status.st_size if status else 0
+                found[inner] = FileState(status.st_size, status.st_mtime_ns) if status else FileState(0, 0)
             elif deep:
                 if entry.is_symlink() and any(map(inner.samefile, (folder, *above))):
                     raise BadFileError("unreadable", inner, "it is a link to a folder that holds it; remove the link.")
@@ -109,7 +132,7 @@ def _status(entry: os.DirEntry) -> os.stat_result | None:
         return None
 
 
-def _list_zip(archive: Path, inner: str, deep: bool) -> dict[Path, int]:
+def _list_zip(archive: Path, inner: str, deep: bool) -> dict[Path, FileState]:
     start = "" if inner == "." else f"{inner}/"
     members = [member for member in _open_zip(archive).infolist() if member.filename.startswith(start)]
     if not members:
@@ -119,7 +142,7 @@ def _list_zip(archive: Path, inner: str, deep: bool) -> dict[Path, int]:
         rest = member.filename[len(start) :]
         hidden = any(part.startswith(".") for part in rest.split("/"))
         if rest and not member.is_dir() and not hidden and (deep or "/" not in rest):
-            found[archive / member.filename] = member.file_size
+            found[archive / member.filename] = FileState(member.file_size, member.CRC)
     return found
 
 

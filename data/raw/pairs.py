@@ -8,10 +8,12 @@ import numpy as np
 
 from data.raw import file_access, image_files, label_rules, nifti, slices
 from data.raw.faults import BadFileError, Fault
+from data.raw.file_access import FileState
 from data.raw.label_rules import LabelRules
 
 # Of the numbers of two affines, in millimetres: programs round them differently.
 _SAME_PLACE = 1e-3
+_NO_FILE = FileState(0, 0)
 
 
 class Pair(NamedTuple):
@@ -22,6 +24,8 @@ class Pair(NamedTuple):
       image: file.
       label: file, or None for an image without a label.
       size: bytes of each file, by which a changed file is noticed.
+      changed: of each file, `FileState.changed` of `data.raw.file_access`, by which another change is noticed; 0 where
+        there is no label.
       field_of_view: file of a mask, outside of which the label says nothing; None: the label covers the whole image.
     """
 
@@ -29,7 +33,13 @@ class Pair(NamedTuple):
     image: Path
     label: Path | None
     size: tuple[int, ...]
+    changed: tuple[int, ...]
     field_of_view: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path | None, ...]:
+        """The files, in the order of `size` and `changed`."""
+        return (self.image, self.label, *([self.field_of_view] if self.field_of_view else []))
 
 
 class SplitFiles(NamedTuple):
@@ -73,8 +83,16 @@ class PairImages(NamedTuple):
     frame: nifti.Frame | None
 
 
-Files = Mapping[Path, int]
+Files = Mapping[Path, FileState]
 NameOf = Callable[[Path], str | None]
+
+
+def make_pair(
+    name: str, image: Path, image_state: FileState, label: Path | None = None, label_state: FileState = _NO_FILE
+) -> Pair:
+    """Returns a pair, given its files and their states in a listing."""
+    size, changed = zip(image_state, label_state, strict=True)
+    return Pair(name, image, label, size, changed)
 
 
 def match_pairs(
@@ -118,12 +136,12 @@ def match_pairs(
     for name in sorted(image_of):
         image, label = image_of[name], label_of.get(name)
         if label is not None:
-            pairs.append(Pair(name, image, label, (images[image], labels[label])))
+            pairs.append(make_pair(name, image, images[image], label, labels[label]))
         elif labels_needed:
             text = f"expected a label of the same name in {label_folder}, found none."
             faults.append(Fault("missing label", image, text))
         else:
-            pairs.append(Pair(name, image, None, (images[image], 0)))
+            pairs.append(make_pair(name, image, images[image]))
     for name in sorted(label_of.keys() - image_of.keys()):
         text = f"expected an image of the same name in {image_folder}, found none."
         faults.append(Fault("missing image", label_of[name], text))
@@ -150,7 +168,8 @@ def add_fields_of_view(files: SplitFiles, folder: Path, name_of: NameOf, *, expe
     mask_of = _by_name(masks, name_of, expected, faults, others)
     for pair in files.pairs:
         if (mask := mask_of.get(pair.name)) is not None:
-            pairs.append(pair._replace(size=(*pair.size, masks[mask]), field_of_view=mask))
+            size, changed = (*pair.size, masks[mask].size), (*pair.changed, masks[mask].changed)
+            pairs.append(pair._replace(size=size, changed=changed, field_of_view=mask))
         else:
             text = f"expected a mask of the same name in {folder}, found none."
             faults.append(Fault("missing field of view", pair.image, text))

@@ -11,7 +11,7 @@ import tensorflow as tf
 from data import pipeline
 from data.classes import IGNORED, class_table, train_ids
 from data.datasets.registry import SPECS
-from data.preparation import prepare, records, split_index
+from data.preparation import prepare, provenance, records, split_index
 from data.raw import file_access
 from data.reading import split_reader
 from tests.helpers import trees
@@ -20,7 +20,8 @@ from tests.helpers.split_records import open_split, read
 
 
 def files_of(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != prepare.REJECTED}
+    of_files = (prepare.REJECTED, provenance.SOURCES, provenance.LISTINGS)
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name not in of_files}
 
 
 def by_hand(data_set, raw, classes="cityscapes19"):

@@ -33,7 +33,7 @@ def test_only_regular_files_are_read(tmp_path):
         "": "unreadable: expected a regular file, found a folder.",
     }.items():
         assert fault_of(file_access.read_bytes, tmp_path / name).startswith(f"{tmp_path / name}: {expected}")
-    sizes = {file.name: size for file, size in file_access.list_files(tmp_path, deep=True).items()}
+    sizes = {file.name: state.size for file, state in file_access.list_files(tmp_path, deep=True).items()}
     assert sizes == {"circle.png": 0, "pipe.png": 0, "whole.png": 7}
 
 

@@ -198,11 +198,11 @@ def test_a_label_that_fits_the_stored_pixels_of_a_turned_image_is_explained(tmp_
     for name, size in (("upright", (20, 12)), ("stored", (12, 20)), ("other", (13, 20))):
         labels[name] = tmp_path / f"{name}.png"
         Image.fromarray(np.ones(size, np.uint8)).save(labels[name])
-    assert read_pair(Pair("a", file, labels["upright"], (1, 1)), rules).label.shape == (20, 12)
+    assert read_pair(Pair("a", file, labels["upright"], (1, 1), (0, 0)), rules).label.shape == (20, 12)
     with pytest.raises(BadFileError, match=r"12x20 pixels, its label 20x12.* EXIF orientation.* turn the label"):
-        read_pair(Pair("a", file, labels["stored"], (1, 1)), rules)
+        read_pair(Pair("a", file, labels["stored"], (1, 1), (0, 0)), rules)
     with pytest.raises(BadFileError) as error:
-        read_pair(Pair("a", file, labels["other"], (1, 1)), rules)
+        read_pair(Pair("a", file, labels["other"], (1, 1), (0, 0)), rules)
     assert "EXIF" not in str(error.value)
 
 
