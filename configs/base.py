@@ -70,10 +70,12 @@ def default_config() -> ConfigDict:
     config.data.custom = ConfigDict()  # The dataset "custom": your own images; configs/custom.py is an example.
     config.data.custom.names = ()  # Classes, in the order of their train ids.
     config.data.custom.palette = ()  # Colour (red, green, blue) of each class.
-    config.data.custom.source_ids = ()  # (raw id in source label files, class); others are ignored.
+    config.data.custom.source_ids = ()  # (raw id or colour in source label files, class); others are ignored.
     config.data.custom.target_ids = ()  # The same for target label files.
-    config.data.custom.source_encoding = "indices"  # Label files hold raw ids; or "binary": masks of two values.
-    config.data.custom.target_encoding = "indices"  # Their raw ids are then 0 and 255, whatever the file holds.
+    # Label files hold raw ids ("indices"); or "binary": masks of two values, with the raw ids 0 and 255 whatever the
+    # file holds; or "colours": (red, green, blue) take the place of raw ids; without any, those of the palette count.
+    config.data.custom.source_encoding = "indices"
+    config.data.custom.target_encoding = "indices"
     config.data.custom.source_images = ""  # Folders below data.source_root.
     config.data.custom.source_labels = ""
     config.data.custom.target_images = ""  # Folders below data.target_root.

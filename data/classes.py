@@ -15,6 +15,7 @@ import numpy as np
 
 from configs.user_error import UserError
 
+Colour = tuple[int, int, int]  # Red, green, blue, of 0 to 255.
 IGNORED = 255
 BACKGROUND = "background"  # Name of the class of all that is not looked for, in tables that have one.
 
@@ -183,7 +184,7 @@ def class_table(name: str, custom: Mapping[str, Any] | None = None) -> ClassTabl
 
 
 def custom_ids(custom: Mapping[str, Any], domain: str) -> dict[int, str]:
-    """Returns raw id -> class of the user's own label files.
+    """Returns raw id -> class of the user's own label files; of colours, it is the place in `custom_colours`.
 
     Args:
       custom: `config.data.custom`.
@@ -192,6 +193,8 @@ def custom_ids(custom: Mapping[str, Any], domain: str) -> dict[int, str]:
     Raises:
       UserError: an id is not in 0..65535 or occurs twice, a class is unknown, or there is no id.
     """
+    if _holds_colours(custom, domain):
+        return dict(enumerate(name for _, name in _colours_and_classes(custom, domain)))
     if not custom["names"]:
         raise UserError(
             "data.custom.names is empty: expected the names of the classes; configs/custom.py is an example."
@@ -205,19 +208,37 @@ def custom_ids(custom: Mapping[str, Any], domain: str) -> dict[int, str]:
     return dict(custom[f"{domain}_ids"])
 
 
+def custom_colours(custom: Mapping[str, Any], domain: str) -> tuple[Colour, ...]:
+    """Returns the colours that stand for classes in the user's own label files; none if these hold raw ids.
+
+    Args:
+      custom: `config.data.custom`.
+      domain: "source" or "target".
+
+    Raises:
+      UserError: a colour is not valid or occurs twice, or a class is unknown.
+    """
+    if not _holds_colours(custom, domain):
+        return ()
+    return tuple((red, green, blue) for (red, green, blue), _ in _colours_and_classes(custom, domain))
+
+
+def _holds_colours(custom: Mapping[str, Any], domain: str) -> bool:
+    return custom.get(f"{domain}_encoding") == "colours"
+
+
+def _colours_and_classes(custom: Mapping[str, Any], domain: str) -> list[tuple[Sequence[int], str]]:
+    """Returns the table of a domain's colours: its ids or, where there are none, the palette."""
+    if custom[f"{domain}_ids"]:
+        _check_ids(custom, domain)
+        return [(colour, name) for colour, name in custom[f"{domain}_ids"]]
+    names, palette = _names_and_palette(custom)
+    _expect_once([tuple(colour) for colour in palette], "data.custom.palette", "colours")
+    return list(zip(palette, names, strict=True))
+
+
 def _custom_table(custom: Mapping[str, Any]) -> ClassTable:
-    names, palette = custom["names"], custom["palette"]
-    if not 2 <= len(names) <= IGNORED or not all(isinstance(name, str) and name for name in names):
-        raise UserError(f"data.custom.names: expected the names of 2 to {IGNORED} classes, found {names!r}.")
-    _expect_once(names, "data.custom.names", "classes")
-    if len(palette) != len(names):
-        raise UserError(f"data.custom.palette: expected {len(names)} colours, one for each name, found {len(palette)}.")
-    for name, colour in zip(names, palette, strict=True):
-        channels = colour if isinstance(colour, Sequence) else ()
-        if len(channels) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in channels):
-            raise UserError(
-                f"data.custom.palette: expected (red, green, blue) in 0..255 for {name!r}, found {colour!r}."
-            )
+    names, palette = _names_and_palette(custom)
     for domain in ("source", "target"):
         _check_ids(custom, domain)
     colours = np.array(palette, np.uint8)
@@ -225,18 +246,47 @@ def _custom_table(custom: Mapping[str, Any]) -> ClassTable:
     return ClassTable(tuple(names), colours, {"all": tuple(range(len(names)))})
 
 
+def _names_and_palette(custom: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
+    names, palette = custom["names"], custom["palette"]
+    if not 2 <= len(names) <= IGNORED or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"data.custom.names: expected the names of 2 to {IGNORED} classes, found {names!r}.")
+    _expect_once(names, "data.custom.names", "classes")
+    if len(palette) != len(names):
+        raise UserError(f"data.custom.palette: expected {len(names)} colours, one for each name, found {len(palette)}.")
+    for name, colour in zip(names, palette, strict=True):
+        if not _is_colour(colour):
+            raise UserError(
+                f"data.custom.palette: expected (red, green, blue) in 0..255 for {name!r}, found {colour!r}."
+            )
+    return names, palette
+
+
+def _is_colour(value: Any) -> bool:
+    channels = value if isinstance(value, Sequence) else ()
+    return len(channels) == 3 and all(isinstance(channel, int) and 0 <= channel <= 255 for channel in channels)
+
+
 def _check_ids(custom: Mapping[str, Any], domain: str) -> None:
     key, names = f"data.custom.{domain}_ids", custom["names"]
+    encoding = f"data.custom.{domain}_encoding"
+    of_colours = _holds_colours(custom, domain)
     pairs = custom[f"{domain}_ids"]
     for pair in pairs:
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise UserError(f"{key}: expected pairs such as (7, 'road'), a raw id and its class, found {pair!r}.")
         raw_id, name = pair
-        if isinstance(raw_id, bool) or not isinstance(raw_id, int) or not 0 <= raw_id <= 65535:
+        if of_colours and not _is_colour(raw_id):
+            raise UserError(
+                f"{key}: expected colours such as (128, 64, 128) for {name!r}, since {encoding} is 'colours', found "
+                f"{raw_id!r}. Or leave {key} empty: the colours are then those of data.custom.palette."
+            )
+        if not of_colours and _is_colour(raw_id):
+            raise UserError(f"{key}: found the colour {raw_id!r} for {name!r}; colours need {encoding} = 'colours'.")
+        if not of_colours and (isinstance(raw_id, bool) or not isinstance(raw_id, int) or not 0 <= raw_id <= 65535):
             raise UserError(f"{key}: expected raw ids in 0..65535, found {raw_id!r} for {name!r}.")
         if name not in names:
             raise UserError(f"{key}: unknown class {name!r} of raw id {raw_id}. Valid: {', '.join(names)}.")
-    _expect_once([pair[0] for pair in pairs], key, "raw ids")
+    _expect_once([str(pair[0]) for pair in pairs], key, "colours" if of_colours else "raw ids")
 
 
 def _expect_once(values: Sequence[Any], key: str, kind: str) -> None:

@@ -61,14 +61,16 @@ def lines(result: Survey, spec: DatasetSpec, domain: str, table: Sequence[str | 
 def _histogram(result: Survey, spec: DatasetSpec, domain: str, table: Sequence[str | None]) -> Iterator[str]:
     total = sum(result.pixels.values())
     known = spec.labels.known_ids
-    yield "  raw id   share of pixels   labels   class"
+    yield f"  {'colour' if spec.labels.colours else 'raw id'}   share of pixels   labels   class"
     for raw_id in sorted(result.pixels):
         name = table[raw_id]
         if name is None and known is not None and raw_id not in known:
             name = f"UNKNOWN, ignored; the first one: {printable(str(result.id_examples[raw_id].label))}"
         elif name is None:
             name = f"ignored{_without_class(spec, domain, raw_id)}"
-        yield f"  {raw_id:6}   {result.pixels[raw_id] / total:15.2%}   {result.images[raw_id]:6}   {printable(name)}"
+        shown = _shown_id(spec, raw_id)
+        yield f"  {shown:>6}   {result.pixels[raw_id] / total:15.2%}   {result.images[raw_id]:6}   {printable(name)}"
+    yield from _unknown_colours(result, domain)
     ignored = sum(pixels for raw_id, pixels in result.pixels.items() if table[raw_id] is None)
     yield f"  ignored in all: {ignored / total:.2%} of the pixels"
     classes = [name for name in dict.fromkeys(table) if name is not None]
@@ -84,9 +86,31 @@ def _histogram(result: Survey, spec: DatasetSpec, domain: str, table: Sequence[s
         yield f"  labels without a pixel of these classes: {len(bare)}, the first one: {printable(str(bare[0].label))}"
 
 
+def _shown_id(spec: DatasetSpec, raw_id: int) -> str:
+    """Returns a raw id as text: the colour that it stands for, or "others" for all other colours."""
+    colours = spec.labels.colours
+    if not colours:
+        return str(raw_id)
+    return str(tuple(colours[raw_id])) if raw_id < len(colours) else "others"
+
+
+def _unknown_colours(result: Survey, domain: str) -> Iterator[str]:
+    colours = result.unknown_colours.most_common()
+    if not colours:
+        return
+    yield f"  ignored colours, which are not in data.custom.{domain}_ids or, where it is empty, data.custom.palette:"
+    for colour, pixels in colours[:_SHOWN]:
+        labels = result.labels_with_colours[colour]
+        yield f"    {colour}: {pixels} pixels in {labels} label{'s' * (labels > 1)}"
+    if (more := len(colours) - _SHOWN) > 0:
+        yield f"    ... {more} more or others; so many are a sign of labels that were resized or compressed with loss"
+
+
 def _without_class(spec: DatasetSpec, domain: str, raw_id: int) -> str:
     if raw_id in spec.labels.raw_ids:
         return f" ({spec.labels.raw_ids[raw_id]}: not in data.classes)"
+    if spec.labels.colours:
+        return " (colours without a class, see below)"
     return f" (not in data.custom.{domain}_ids)" if spec.name == "custom" else ""
 
 

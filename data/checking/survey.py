@@ -8,12 +8,14 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from configs.user_error import UserError
+from data.classes import Colour
 from data.preparation import workers
 from data.raw import image_files, nifti
 from data.raw.faults import BadFileError, Fault
@@ -23,6 +25,7 @@ from data.raw.pairs import Pair, read_images
 # For so few pairs, starting processes takes longer than the work.
 _FEW = 24
 _FEW_VOLUMES = 4
+COLOURS_KEPT = 32  # Of a label: smoothed or compressed ones hold thousands that stand for no class.
 
 
 class PairSummary(NamedTuple):
@@ -35,6 +38,7 @@ class PairSummary(NamedTuple):
       image_kind: format, kind and bits of the image.
       label_kind: the same of the label; empty if there is none.
       counts: raw id -> pixels; empty if there is no label.
+      unknown_colours: the most frequent colours that stand for no class -> pixels, where labels hold colours.
       digest: hash of the image's pixels, by which the same image is found in another file; of a volume with a tumour,
         that of its label, by which the same patient is found in another sequence.
     """
@@ -45,6 +49,7 @@ class PairSummary(NamedTuple):
     image_kind: str = ""
     label_kind: str = ""
     counts: dict[int, int] = {}  # noqa: RUF012 (never changed)
+    unknown_colours: dict[Colour, int] = {}  # noqa: RUF012 (the same)
     digest: bytes = b""
 
 
@@ -68,6 +73,8 @@ class Survey:
       without_class: labels without a pixel of the classes of the run.
       only_zero: labels whose only raw id of a class is 0: empty, where labels are binary masks.
       digests: name of a usable pair -> hash of the image's pixels.
+      unknown_colours: colour that stands for no class -> pixels; at most `COLOURS_KEPT` of each label.
+      labels_with_colours: the same colours -> number of labels that hold it.
     """
 
     read: int = 0
@@ -85,6 +92,8 @@ class Survey:
     without_class: list[Pair] = dataclasses.field(default_factory=list)
     only_zero: list[Pair] = dataclasses.field(default_factory=list)
     digests: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    unknown_colours: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    labels_with_colours: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, summary: PairSummary, class_ids: frozenset[int]) -> None:
         """Adds a pair; `class_ids` are the raw ids of the classes of the run."""
@@ -104,6 +113,8 @@ class Survey:
         self.label_kinds[summary.label_kind] += 1
         self.pixels.update(summary.counts)
         self.images.update(summary.counts.keys())
+        self.unknown_colours.update(summary.unknown_colours)
+        self.labels_with_colours.update(summary.unknown_colours.keys())
         for raw_id in summary.counts:
             self.id_examples.setdefault(raw_id, summary.pair)
         if not class_ids & summary.counts.keys():
@@ -119,6 +130,7 @@ def summarise_pair(pair: Pair, rules: LabelRules) -> PairSummary:
         describe = nifti.describe if rules.is_volume else image_files.describe
         image_kind = describe(pair.image)
         label_kind = describe(pair.label) if pair.label else ""
+        unknown = _unknown_colours(pair.label, rules, contents[0].counts) if pair.label else {}
     except BadFileError as error:
         return PairSummary(pair, error.fault)
     pixels = np.sum([content.counts for content in contents], axis=0)
@@ -128,7 +140,16 @@ def summarise_pair(pair: Pair, rules: LabelRules) -> PairSummary:
     digest = hashlib.blake2b(digest_size=16)
     for shown in lesions or [content.image for content in contents]:
         digest.update(shown.tobytes())
-    return PairSummary(pair, None, contents[0].image.shape[:2], image_kind, label_kind, counts, digest.digest())
+    return PairSummary(
+        pair, None, contents[0].image.shape[:2], image_kind, label_kind, counts, unknown, digest.digest()
+    )
+
+
+def _unknown_colours(label: Path, rules: LabelRules, counts: np.ndarray) -> dict[Colour, int]:
+    if not rules.colours or not counts[rules.unlabelled_id]:
+        return {}
+    found = image_files.unknown_colours(label, rules.colours)
+    return dict(collections.Counter(found).most_common(COLOURS_KEPT))
 
 
 def survey_pairs(

@@ -7,10 +7,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs.user_error import UserError
-from data.classes import custom_ids
+from data.classes import custom_colours, custom_ids
 from data.datasets.spec import DatasetSpec, Split, domain_of
 from data.raw import image_files, pairs
-from data.raw.label_rules import LabelRules
+from data.raw.label_rules import COLOURS, LabelRules
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Part of a run -> the keys of its folders in `config.data.custom`.
@@ -20,7 +20,7 @@ _FOLDERS = {
     "target_validation": ("validation_images", "validation_labels"),
 }
 # `config.data.custom.source_encoding` and `target_encoding` -> encoding of the label files.
-ENCODINGS = {"indices": "any indices", "binary": "binary"}
+ENCODINGS = {"indices": "any indices", "binary": "binary", "colours": COLOURS}
 _EXPECTED = f"one of {', '.join(IMAGE_ENDINGS)}; image and label have the same name, in UTF-8, but for that ending"
 
 
@@ -28,7 +28,7 @@ def from_settings(data_config: ConfigDict, domain: str) -> DatasetSpec:
     """Returns the spec of one domain, which has its own folders and raw ids.
 
     Raises:
-      UserError: raw ids are out of range, name a class that is not in `custom.names`, or do not fit the encoding.
+      UserError: raw ids or colours are not valid, do not fit the encoding, or name a class not in `custom.names`.
     """
     custom = data_config.custom
     raw_ids = custom_ids(custom, domain)
@@ -44,13 +44,13 @@ def from_settings(data_config: ConfigDict, domain: str) -> DatasetSpec:
         images, labels = (custom[key] for key in _FOLDERS[part])
         tree += [f"  {images}/*.png, *.jpg ...   (data.custom.{_FOLDERS[part][0]})"]
         if labels:
-            tree += [f"  {labels}/*.png ...   (data.custom.{_FOLDERS[part][1]}; numbers of classes, names as above)"]
+            tree += [f"  {labels}/*.png ...   (data.custom.{_FOLDERS[part][1]}; classes, names as above)"]
     # One of 256 raw ids must be left for images without a label.
     values = 256 if max(raw_ids) < 256 and len(raw_ids) < 256 else 65536
     return dataclasses.replace(
         SPEC,
         splits=splits,
-        labels=LabelRules(ENCODINGS[encoding], raw_ids, known_ids=None, values=values),
+        labels=LabelRules(ENCODINGS[encoding], raw_ids, None, values, custom_colours(custom, domain)),
         tree="\n".join(tree),
         find=functools.partial(_find, custom=custom, domain=domain),
         from_settings=None,

@@ -57,7 +57,8 @@ def find_spec(data_config: ConfigDict, domain: str) -> DatasetSpec:
 def scored_classes(config: ConfigDict) -> ClassTable:
     """Returns the class table of a run; its `raw_ids` are those of the label files of the images that are scored.
 
-    Of several raw ids of a class, it is the smallest. Where a class has none below 256, they are the train ids (None).
+    Of several raw ids of a class, it is the smallest. Where a class has none below 256, or label files hold colours,
+    they are the train ids (None).
 
     Args:
       config: the whole configuration.
@@ -71,7 +72,7 @@ def scored_classes(config: ConfigDict) -> ClassTable:
     for raw_id, name in sorted(labels.raw_ids.items(), reverse=True):
         smallest[table.class_of(name)] = raw_id
     written = [smallest.get(name, IGNORED + 1) for name in table.names]
-    raw_ids = np.array(written, np.uint8) if max(written) <= IGNORED else None
+    raw_ids = np.array(written, np.uint8) if max(written) <= IGNORED and not labels.colours else None
     return dataclasses.replace(table, raw_ids=raw_ids)
 
 

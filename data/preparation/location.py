@@ -168,6 +168,7 @@ def fingerprint(pairs: Sequence[Pair], form: Form) -> str:
         rules.values,
         form.size,
         form.full_labels,
+        *([rules.colours] if rules.colours else []),
         *([rules.unlabelled_id] if rules.unlabelled_id != IGNORED else []),  # 255 would be a class in older records.
     ]
     files = [[pair.name, pair.label is not None, *pair.size] for pair in pairs]

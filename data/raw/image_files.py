@@ -8,13 +8,14 @@ import functools
 import io
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from data.classes import Colour
 from data.raw import file_access
 from data.raw.faults import BadFileError
 
@@ -29,6 +30,7 @@ _GREY = {False: (10, 245), True: (64, 192)}  # Whether the format has loss -> va
 _GREY_SHARE = 0.02  # Resized and recompressed masks of polyps have up to 0.012.
 _CHANNEL_DIFFERENCE = 32
 _LARGEST_ID = 65535
+_COLOURS_SHOWN = 5
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width.
 
 
@@ -83,6 +85,47 @@ def read_label(file: Path, encoding: str) -> np.ndarray:
     return ENCODINGS[encoding](_open(file), file)
 
 
+def read_colours(file: Path, colours: Sequence[Colour], unknown: int) -> np.ndarray:
+    """Reads a label file that shows each class in colours of its own.
+
+    Palettes are looked up, grey values are colours with three equal channels, and transparency is dropped.
+
+    Args:
+      file: a label file.
+      colours: (red, green, blue) of each raw id.
+      unknown: raw id of the pixels of other colours.
+
+    Returns:
+      Raw ids, uint8 [Y, X], or uint16 for 256 colours and more.
+
+    Raises:
+      BadFileError: it cannot be read, was compressed with loss, or shows none of the colours.
+    """
+    codes = _colour_codes(file)
+    known = _codes(np.array(colours, np.uint32))
+    order = np.argsort(known)
+    places = order[np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)]
+    found = known[places] == codes
+    if not found.any():
+        values, counts = np.unique(codes, return_counts=True)
+        most = ", ".join(str(_colour(values[place])) for place in np.argsort(-counts, kind="stable")[:_COLOURS_SHOWN])
+        more = ", ..." if len(values) > _COLOURS_SHOWN else ""
+        text = f"expected pixels of at least one colour of a class, such as {tuple(colours[0])}, found {most}{more}."
+        raise BadFileError("all ignored", file, text)
+    return np.where(found, places, unknown).astype(np.uint8 if max(len(known), unknown) < 256 else np.uint16)
+
+
+def unknown_colours(file: Path, colours: Sequence[Colour]) -> dict[Colour, int]:
+    """Returns the colours of a label file that are not among `colours`, and their pixels.
+
+    Raises:
+      BadFileError: as `read_colours`.
+    """
+    values, counts = np.unique(_colour_codes(file), return_counts=True)
+    found = {_colour(value): int(count) for value, count in zip(values, counts, strict=True)}
+    return {colour: count for colour, count in found.items() if colour not in set(map(tuple, colours))}
+
+
 def describe(file: Path) -> str:
     """Returns format, kind and bits of an image file, such as "PNG, palette of 8 bits".
 
@@ -123,7 +166,9 @@ def _any_indices(image: Image.Image, file: Path) -> np.ndarray:
     hint = " If it is a mask of two values, set data.custom.source_encoding or target_encoding to 'binary'."
     if image.format in _LOSSY:
         hint += " If it has more values and no other copy, its numbers are lost: ask its authors for a PNG."
-    elif image.mode in ("RGB", "RGBA") and _has_equal_channels(image, file):
+    elif image.mode in ("RGB", "RGBA"):
+        hint += " If it shows each class in a colour, set it to 'colours'."
+    if image.format not in _LOSSY and image.mode in ("RGB", "RGBA") and _has_equal_channels(image, file):
         hint += " Its channels are equal: saved as grey (one channel), it can be used."
     _refuse_colours(image, file, hint)
     return _indices(image, file)
@@ -155,6 +200,30 @@ def _binary(image: Image.Image, file: Path) -> np.ndarray:
     if grey > _GREY_SHARE or 0 < largest < high:
         raise BadFileError("not binary", file, _more_than_two(values))
     return _mask(values >= _THRESHOLD)
+
+
+def _colour_codes(file: Path) -> np.ndarray:
+    """Returns the displayed colours of a label file, a number each, uint32 [Y, X]."""
+    image = _open(file)
+    if image.format in _LOSSY or image.info.get("compression") == "jpeg":
+        text = (
+            f"expected the exact colours of the classes, found {image.format}: compression with loss changes colours, "
+            "most of all where classes meet. Get the label as PNG."
+        )
+        raise BadFileError("lossy label", file, text)
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") or "16" in _rawmode(image):
+        text = f"expected colours of 8 bits a channel, found {_describe(image)}."
+        raise BadFileError("bit depth", file, text)
+    return _codes(_decode(image, file, lambda: np.asarray(image.convert("RGB"))).astype(np.uint32))
+
+
+def _codes(colours: np.ndarray) -> np.ndarray:
+    """Returns a number for each colour, uint32 [...], given colours uint32 [..., 3]."""
+    return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
+
+
+def _colour(code: np.integer) -> Colour:
+    return int(code) >> 16, int(code) >> 8 & 255, int(code) & 255
 
 
 def _grey_values(image: Image.Image, file: Path) -> np.ndarray:

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.classes import BACKGROUND, IGNORED
+from data.classes import BACKGROUND, IGNORED, Colour
 from data.raw.faults import BadFileError
 from data.raw.image_files import BINARY_IDS
 
 VOLUME = "volume"  # The encoding of NIfTI files; all other files hold one image.
+COLOURS = "colours"  # The encoding of labels that show each class in colours of its own.
 # Stray ids are ignored in training; more than this share of a label means that the label is a wrong one.
 UNKNOWN_SHARE = 0.001
 # Labels with fewer classes are not taken for train ids: a few small numbers can be anything.
@@ -22,17 +23,20 @@ class LabelRules(NamedTuple):
     """How the labels of a dataset are stored.
 
     Attributes:
-      encoding: of the files; a key of `data.raw.image_files.ENCODINGS`, which says what each one is, or `VOLUME`.
-      raw_ids: raw id -> class; all other raw ids are ignored.
+      encoding: of the files; a key of `data.raw.image_files.ENCODINGS`, which says what each one is, `VOLUME` or
+        `COLOURS`.
+      raw_ids: raw id -> class; all other raw ids are ignored. Of colours, they are the places in `colours`.
       known_ids: raw ids that labels may hold, with 255 among them if it marks pixels without a class; None: any,
         and all but those of `raw_ids` are ignored.
       values: number of raw ids that a prepared label can hold: 256 (8 bits) or 65536 (16 bits).
+      colours: (red, green, blue) of each raw id, where the encoding is `COLOURS`; all others are ignored.
     """
 
     encoding: str
     raw_ids: Mapping[int, str]
     known_ids: frozenset[int] | None
     values: int = 256
+    colours: tuple[Colour, ...] = ()
 
     @property
     def is_volume(self) -> bool:

@@ -219,13 +219,19 @@ def read_pair(pair: Pair, rules: LabelRules) -> PairContent:
     if pair.label is None:
         label = np.full(image.shape[:2], rules.unlabelled_id, np.uint8 if rules.values == 256 else np.uint16)
         return PairContent(image, label, np.zeros(rules.values, np.int64))
-    label = image_files.read_label(pair.label, rules.encoding)
+    label = _read_label(pair.label, rules)
     _check_size(label, image, "label", pair.label, pair)
     if pair.field_of_view is not None:
         seen = image_files.read_label(pair.field_of_view, "binary")
         _check_size(seen, image, "field of view", pair.field_of_view, pair)
         label = np.where(seen > 0, label, label.dtype.type(rules.unlabelled_id))
     return PairContent(image, label, label_rules.count_ids(label, rules, pair.label))
+
+
+def _read_label(file: Path, rules: LabelRules) -> np.ndarray:
+    if rules.encoding == label_rules.COLOURS:
+        return image_files.read_colours(file, rules.colours, rules.unlabelled_id)
+    return image_files.read_label(file, rules.encoding)
 
 
 def _check_size(pixels: np.ndarray, image: np.ndarray, what: str, file: Path, pair: Pair) -> None:

@@ -5,6 +5,7 @@ persons, more plants, a higher camera. Shares and places of the classes then dif
 """
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ SUBURB = Layout(
 
 def between(share: float) -> Layout:
     """Returns a layout between `CITY`, at 0, and `SUBURB`, at 1; whole numbers are rounded."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(Layout):
         city, suburb = getattr(CITY, field.name), getattr(SUBURB, field.name)
         pair = isinstance(city, tuple)

@@ -127,7 +127,7 @@ def draw_objects(canvas: Canvas, street: Street, generator: np.random.Generator)
     """Draws all objects, the far before the near."""
     objects = []
     for draw_object, name, (far, near) in OBJECTS:
-        counts = getattr(street.layout, name)
+        counts: tuple[int, int] = getattr(street.layout, name)
         count = generator.integers(*counts, endpoint=True)
         objects += [(far * (near / far) ** share, draw_object) for share in generator.random(count).tolist()]
     for nearness, draw_object in sorted(objects, key=lambda item: item[0]):
