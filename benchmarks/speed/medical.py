@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from configs import brats, polyps
 from data.datasets import brats2018
+from data.raw import nifti
 
 _SHAPE = (240, 240, 155)  # Voxels of a volume of BraTS.
 _BRAIN = 1.45e6  # Voxels of a volume that are not 0, about.
@@ -59,8 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write_volumes(root: Path, count: int) -> None:
     """Writes patients of the training split of the target, with noise, so that the files compress like real ones."""
-    import nibabel
-
     x, y, z = (np.arange(length) - length / 2 for length in _SHAPE)
     radius = (_BRAIN / (4 / 3 * np.pi)) ** (1 / 3)
     away = np.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2)
@@ -77,7 +76,7 @@ def write_volumes(root: Path, count: int) -> None:
                 voxels = np.where(away < radius, noisy, 0).astype(np.int16)
             file = root / "HGG" / name / f"{name}_{kind}.nii.gz"
             file.parent.mkdir(parents=True, exist_ok=True)
-            nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(file)
+            nifti.write(file, voxels, nifti.Frame(_SHAPE, ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))))
 
 
 def _polyps(options: argparse.Namespace) -> ConfigDict:

@@ -79,7 +79,7 @@ def read_labels(file: Path) -> Volume:
 
 
 def write(file: Path, voxels: np.ndarray, frame: Frame) -> None:
-    """Writes voxels, uint8 [X, Y, Z], such as the labels of the volume that `frame` is of.
+    """Writes voxels [X, Y, Z] in their own type, such as the labels of the volume that `frame` is of.
 
     Raises:
       OSError: the file cannot be written.
