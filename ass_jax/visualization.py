@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -50,15 +51,17 @@ def save_prediction(path: str | os.PathLike, labels: np.ndarray, palette: np.nda
     Raises:
       ValueError: a label has no colour.
     """
-    colours = _colour_table(labels, palette)
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(colours.tobytes())
-    _write(path, image)
+    _write(path, _coloured_by_palette(labels, palette))
 
 
 def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
     """Writes a uint8 picture, `[H, W, 3]` or grey `[H, W]`, as a PNG, which gets its name only when it is complete."""
     _write(path, Image.fromarray(picture))
+
+
+def save_map(file: BinaryIO, labels: np.ndarray, palette: np.ndarray) -> None:
+    """Writes the picture of `save_prediction` to an open file, as small as can be."""
+    _coloured_by_palette(labels, palette).save(file, format="PNG", optimize=True)
 
 
 def resize_nearest(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -167,6 +170,12 @@ def _colour_table(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     return table
+
+
+def _coloured_by_palette(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(_colour_table(labels, palette).tobytes())
+    return image
 
 
 def _fit(pictures: np.ndarray) -> np.ndarray:

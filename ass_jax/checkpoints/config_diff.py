@@ -8,7 +8,7 @@ from ass_jax.checkpoints.integrity import plain_json
 from ass_jax.runtime.console import say
 from configs.user_error import UserError
 
-_ABSENT = "absent"
+ABSENT = "absent"
 
 # Keys, or groups of keys, that change no weight of the steps to come.
 HARMLESS = (
@@ -76,7 +76,7 @@ def expect_same_configuration(directory: str, step: int, saved: dict, current: d
     if not found:
         return
     text = f"The settings differ from those of checkpoint {step} in {directory}:{format_differences(found)}"
-    if any(_ABSENT in values for _, *values in found):
+    if any(ABSENT in values for _, *values in found):
         text += (
             "\nThe checkpoint is of a version with other settings; those that only one version has are absent above."
         )
@@ -104,10 +104,15 @@ def format_differences(found: list[tuple[str, str, str]]) -> str:
     return "".join(f"\n  {key}: checkpoint {old}, now {new}" for key, old, new in found)
 
 
+def flat(configuration: dict) -> dict[str, str]:
+    """Returns the values of a configuration as JSON text by dotted key; a tuple equals a list, 1.0 does not equal 1."""
+    return dict(_flatten(plain_json(configuration)))
+
+
 def _differences(saved: dict, current: dict) -> list[tuple[str, str, str]]:
-    saved, current = dict(_flatten(plain_json(saved))), dict(_flatten(plain_json(current)))
+    saved, current = flat(saved), flat(current)
     return [
-        (key, saved.get(key, _ABSENT), current.get(key, _ABSENT))
+        (key, saved.get(key, ABSENT), current.get(key, ABSENT))
         for key in sorted(saved.keys() | current.keys())
         if saved.get(key) != current.get(key)
     ]
@@ -118,7 +123,7 @@ def _is_in(key: str, groups: tuple[str, ...]) -> bool:
 
 
 def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted keys with their values as JSON text, in which a tuple equals a list, but 1.0 does not equal 1."""
+    """Yields dotted keys with their values as JSON text."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")

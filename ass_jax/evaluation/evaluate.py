@@ -16,6 +16,7 @@ from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.class_table import ClassTable, background_class
 from ass_jax.evaluation import image_scores, metrics
 from ass_jax.evaluation.metrics import confusion_matrices
+from ass_jax.evaluation.report.record import EvaluationRecord, print_path
 from ass_jax.inference.prediction_files import PredictionFiles
 from ass_jax.inference.volume_files import VolumeFiles, Volumes
 from ass_jax.method import views
@@ -24,12 +25,22 @@ from ass_jax.method.state import Variables, abstract_segmenter
 from ass_jax.models import Networks, build_networks
 from ass_jax.runtime import compilation
 from ass_jax.runtime.console import progress, say
-from ass_jax.runtime.sharding import by_image, global_batch, local_images, make_mesh, on_mesh, pad_images, replicated
+from ass_jax.runtime.sharding import (
+    by_image,
+    global_batch,
+    local_images,
+    local_places,
+    make_mesh,
+    on_mesh,
+    pad_images,
+    replicated,
+)
 from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTION_PICTURE, PREDICTIONS, of_split, writing
 from ass_jax.weights.model_settings import with_settings
 
 Batch = dict[str, np.ndarray]
-Visit = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]  # Takes name, image, prediction and labels.
+# Takes name, image, prediction, labels and confusion matrix of an image.
+Visit = Callable[[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 
 LABELLED = "labelled"  # Key of reports and of a checkpoint's configuration: which target images were labelled.
 CHANGED = "changed_settings"  # Key of reports: settings that change the scores and differ from the checkpoint's.
@@ -45,7 +56,7 @@ def evaluate(
     left_out: int = 0,
     volumes: Volumes | None = None,
 ) -> dict:
-    """Scores a checkpoint, writes every prediction to files, and draws a picture of some of them.
+    """Scores a checkpoint, writes every prediction to files, a picture of some of them, and the report of the run.
 
     Images of the target are normalised by the running statistics of the target, those of the source
     (`config.evaluation.split` is "source") by its own, where the run has separate ones. For images without labels, it
@@ -90,14 +101,17 @@ def evaluate(
         say(f"Evaluating checkpoint {number} with settings that differ from those of its training:{lines}")
     say_left_out(left_out, volumes)
     report = selection.describe(number, settings.checkpoint) | {"split": settings.split}
-    strip = PredictionStrip(settings.pictures, class_table)
+    strip, record = PredictionStrip(settings.pictures, class_table), EvaluationRecord(class_table)
     folder = workdir / of_split(PREDICTIONS, settings.split)
     files = VolumeFiles(folder, class_table, volumes) if volumes else PredictionFiles(folder, class_table)
     with files:
 
-        def visit(name: str, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray) -> None:
+        def visit(
+            name: str, image: np.ndarray, prediction: np.ndarray, labels: np.ndarray, confusion: np.ndarray
+        ) -> None:
             files.add(name, prediction)
             strip.add(image, prediction, labels)
+            record.visit(name, image, prediction, labels, confusion)
 
         scores = score_all(
             variables,
@@ -109,6 +123,7 @@ def evaluate(
             left_out=left_out,
             volumes=volumes,
             visit=visit,
+            take_total=record.take_total,
         )
     colours = "" if isinstance(files, VolumeFiles) else f", {files.color_path}/ (colours)"
     ids = "train ids" if class_table.raw_ids is None else "raw ids"
@@ -120,6 +135,8 @@ def evaluate(
     report |= scores | {"checkpoints": saved_reports}
     print_report(variant, report)
     strip.save(workdir / of_split(PREDICTION_PICTURE, settings.split))
+    record.report(workdir, report)
+    print_path(workdir)
     return report
 
 
@@ -172,6 +189,7 @@ def score_all(
     batches: Callable[[], Iterable[Batch]],
     *,
     visit: Visit | None = None,
+    take_total: Callable[[np.ndarray], None] | None = None,
     **others: Any,
 ) -> dict:
     """Scores several sets of weights on the same images.
@@ -180,12 +198,13 @@ def score_all(
       variables: by name; "" is the trained segmenter itself.
       batches: returns an iterator over the images.
       visit: as in `score`, for "" only.
+      take_total: as in `score`, for "" only.
       **others: `step`, `mesh`, `class_table`, `unlabelled_size`, `left_out` and `volumes` of `score`.
 
     Returns:
       The report of "", with the report of every other set under its name.
     """
-    report = score(variables[""], batches(), visit=visit, **others)
+    report = score(variables[""], batches(), visit=visit, take_total=take_total, **others)
     for name in variables.keys() - {""}:
         report[name] = score(variables[name], batches(), **others)
     return report
@@ -202,6 +221,7 @@ def score(
     left_out: int = 0,
     volumes: Volumes | None = None,
     visit: Visit | None = None,
+    take_total: Callable[[np.ndarray], None] | None = None,
 ) -> dict:
     """Scores all images of `batches`, of all processes.
 
@@ -215,7 +235,9 @@ def score(
       unlabelled_size: height, width of the predictions of images without labels, which count for no score.
       left_out: images, or volumes, that are not in `batches`, because their files cannot be used.
       volumes: of the images, which are slices; None: they are none.
-      visit: called with name (empty if there are none), image, prediction and labels of each image of this process.
+      visit: called with name (empty if there are none), image, prediction, labels and confusion matrix of each image of
+        this process.
+      take_total: called at the end with the confusion matrix of all images of all processes.
 
     Returns:
       The entries of `ass_jax.evaluation.metrics.report` and `ass_jax.evaluation.image_scores.report`; of slices also
@@ -225,15 +247,18 @@ def score(
     confusion = np.zeros((num_classes + bool(class_table.others), num_classes), np.int64)
     counts = [np.zeros((0, 3, num_classes), np.int64)]
     for batch, (confusions, valid, predictions) in _one_ahead(batches, variables, step, mesh, unlabelled_size):
-        of_images = np.asarray(confusions, np.int64)[np.asarray(valid)]
+        every = np.asarray(confusions, np.int64)
+        of_images = every[np.asarray(valid)]
         confusion += of_images.sum(axis=0)
         counts.append(image_scores.count_pixels(of_images[:, :num_classes]))
         if visit is not None:
-            local = local_images(predictions)
+            local, places = local_images(predictions), local_places(predictions)
             names = batch.get("name", [""] * len(local))
             labels = np.where(batch["label"] < num_classes, batch["label"], IGNORED)  # Others have no colour.
             for index in np.flatnonzero(batch["valid"]):
-                visit(str(names[index]), batch["image"][index], local[index], labels[index])
+                visit(str(names[index]), batch["image"][index], local[index], labels[index], every[places[index]])
+    if take_total is not None:
+        take_total(confusion)
     report = metrics.report(confusion, class_table.names, class_table.subsets, class_table.others)
     of_images = np.concatenate(counts)
     if volumes is None:

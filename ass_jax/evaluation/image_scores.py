@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ass_jax.class_table import binary_classes, foreground_classes
+from ass_jax.class_table import background_class, binary_classes, foreground_classes
 from ass_jax.evaluation.metrics import ratio
 
 RESAMPLES = 1000  # Of the images, with replacement, for an interval.
@@ -45,6 +45,27 @@ def iou(counts: np.ndarray) -> np.ndarray:
     """Returns each image's IoU, `both / (predicted + true - both)`; argument and result as in `dice`."""
     both, predicted, true = np.moveaxis(counts, 1, 0)
     return ratio(both, predicted + true - both)
+
+
+def ranking_scores(counts: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """Returns a score of each image, by which images are ranked.
+
+    Args:
+      counts: of `count_pixels`, `[N, 3, C]`.
+      class_names: `C` names.
+
+    Returns:
+      float64 `[N]`: the mean over the classes that are in either map: of the Dice of the classes other than the
+      background in a table that has one, else of the IoU. NaN for an image without a score or without a pixel that
+      counts.
+    """
+    if background_class(class_names) is None:
+        scores = iou(counts)
+    else:
+        scores = _scored_absent(dice(counts), class_names)[:, foreground_classes(class_names)]
+    known = ~np.isnan(scores)
+    means = ratio(np.where(known, scores, 0.0).sum(axis=1), known.sum(axis=1))
+    return np.where(counts[:, 2].sum(axis=1) > 0, means, np.nan)
 
 
 def add_slices(counts: np.ndarray, volume_of: Sequence[str]) -> np.ndarray:
@@ -108,8 +129,7 @@ def report(counts: np.ndarray, class_names: Sequence[str], left_out: int = 0) ->
     foreground, found = foreground_classes(class_names), {}
     by_class = {name: {} for name in class_names}
     for kind, scores in {"dice": dice(counts), "iou": iou(counts)}.items():
-        if binary := binary_classes(class_names):
-            scores[:, binary.lesion] = np.nan_to_num(scores[:, binary.lesion], nan=1.0)
+        scores = _scored_absent(scores, class_names)
         means, resampled = _means(scores), _resampled_means(scores)
         for index, name in enumerate(class_names):
             by_class[name]["images"] = int(np.count_nonzero(~np.isnan(scores[:, index])))
@@ -118,6 +138,13 @@ def report(counts: np.ndarray, class_names: Sequence[str], left_out: int = 0) ->
         found |= _with_interval(f"{kind}_by_image", *of_classes)
     images = {"images": len(counts), "images_left_out": left_out + int(np.count_nonzero(~scored))}
     return images | found | {"class_by_image": by_class}
+
+
+def _scored_absent(scores: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """Returns the scores `[N, C]` with 1 for images without a lesion in which none is found, see `report`."""
+    if binary := binary_classes(class_names):
+        scores[:, binary.lesion] = np.nan_to_num(scores[:, binary.lesion], nan=1.0)
+    return scores
 
 
 def _means(scores: np.ndarray) -> np.ndarray:

@@ -163,21 +163,8 @@ def format_table(columns: Mapping[str, dict]) -> str:
       Lines of text: a heading, a row a class, a rule, a row a mean IoU; then a rule and a row each further score that
       a model has, with its 95 % interval, and the numbers of images. "–" where there is no score.
     """
-    reports = list(columns.values())
-    classes = [_row(name, name, [scores["class_iou"] for scores in reports]) for name in _union(reports, "class_iou")]
-    means = [
-        _row(f"mIoU {name}", name, [scores["mean_iou"] for scores in reports]) for name in _union(reports, "mean_iou")
-    ]
-    others = [
-        [title, *(format_score(scores.get(key), scores.get(f"{key}_interval")) for scores in reports)]
-        for key, title in OTHER_SCORES.items()
-        if any(key in scores for scores in reports)
-    ]
-    counts = [
-        [title, *(str(scores.get(key, "–")) for scores in reports)]
-        for key, title in COUNTS.items()
-        if any(key in scores for scores in reports)
-    ]
+    rows = score_rows(list(columns.values()))
+    classes, means, others, counts = rows["classes"], rows["means"], rows["others"], rows["counts"]
     if others or counts:
         means.append(SEPARATING_LINE)
     return tabulate(
@@ -187,6 +174,36 @@ def format_table(columns: Mapping[str, dict]) -> str:
         colalign=["left", *["right"] * len(columns)],
         disable_numparse=True,
     )
+
+
+def score_rows(reports: Sequence[dict]) -> dict[str, list[list[str]]]:
+    """Returns the rows of a table of scores, each a title and a text a report, in percent; see `format_table`.
+
+    Args:
+      reports: as the columns of `format_table`.
+
+    Returns:
+      The rows of the "classes", of the "means" of their IoU, of "others" and of the "counts" of images.
+    """
+    return {
+        "classes": [
+            _row(name, name, [scores["class_iou"] for scores in reports]) for name in _union(reports, "class_iou")
+        ],
+        "means": [
+            _row(f"mIoU {name}", name, [scores["mean_iou"] for scores in reports])
+            for name in _union(reports, "mean_iou")
+        ],
+        "others": [
+            [title, *(format_score(scores.get(key), scores.get(f"{key}_interval")) for scores in reports)]
+            for key, title in OTHER_SCORES.items()
+            if any(key in scores for scores in reports)
+        ],
+        "counts": [
+            [title, *(str(scores.get(key, "–")) for scores in reports)]
+            for key, title in COUNTS.items()
+            if any(key in scores for scores in reports)
+        ],
+    }
 
 
 def format_score(score: float | None, interval: Sequence[float] | None = None) -> str:
@@ -208,7 +225,7 @@ def _by_name(names: Iterable[str], values: Iterable[float]) -> dict[str, float |
     return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}
 
 
-def _union(reports: list[dict], kind: str) -> list[str]:
+def _union(reports: Sequence[dict], kind: str) -> list[str]:
     """Returns the names in any of the reports, in the order of their first appearance."""
     return list(dict.fromkeys(name for scores in reports for name in scores[kind]))
 

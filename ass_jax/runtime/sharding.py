@@ -75,6 +75,12 @@ def local_images(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
+def local_places(array: jax.Array) -> np.ndarray:
+    """Returns the places `[B / processes]` among all images of those that `local_images` returns."""
+    slices = sorted((shard.index[0] for shard in array.addressable_shards), key=lambda images: images.start or 0)
+    return np.concatenate([np.arange(len(array))[images] for images in slices])
+
+
 def pad_images(batch: dict[str, np.ndarray], mesh: Mesh, ignored: int) -> dict[str, np.ndarray]:
     """Adds empty, ignored images to this process's evaluation batch until its devices share them evenly.
 

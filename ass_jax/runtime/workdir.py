@@ -6,6 +6,7 @@ It imports nothing heavy, so that a wrong folder is reported at once.
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +26,8 @@ MIXED_PICTURE = "mixed.png"
 COMPILATION_CACHE = "compilation_cache"
 LOCK = "training.lock"
 CHECK_REPORT = "check.txt"
+REPORT = "report.html"
+REPORT_DATA = "report.json"  # What the report shows of the last evaluation.
 _LONGEST_NAME = 230  # Bytes; leaves room for "_confidence.nii.gz".
 _HASH_DIGITS = 12
 
@@ -104,6 +107,20 @@ def write_json(file: Path, value: Mapping) -> None:
     """
     with writing(file):
         file.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a text file, which gets its name only when it is complete.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(file: Path, expected: Mapping[str, type]) -> dict:

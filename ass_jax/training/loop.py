@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 from ass_jax.checkpoints import config_diff, selection
 from ass_jax.checkpoints.manager import Checkpoints
 from ass_jax.class_table import ClassTable
-from ass_jax.evaluation.evaluate import CHANGED, LABELLED, Batch, evaluate, print_report, say_left_out
+from ass_jax.evaluation.evaluate import LABELLED, Batch, evaluate, print_report, say_left_out
+from ass_jax.evaluation.report.record import print_path
 from ass_jax.inference.volume_files import Volumes
 from ass_jax.method.losses import IGNORED
 from ass_jax.method.optimizers import make_optimizer
@@ -35,7 +36,7 @@ from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTION_PICTURE, make_folder
 from ass_jax.training import memory_estimate, verification
 from ass_jax.training.metric_writer import MetricWriter
 from ass_jax.training.monitor import DivergedError, Monitor
-from ass_jax.training.validation import Validation
+from ass_jax.training.validation import Validation, describe_scores
 from ass_jax.weights.model_settings import with_settings
 from ass_jax.weights.pretrained import Pretrained, describe, open_weights, place, set_by
 from ass_jax.weights.trained_model import write_description
@@ -149,12 +150,12 @@ def train(config: ConfigDict, data: TrainingData, *, class_table: ClassTable, wr
         monitor = Monitor(config, metric_writer, start, batch, data.names_of_step)
         run = _Run(config, data, checkpoints, monitor, validation, metric_writer, mesh)
         scores = _take_steps(run, step, state, batch, batches, start)
-        report = selection.describe(config.steps, "last") | {"split": "validation", "variant": config.variant}
-        report |= {CHANGED: [], LABELLED: data.labelled} | scores
+        report = describe_scores(config.steps, scores, config.variant, data.labelled)
         report["checkpoints"] = selection.saved_reports(checkpoints)
     metric_writer.flush()
     print_report(config.variant, report)
     validation.strip.save(workdir / PREDICTION_PICTURE)
+    print_path(workdir)
     return report
 
 

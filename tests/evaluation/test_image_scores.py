@@ -173,3 +173,16 @@ def test_devices_and_padding_change_no_bit(batch_size):
     assert reports[0] == reports[1] == reports[2]
     total = functools.reduce(np.add, counts)
     assert reports[0]["sensitivity"] == total[0, 1] / total[2, 1]
+
+
+def test_images_are_ranked_by_iou_or_without_the_background_by_dice():
+    """A class in neither map does not count; nor does an image of ignored pixels alone."""
+    counts = np.array(
+        [[[4, 0, 0], [4, 2, 0], [5, 1, 0]], [[0, 0, 3], [0, 0, 3], [0, 0, 3]], [[0] * 3, [1, 0, 0], [0] * 3]]
+    )
+    streets = image_scores.ranking_scores(counts, ("road", "sky", "car"))
+    np.testing.assert_allclose(streets, [(4 / 5 + 0) / 2, 1, np.nan])
+    lesions = image_scores.ranking_scores(counts, ("background", "polyp", "tumour"))
+    np.testing.assert_allclose(lesions, [0, 1, np.nan])
+    nothing = np.array([[[9, 0], [9, 0], [9, 0]]])
+    assert image_scores.ranking_scores(nothing, ("background", "polyp")).tolist() == [1]

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from absl import logging
 
-from ass_jax.runtime.sharding import by_image, global_batch, local_images, make_mesh, on_mesh, pad_images, replicated
+from ass_jax.runtime.sharding import (
+    by_image,
+    global_batch,
+    local_images,
+    local_places,
+    make_mesh,
+    on_mesh,
+    pad_images,
+    replicated,
+)
 
 
 @pytest.mark.parametrize(("sizes", "devices"), [([4, 8, 4], 4), ([6, 4], 2), ([3, 4], 1), ([3], 3), ([8, 0], 4)])
@@ -94,3 +103,10 @@ def test_padding_adds_ignored_images():
         assert np.all(padded["label"][5:] == 255)
         assert np.all(padded["image"][5:] == 0)
         assert not padded["valid"][5:].any()
+
+
+def test_places_are_those_of_the_local_images():
+    mesh = make_mesh([8])
+    array = global_batch({"image": np.arange(8)}, mesh)["image"]
+    np.testing.assert_array_equal(np.asarray(array)[local_places(array)], local_images(array))
+    assert local_places(array).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ass_jax.runtime import workdir
-from ass_jax.runtime.workdir import make_folder, read_json, write_json, writing
+from ass_jax.runtime.workdir import make_folder, read_json, replace_text, write_json, writing
 from configs.user_error import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -46,3 +46,14 @@ def test_failed_writes_name_the_file(tmp_path):
 def test_json_round_trip(tmp_path):
     write_json(tmp_path / "a.json", {"a": {"b": [1, None]}, "c": 2})
     assert read_json(tmp_path / "a.json", {"a.b": list, "c": float}) == {"a": {"b": [1, None]}, "c": 2}
+
+
+def test_a_text_that_is_not_written_to_the_end_leaves_the_one_before(tmp_path):
+    file = tmp_path / "report.html"
+    replace_text(file, "one\n")
+    with pytest.raises(UnicodeEncodeError):
+        replace_text(file, "two \udcff")
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_bytes() == b"one\n"
+    replace_text(file, "three\n")
+    assert file.read_bytes() == b"three\n"

@@ -1,0 +1,1 @@
+"""A page for people about a run, in one file that needs no network."""
