@@ -18,6 +18,7 @@ from ass_jax.evaluation import metrics
 from ass_jax.evaluation.report import curves, figures
 from ass_jax.evaluation.report.curves import Curve
 from ass_jax.evaluation.report.examples import ERROR_COLOURS, RIGHT, UNCOUNTED, WRONG
+from ass_jax.evaluation.report.formats import ABSENT, grouped, hex_colour, percent, percentage, signed, whole
 from ass_jax.evaluation.report.ladder import Ladder
 from ass_jax.evaluation.report.run import PANELS, Evaluation, Run, mean_speed, read_run, training_seconds
 from ass_jax.runtime.console import format_seconds
@@ -27,7 +28,6 @@ _TEMPLATE, _STYLE, _SCRIPT = "page.html.jinja", "page.css", "page.js"
 _TOTAL_POINTS = 100_000  # Of all curves of a page, some 2 MB.
 _FEWEST_POINTS = 50  # Of a curve.
 _KINDS = {"worst": "Worst", "median": "Near the median", "best": "Best"}
-_ABSENT = "–"
 
 
 def run_page(workdir: Path) -> str:
@@ -117,20 +117,20 @@ def _comparison_sections(runs: Mapping[str, Run]) -> list[dict]:
 def _ladder_sections(ladder: Ladder) -> list[dict]:
     names = list(ladder.scores)
     series = {
-        f"seed {seed}": [_percentage(scores[number]) for scores in ladder.scores.values()]
+        f"seed {seed}": [percentage(scores[number]) for scores in ladder.scores.values()]
         for number, seed in enumerate(ladder.seeds)
     }
     rows = [
-        [name, _percent(spread.get("mean")), _percent(spread.get("deviation")), *map(_percent, ladder.scores[name])]
+        [name, percent(spread.get("mean")), percent(spread.get("deviation")), *map(percent, ladder.scores[name])]
         for name, spread in ladder.spreads.items()
     ]
     differences = [
         [
             f"{pair.get('of')} − {pair.get('against')}",
-            _signed(pair.get("mean")),
-            _percent(pair.get("error")),
-            *(_signed((pair.get("by_seed") or {}).get(seed)) for seed in ladder.seeds),
-            f"{pair.get('positive', _ABSENT)} of {pair.get('count', _ABSENT)}",
+            signed(pair.get("mean")),
+            percent(pair.get("error")),
+            *(signed((pair.get("by_seed") or {}).get(seed)) for seed in ladder.seeds),
+            f"{pair.get('positive', ABSENT)} of {pair.get('count', ABSENT)}",
         ]
         for pair in ladder.differences
     ]
@@ -156,13 +156,13 @@ def _cards(run: Run) -> list[tuple[str, str]]:
     found = []
     if evaluation:
         scores = evaluation.scores
-        found += [(f"mIoU {name}, %", _percent(score)) for name, score in scores["mean_iou"].items()][:1]
+        found += [(f"mIoU {name}, %", percent(score)) for name, score in scores["mean_iou"].items()][:1]
         if _score_name(evaluation) == "Dice":
-            found.append(("Dice by image, %", _percent(scores.get("dice_by_image"))))
-        found.append(("pixel accuracy, %", _percent(scores.get("pixel_accuracy"))))
-        found.append(("images scored", _grouped(scores.get("images"))))
-    step = max([run.last_step, *(_whole(found.scores.get("step")) for found in run.evaluations.values())])
-    found.append((f"step of {_grouped(int(steps))}" if steps.isdecimal() else "step", _grouped(step)))
+            found.append(("Dice by image, %", percent(scores.get("dice_by_image"))))
+        found.append(("pixel accuracy, %", percent(scores.get("pixel_accuracy"))))
+        found.append(("images scored", grouped(scores.get("images"))))
+    step = max([run.last_step, *(whole(found.scores.get("step")) for found in run.evaluations.values())])
+    found.append((f"step of {grouped(int(steps))}" if steps.isdecimal() else "step", grouped(step)))
     speed, seconds = mean_speed(run), training_seconds(run)
     if speed is not None:
         found.append(("images/s in training", f"{speed:.1f}"))
@@ -186,7 +186,7 @@ def _scores_section(run: Run) -> dict:
     plot, keys = _bars(names, {"IoU": main.scores["class_iou"], "Dice": main.scores["class_dice"]})
     checkpoints = []
     for split, evaluation in run.evaluations.items():
-        step, chosen = _grouped(evaluation.scores.get("step")), evaluation.scores.get("chosen", "not known how")
+        step, chosen = grouped(evaluation.scores.get("step")), evaluation.scores.get("chosen", "not known how")
         checkpoints.append(f"{split.capitalize()}: step {step}, {chosen}")
     return _section(
         "Scores",
@@ -204,7 +204,7 @@ def _score_table(columns: Mapping[str, dict], evaluation: Evaluation | None = No
         head.append(f"Dice, {evaluation.split}")
         for kind, rows in groups.items():
             for row in rows:
-                row.append(_percent(evaluation.scores["class_dice"].get(row[0])) if kind == "classes" else "")
+                row.append(percent(evaluation.scores["class_dice"].get(row[0])) if kind == "classes" else "")
     colours = _colours(evaluation) if evaluation else {}
     rows = groups["classes"] + groups["means"] + groups["others"] + groups["counts"]
     lines = [len(groups["classes"]), len(groups["classes"]) + len(groups["means"])]
@@ -246,7 +246,7 @@ def _example_sections(evaluation: Evaluation) -> list[dict]:
             "examples": [
                 {
                     "name": str(example.get("name")),
-                    "score": f"{name} {_percent(example.get('score'))} %",
+                    "score": f"{name} {percent(example.get('score'))} %",
                     "panels": [(panel, _picture(panel, example["panels"][panel])) for panel in PANELS],
                 }
                 for example in evaluation.examples
@@ -262,7 +262,7 @@ def _example_sections(evaluation: Evaluation) -> list[dict]:
     block = {
         "kind": "examples",
         "groups": [group for group in groups if group["examples"]],
-        "keys": [(error, _hex(ERROR_COLOURS[value])) for error, value in errors.items()],
+        "keys": [(error, hex_colour(ERROR_COLOURS[value])) for error, value in errors.items()],
         "classes": list(_colours(evaluation).items()),
     }
     return [
@@ -297,12 +297,12 @@ def _runs_table(runs: Mapping[str, Run]) -> dict:
         rows.append(
             [
                 label,
-                _percent(next(iter(scores.get("mean_iou", {}).values()), None)),
-                _percent(scores.get("dice_by_image")),
-                _percent(scores.get("pixel_accuracy")),
-                _grouped(scores.get("step", run.last_step)),
-                _ABSENT if speed is None else f"{speed:.1f}",
-                _ABSENT if seconds is None else format_seconds(seconds),
+                percent(next(iter(scores.get("mean_iou", {}).values()), None)),
+                percent(scores.get("dice_by_image")),
+                percent(scores.get("pixel_accuracy")),
+                grouped(scores.get("step", run.last_step)),
+                ABSENT if speed is None else f"{speed:.1f}",
+                ABSENT if seconds is None else format_seconds(seconds),
             ]
         )
     head = ["run", "mIoU in %", "Dice by image in %", "pixel accuracy in %", "step", "images/s", "training time"]
@@ -328,7 +328,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> dict:
 
 
 def _bars(names: Sequence[str], series: Mapping[str, Mapping[str, float | None]]) -> tuple[figure, list[str]]:
-    scores = {label: [_percentage(of.get(name)) for name in names] for label, of in series.items()}
+    scores = {label: [percentage(of.get(name)) for name in names] for label, of in series.items()}
     return figures.bars(names, scores), list(scores)
 
 
@@ -399,38 +399,14 @@ def _colours(evaluation: Evaluation) -> dict[str, str]:
     if not (isinstance(names, list) and isinstance(palette, list)):
         return {}
     return {
-        str(name): _hex(colour)
+        str(name): hex_colour(colour)
         for name, colour in zip(names, palette, strict=False)
         if isinstance(colour, list) and len(colour) == 3 and all(isinstance(part, int) for part in colour)
     }
 
 
-def _hex(colour: Sequence[int]) -> str:
-    return "#" + "".join(f"{part & 255:02x}" for part in colour)
-
-
 def _picture(panel: str, content: str) -> str:
     return f"data:image/{'jpeg' if panel == 'image' else 'png'};base64,{content}"
-
-
-def _percentage(score: Any) -> float | None:
-    return 100 * score if isinstance(score, int | float) else None
-
-
-def _percent(score: Any) -> str:
-    return f"{100 * score:.1f}" if isinstance(score, int | float) else _ABSENT
-
-
-def _signed(score: Any) -> str:
-    return f"{100 * score:+.1f}".replace("-", "−") if isinstance(score, int | float) else _ABSENT
-
-
-def _grouped(number: Any) -> str:
-    return f"{number:,}" if isinstance(number, int) else _ABSENT
-
-
-def _whole(number: Any) -> int:
-    return number if isinstance(number, int) else 0
 
 
 def _listed(words: Any) -> str:
