@@ -141,8 +141,12 @@ RULES: dict[str, Rule] = {
     "loss.global_weight": _WEIGHT,
     "loss.global_kind": _choice("bce", "least_squares"),
     "loss.semantic_weight": _WEIGHT,
-    "loss.semantic_input": _choice("features", "logits"),
-    "loss.semantic_outputs": _choice("binary", "class_domain"),
+    "loss.semantic_input": _choice("features", "logits", "probabilities"),
+    "loss.semantic_outputs": _choice("binary", "class_domain", "projection"),
+    "loss.semantic_kind": _choice("class_means", "cells", "prototypes"),
+    "loss.semantic_pixels": _choice("labelled", "right", "agreed"),
+    "loss.semantic_unlabelled": _choice("none", "student", "teacher"),
+    "loss.semantic_confusion": _choice("target", "both"),
     "loss.dice_weight": _WEIGHT,
     "loss.warmup_steps": _at_least(0, zero="none"),
     "teacher.decay": _share("off"),
@@ -204,7 +208,7 @@ def validate(config: ConfigDict) -> None:
         value = get_value(config, key)
         if not rule.allows(value):
             raise _mistake(key, value, rule.expected)
-    for check in (_network, _terms, _teacher, _labelled_images, _datasets, _augmentation, _evaluation, _distributed):
+    for check in _CHECKS:
         for key, expected in check(config):
             raise _mistake(key, get_value(config, key), expected)
 
@@ -262,6 +266,19 @@ def _terms(config: ConfigDict) -> Mistakes:
             yield f"data.batch.{first}", f"1 or more{beside}, since {key} is {weight}. {hint}"
     if not images:
         yield "data.batch.source", "1 or more images of a stream that a term of the loss reads, or there is no training"
+
+
+def _semantic(config: ConfigDict) -> Mistakes:
+    """The parts of the semantic term fit together."""
+    loss = config.loss
+    if loss.semantic_weight == 0:
+        return
+    if loss.semantic_unlabelled == "teacher" and config.teacher.mixed_weight == 0:
+        yield "loss.semantic_unlabelled", "'none' or 'student', since no teacher acts (teacher.mixed_weight is 0)"
+    if loss.semantic_unlabelled != "none" and not config.data.batch.unlabelled:
+        yield "data.batch.unlabelled", f"1 or more, since loss.semantic_unlabelled is {loss.semantic_unlabelled!r}"
+    if loss.semantic_kind == "cells" and loss.semantic_outputs != "class_domain":
+        yield "loss.semantic_outputs", "'class_domain', since loss.semantic_kind is 'cells'"
 
 
 def _teacher(config: ConfigDict) -> Mistakes:
@@ -326,3 +343,16 @@ def _distributed(config: ConfigDict) -> Mistakes:
         yield "distributed.processes", "1 or more, since distributed.coordinator is set"
     if settings.coordinator and not 0 <= settings.index < settings.processes:
         yield "distributed.index", f"0 to {settings.processes - 1}, since distributed.coordinator is set"
+
+
+_CHECKS = (
+    _network,
+    _terms,
+    _semantic,
+    _teacher,
+    _labelled_images,
+    _datasets,
+    _augmentation,
+    _evaluation,
+    _distributed,
+)

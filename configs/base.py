@@ -123,8 +123,19 @@ def default_config() -> ConfigDict:
     config.loss.global_weight = 0.001  # AdaptSegNet; 0.01 with least squares.
     config.loss.global_kind = "bce"  # "bce" or "least_squares".
     config.loss.semantic_weight = 0.001  # Ours: the paper's value is not recoverable.
-    config.loss.semantic_input = "features"  # Map that is averaged over each class: "features" or "logits".
-    config.loss.semantic_outputs = "binary"  # "binary" or "class_domain".
+    # The term that aligns classes: "class_means" (the paper's adversary), "cells" (adversary on every cell, FADA) or
+    # "prototypes" (contrast of target cells with mean vectors of the source, SePiCo).
+    config.loss.semantic_kind = "class_means"
+    config.loss.semantic_input = "features"  # Map that is read: "features", "logits" or "probabilities".
+    # What the discriminator of class means answers: the domain ("binary"), the same given the class ("projection"), or
+    # domain and class ("class_domain", also of cells).
+    config.loss.semantic_outputs = "binary"
+    # Source cells of a class mean: "labelled" (all of the class), "right" (those predicted rightly; SIM), or "agreed"
+    # (the same, and only means whose logits choose the class).
+    config.loss.semantic_pixels = "labelled"
+    # Unlabelled images take part, their cells weighted by probabilities of "student" or "teacher"; or "none" do.
+    config.loss.semantic_unlabelled = "none"
+    config.loss.semantic_confusion = "target"  # Domain whose class means deceive the discriminator: or "both".
     config.loss.dice_weight = 0.0  # Of the soft Dice loss beside the cross-entropy of labelled images; ours.
     config.loss.warmup_steps = 0  # Over which both adversarial weights rise linearly from 0; ours.
 

@@ -33,8 +33,7 @@ def class_means(features: Array, labels: Array, num_classes: int) -> tuple[Array
             f"Expected labels [{batch}, H, W] with H >= {height} and W >= {width} for features of shape "
             f"{features.shape}, found {labels.shape}."
         )
-    if labels.shape[1:] != (height, width):
-        labels = labels[:, nearest_indices(height, labels.shape[1])[:, None], nearest_indices(width, labels.shape[2])]
+    labels = cell_labels(labels, height, width)
     members = labels[..., None] == jnp.arange(num_classes)  # [B, h, w, C]
     counts = jnp.sum(members, axis=(1, 2), dtype=jnp.int32)  # [B, C]
     sums = jnp.einsum(
@@ -45,3 +44,26 @@ def class_means(features: Array, labels: Array, num_classes: int) -> tuple[Array
         preferred_element_type=jnp.float32,
     )
     return sums / jnp.maximum(counts, 1)[..., None], counts > 0
+
+
+def soft_class_means(features: Array, probabilities: Array) -> tuple[Array, Array]:
+    """Averages features over all cells, weighted by the probability of each class: `sum p_k F / sum p_k`.
+
+    Args:
+      features: `[B, h, w, D]`.
+      probabilities: float32 `[B, h, w, C]`.
+
+    Returns:
+      The means, float32 `[B, C, D]`, 0 for a class without probability, and `present`, bool `[B, C]`: whether the
+      probabilities of a class sum up to at least one cell.
+    """
+    mass = jnp.sum(probabilities, axis=(1, 2))  # [B, C]
+    sums = jnp.einsum("bhwc,bhwd->bcd", probabilities, features.astype(jnp.float32), precision=lax.Precision.HIGHEST)
+    return sums / jnp.maximum(mass, 1e-6)[..., None], mass >= 1.0
+
+
+def cell_labels(labels: Array, height: int, width: int) -> Array:
+    """Returns the nearest label of each cell, with aligned corners: `[B, H, W]` -> `[B, h, w]`."""
+    if labels.shape[1:] == (height, width):
+        return labels
+    return labels[:, nearest_indices(height, labels.shape[1])[:, None], nearest_indices(width, labels.shape[2])]

@@ -22,6 +22,8 @@ class TrainState(flax.struct.PyTreeNode):
       optimizer_state: of `ass_jax.method.optimizers.make_optimizer`.
       average: `{"params": ..., "batch_stats": ...}`, moving average of the segmenter; None when it is off.
       source_stats: running statistics of the source's own; None where they are not separate, see `separates_domains`.
+      prototypes: `vectors` `[C, D]`, moving averages of the source's class means, and `seen` `[C]`, 1 where there is
+        one; None where no term reads them.
     """
 
     step: jax.Array
@@ -30,6 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
     optimizer_state: optax.OptState
     average: Variables | None
     source_stats: dict | None = None
+    prototypes: dict | None = None
 
     @property
     def segmenter(self) -> Variables:
@@ -56,11 +59,13 @@ def create_state(
     if networks.global_discriminator is not None:
         probabilities = jnp.zeros((1, *config.data.target_size, num_classes))
         params["global_discriminator"] = networks.global_discriminator.init(keys[1], probabilities)["params"]
-    if networks.semantic_discriminator is not None:
+    channels = 0
+    if config.loss.semantic_weight > 0:
         images = jnp.zeros((1, *config.data.target_size, 3))
         features, logits = jax.eval_shape(lambda: networks.segmenter.apply(variables, images, train=False))
-        read = {"features": features, "logits": logits}[config.loss.semantic_input]
-        vectors = jnp.zeros((1, read.shape[-1]))
+        channels = (features if config.loss.semantic_input == "features" else logits).shape[-1]
+    if networks.semantic_discriminator is not None:
+        vectors = jnp.zeros((num_classes, channels))
         params["semantic_discriminator"] = networks.semantic_discriminator.init(keys[2], vectors)["params"]
     # A copy: the step donates the buffers of both, which must not be the same.
     average = jax.tree.map(jnp.copy, variables) if config.teacher.decay else None
@@ -72,6 +77,7 @@ def create_state(
         optimizer_state=optimizer.init(params),
         average=average,
         source_stats=jax.tree.map(jnp.copy, statistics) if separates_domains(config) else None,
+        prototypes=_no_prototypes(config, num_classes, channels),
     )
 
 
@@ -80,10 +86,18 @@ def separates_domains(config: ConfigDict) -> bool:
 
     Otherwise all images move the same ones, as in the reference implementation, or all are of one domain.
     """
-    batch, terms = config.data.batch, (config.loss.global_weight, config.teacher.mixed_weight)
+    batch, loss = config.data.batch, config.loss
+    semantic = loss.semantic_weight if loss.semantic_unlabelled != "none" else 0.0
+    terms = (loss.global_weight, config.teacher.mixed_weight, semantic)
     passes_target = batch.labelled or (batch.unlabelled and (any(terms) or config.model.adapt_statistics))
     by_domain = config.model.running_statistics == "by_domain" and config.model.batch_norm == "batch"
     return bool(by_domain and batch.source and passes_target)
+
+
+def _no_prototypes(config: ConfigDict, num_classes: int, channels: int) -> dict | None:
+    if config.loss.semantic_weight == 0 or config.loss.semantic_kind != "prototypes":
+        return None
+    return {"vectors": jnp.zeros((num_classes, channels)), "seen": jnp.zeros(num_classes)}
 
 
 def abstract_segmenter(networks: Networks, config: ConfigDict) -> Variables:

@@ -12,19 +12,17 @@ from jax import Array
 from jax.lax import stop_gradient
 from ml_collections import ConfigDict
 
-from ass_jax.method.class_means import class_means
 from ass_jax.method.losses import (
     IGNORED,
     SOURCE,
     TARGET,
     dice_loss,
     domain_accuracy,
-    domain_logits,
     domain_loss,
     segmentation_loss,
-    semantic_loss,
 )
 from ass_jax.method.optimizers import make_schedules, segmenter_groups
+from ass_jax.method.semantic import semantic_terms, updated_prototypes
 from ass_jax.method.state import TrainState
 from ass_jax.method.teacher import follow, mixed_examples, pseudo_labels
 from ass_jax.models import Networks
@@ -73,10 +71,10 @@ def train_step(
     taught = {}
     if config.teacher.mixed_weight:
         batch, taught = add_mixed(state, batch, networks, config)
-        if networks.global_discriminator is None:
+        if networks.global_discriminator is None and config.loss.semantic_unlabelled == "none":
             del batch["unlabelled"]  # No term reads its maps.
 
-    def objective(params: dict, statistics: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
+    def objective(params: dict, statistics: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics, dict]]:
         params = _freeze(params, config)
         maps, statistics = _forward(params["segmenter"], statistics, streams, state.step, networks, config)
         total, metrics = _segmentation_terms(maps, streams, config)
@@ -85,16 +83,18 @@ def train_step(
             fool, learn, found = _global_terms(params["global_discriminator"], maps, networks, config)
             total += ramp * config.loss.global_weight * fool + learn
             metrics |= found
-        if networks.semantic_discriminator is not None:
-            fool, learn, found = _semantic_terms(params["semantic_discriminator"], maps, streams, networks, config)
+        means: dict = {}
+        if config.loss.semantic_weight > 0:
+            judge = params.get("semantic_discriminator")
+            fool, learn, found, means = semantic_terms(judge, state.prototypes, maps, streams, networks, config)
             total += ramp * config.loss.semantic_weight * fool + learn
             metrics |= found
-        return total, (statistics, metrics)
+        return total, (statistics, metrics, means)
 
     def terms(statistics: dict, streams: dict) -> tuple[dict, dict]:
         value_and_gradients = jax.value_and_grad(objective, has_aux=True)
-        (total, (statistics, metrics)), gradients = value_and_gradients(state.params, statistics, streams)
-        return statistics, {"total": total, "metrics": metrics, "gradients": gradients}
+        (total, (statistics, metrics, means)), gradients = value_and_gradients(state.params, statistics, streams)
+        return statistics, {"total": total, "metrics": metrics, "gradients": gradients, "means": means}
 
     # No term joins two streams.
     streams = {name: batch[name] for name in PASSES if name in batch}
@@ -113,10 +113,14 @@ def train_step(
     if average is not None:
         segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
         average = follow(average, segmenter, state.step, config.teacher.decay)
-    updated = (params, batch_stats, source_stats, average)
-    unchanged = (state.params, state.batch_stats, state.source_stats, state.average)
-    params, batch_stats, source_stats, average = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
-    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average, source_stats), metrics
+    prototypes = state.prototypes
+    if prototypes is not None:
+        prototypes = updated_prototypes(prototypes, sums["means"])
+    updated = (params, batch_stats, source_stats, average, prototypes)
+    unchanged = (state.params, state.batch_stats, state.source_stats, state.average, state.prototypes)
+    params, *others = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
+    batch_stats, source_stats, average, prototypes = others
+    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average, source_stats, prototypes), metrics
 
 
 def add_mixed(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
@@ -137,7 +141,7 @@ def add_mixed(state: TrainState, batch: dict, networks: Networks, config: Config
     labels, confident = pseudo_labels(logits, images.shape[1:3], config.teacher.threshold)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
-    unlabelled = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
+    unlabelled = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED), "teacher_logits": logits}
     streams = batch | {"mixed": mixed, "unlabelled": unlabelled}
     return streams, {"teacher/confident": jnp.mean(confident, dtype=jnp.float32)}
 
@@ -232,31 +236,6 @@ def _global_terms(params: dict, maps: dict, networks: Networks, config: ConfigDi
         if domain == TARGET:
             fool += domain_loss(judge(stop_gradient(params), probabilities), SOURCE, kind=kind)
     return fool, learn, _adversary_metrics("global", fool, learn, accuracy)
-
-
-def _semantic_terms(
-    params: dict, maps: dict, batch: dict, networks: Networks, config: ConfigDict
-) -> tuple[Array, Array, Metrics]:
-    """The adversary on class means (ASS): its terms for the segmenter and for itself, and what to log.
-
-    All are sums over the streams at hand.
-    """
-    kind, read = config.loss.semantic_outputs, config.loss.semantic_input
-
-    def judge(discriminator: dict, vectors: Array) -> Array:
-        return networks.semantic_discriminator.apply({"params": discriminator}, vectors)  # type: ignore[union-attr]
-
-    fool = learn = accuracy = jnp.zeros(())
-    for stream, domain in (("source", SOURCE), ("labelled", TARGET)):
-        if stream not in maps:
-            continue
-        vectors, present = class_means(maps[stream][read], batch[stream]["label"], networks.segmenter.num_classes)
-        outputs = judge(params, stop_gradient(vectors))
-        learn += 0.5 * semantic_loss(outputs, domain, present, kind)
-        accuracy += 0.5 * domain_accuracy(domain_logits(outputs, kind), domain, present)
-        if domain == TARGET:
-            fool += semantic_loss(judge(stop_gradient(params), vectors), SOURCE, present, kind)
-    return fool, learn, _adversary_metrics("semantic", fool, learn, accuracy)
 
 
 def _adversary_metrics(name: str, fool: Array, learn: Array, accuracy: Array) -> Metrics:

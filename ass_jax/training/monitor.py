@@ -127,7 +127,7 @@ class Monitor:
         """Warns once of a discriminator that has won or learnt nothing: its gradient does not help the segmenter."""
         kinds = {"global": self._config.loss.global_kind, "semantic": self._config.loss.semantic_outputs}
         for name, kind in kinds.items():
-            if f"loss/{name}" not in means:
+            if f"loss/{name}_discriminator" not in means:
                 continue
             guess = uninformed_loss(kind)
             signs = {

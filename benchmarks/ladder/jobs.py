@@ -3,13 +3,17 @@
 import json
 import os
 import queue
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from benchmarks.common.machine import usable_cores
+from ass_jax.runtime.console import format_seconds
+from ass_jax.runtime.workdir import COMPILATION_CACHE
+from benchmarks.common import machine
 from benchmarks.common.runs import JOB, LOG, Run
 
 
@@ -26,8 +30,51 @@ def environment_of_jobs(jobs: int) -> dict[str, str]:
     return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags}
 
 
+def interrupt_on_signals() -> None:
+    """Makes signals to this process end its runs as well."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # As under nohup.
+            signal.signal(number, signal.default_int_handler)
+
+
+def train_missing(runs: Sequence[Run], command: Sequence[str], jobs: int) -> list[Run]:
+    """Trains the runs that have not finished, prints a line for each, and returns those that failed.
+
+    Args:
+      runs: see `train_all`.
+      command: see `train_all`.
+      jobs: see `train_all`.
+    """
+    left = [run for run in runs if not run.scores()]
+    print(f"{len(runs)} runs, {len(runs) - len(left)} finished earlier.", flush=True)
+    if not left:
+        return []
+    programs = {"JAX_COMPILATION_CACHE_DIR": str((left[0].folder.parent / COMPILATION_CACHE).resolve())}
+    environment = programs | environment_of_jobs(jobs)
+    facts = machine.describe(environment)
+    print(f"{machine.describe_in_words(facts)}; {jobs} at a time. Logs: {left[0].folder.parent}/*/{LOG}", flush=True)
+    begun, failed = time.monotonic(), []
+    ended = train_all(left, command=command, jobs=jobs, environment=environment, facts=facts)
+    for number, (run, problem) in enumerate(ended, 1):
+        if problem:
+            failed.append(run)
+            result = f"FAILED, {problem}"
+        else:
+            result = f"mIoU {_score(run)}, {format_seconds(run.job()['seconds'])}"
+        rest = (time.monotonic() - begun) / number * (len(left) - number)
+        print(f"{number:3}/{len(left)}  {run}: {result}  (about {format_seconds(rest)} left)", flush=True)
+        if problem:
+            print(
+                "\n".join([f"      The end of {run.folder / LOG}:", *(f"      | {line}" for line in tail(run))]),
+                flush=True,
+            )
+    if failed:
+        print(f"{len(failed)} runs failed: {', '.join(map(str, failed))}.", file=sys.stderr)
+    return failed
+
+
 def train_all(
-    runs: Sequence[Run], *, command: Sequence[str], jobs: int, environment: dict[str, str], machine: dict
+    runs: Sequence[Run], *, command: Sequence[str], jobs: int, environment: dict[str, str], facts: dict
 ) -> Iterator[tuple[Run, str]]:
     """Trains the runs and yields each one when it ends, with an empty text or what went wrong.
 
@@ -38,10 +85,10 @@ def train_all(
       command: program that is called with the arguments of a run.
       jobs: runs at a time.
       environment: see `environment_of_jobs`.
-      machine: facts to store with every run.
+      facts: of the machine, to store with every run.
     """
-    shares = _shares(usable_cores(), jobs)
-    note = {"jobs": jobs, "cores": len(shares[0]), "machine": machine}
+    shares = _shares(machine.usable_cores(), jobs)
+    note = {"jobs": jobs, "cores": len(shares[0]), "machine": facts}
     free = queue.SimpleQueue()
     for share in shares:
         free.put(share)
@@ -59,6 +106,11 @@ def train_all(
 def tail(run: Run, count: int = 15) -> list[str]:
     """Returns the last lines of a run's log, `count` of them."""
     return (run.folder / LOG).read_text(errors="replace").splitlines()[-count:]
+
+
+def _score(run: Run) -> str:
+    score = next(iter(run.scores()["mean_iou"].values()))
+    return "–" if score is None else f"{100 * score:.1f} %"
 
 
 class _Processes:

@@ -21,17 +21,14 @@ import argparse
 import json
 import shlex
 import shutil
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ass_jax.runtime.console import format_seconds
-from ass_jax.runtime.workdir import COMPILATION_CACHE, PREDICTION_PICTURE
+from ass_jax.runtime.workdir import PREDICTION_PICTURE
 from benchmarks.common import machine
-from benchmarks.common.runs import LOG, PLACES, Run, key_of, plan, typical_run
-from benchmarks.ladder.jobs import environment_of_jobs, tail, train_all
+from benchmarks.common.runs import PLACES, Run, key_of, plan, typical_run
+from benchmarks.ladder.jobs import interrupt_on_signals, train_missing
 from benchmarks.ladder.plot import save_plot
 from benchmarks.ladder.report import README_ROWS, markdown, refresh_readme, short_table
 from benchmarks.ladder.statistics import summarise
@@ -65,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] = (), ro
     failed = []
     if not options.report_only:
         try:
-            failed = _train(runs, command or (sys.executable, str(ROOT / "main.py")), options.jobs)
+            failed = train_missing(runs, command or (sys.executable, str(ROOT / "main.py")), options.jobs)
         except KeyboardInterrupt:
             print(
                 "Interrupted. The same command resumes the runs; --report_only reports the finished ones.",
@@ -147,48 +144,6 @@ def _rows(variants: Sequence[str], counts: Sequence[int]) -> list[str]:
     return rows
 
 
-def _train(runs: Sequence[Run], command: Sequence[str], jobs: int) -> list[Run]:
-    """Trains the runs that have not finished, prints a line for each, and returns those that failed."""
-    left = [run for run in runs if not run.scores()]
-    print(f"{len(runs)} runs, {len(runs) - len(left)} finished earlier.", flush=True)
-    if not left:
-        return []
-    programs = {"JAX_COMPILATION_CACHE_DIR": str((left[0].folder.parent / COMPILATION_CACHE).resolve())}
-    environment = programs | environment_of_jobs(jobs)
-    facts = machine.describe(environment)
-    print(f"{machine.describe_in_words(facts)}; {jobs} at a time. Logs: {left[0].folder.parent}/*/{LOG}", flush=True)
-    begun, failed = time.monotonic(), []
-    ended = train_all(left, command=command, jobs=jobs, environment=environment, machine=facts)
-    for number, (run, problem) in enumerate(ended, 1):
-        if problem:
-            failed.append(run)
-            result = f"FAILED, {problem}"
-        else:
-            result = f"mIoU {_score(run)}, {format_seconds(run.job()['seconds'])}"
-        rest = (time.monotonic() - begun) / number * (len(left) - number)
-        print(f"{number:3}/{len(left)}  {run}: {result}  (about {format_seconds(rest)} left)", flush=True)
-        if problem:
-            print(
-                "\n".join([f"      The end of {run.folder / LOG}:", *(f"      | {line}" for line in tail(run))]),
-                flush=True,
-            )
-    if failed:
-        print(f"{len(failed)} runs failed: {', '.join(map(str, failed))}.", file=sys.stderr)
-    return failed
-
-
-def _interrupt_on_signals() -> None:
-    """Makes signals to this process end its runs as well."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # As under nohup.
-            signal.signal(number, signal.default_int_handler)
-
-
-def _score(run: Run) -> str:
-    score = next(iter(run.scores()["mean_iou"].values()))
-    return "–" if score is None else f"{100 * score:.1f} %"
-
-
 def _command(options: argparse.Namespace, config: str, overrides: Sequence[str]) -> str:
     """Returns the command that repeats the ladder."""
     given = {
@@ -221,5 +176,5 @@ def _refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
-    _interrupt_on_signals()
+    interrupt_on_signals()
     sys.exit(main())

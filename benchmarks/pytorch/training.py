@@ -251,7 +251,12 @@ def _check(config: ConfigDict) -> None:
     is_vit = model.backbone in VITS
     known = {
         "loss.global_kind": loss.global_kind == "bce",
+        "loss.semantic_confusion": loss.semantic_confusion == "target",
         "loss.semantic_input": loss.semantic_input == "features",
+        "loss.semantic_kind": loss.semantic_kind == "class_means",
+        "loss.semantic_outputs": loss.semantic_outputs in ("binary", "class_domain"),
+        "loss.semantic_pixels": loss.semantic_pixels == "labelled",
+        "loss.semantic_unlabelled": loss.semantic_unlabelled == "none",
         "loss.warmup_steps": not loss.warmup_steps,
         "model.backbone": model.backbone in (*BACKBONES, EFFICIENTNET, *VITS),
         "model.batch_norm": model.batch_norm == "batch",

@@ -29,6 +29,16 @@ def test_adapted_statistics_bring_the_unlabelled_stream():
     assert streams.streams(config) == {"source": 2}
 
 
+def test_the_semantic_term_may_read_unlabelled_images():
+    config = base.get_config("semantic")
+    config.data.batch.unlabelled = 2
+    assert streams.streams(config) == {"source": 1, "labelled": 1}
+    config.loss.semantic_unlabelled = "student"
+    assert streams.streams(config) == {"source": 1, "labelled": 1, "unlabelled": 2}
+    config.loss.semantic_weight = 0.0
+    assert streams.streams(config) == {"source": 1, "labelled": 1}
+
+
 def test_empty_streams_are_left_out():
     config = base.get_config("oracle")
     assert streams.streams(config) == {"labelled": 2}

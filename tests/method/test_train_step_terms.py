@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from ass_jax.method import train_step
+from ass_jax.method import semantic, train_step
 from ass_jax.method.class_means import class_means
 from ass_jax.method.losses import SOURCE, TARGET, domain_logits, semantic_loss
 from ass_jax.models import build_networks
@@ -127,7 +127,7 @@ def test_semantic_terms(kind, read):
     batch = {stream: {"label": label.astype(np.uint8)} for stream, label in labels.items()}
 
     def terms(params: dict, maps: dict) -> tuple:
-        return train_step._semantic_terms(params, maps, batch, networks, config)
+        return semantic.semantic_terms(params, None, maps, batch, networks, config)[:3]
 
     def judge(params: dict, maps: dict) -> dict:
         found = {}

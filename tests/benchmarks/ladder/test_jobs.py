@@ -18,7 +18,7 @@ def runs(tmp_path, request, monkeypatch):
 
 def train(runs, program, count=2):
     command = (sys.executable, "-c", program)
-    return jobs.train_all(runs, command=command, jobs=count, environment=dict(os.environ), machine={"cores": 2})
+    return jobs.train_all(runs, command=command, jobs=count, environment=dict(os.environ), facts={"cores": 2})
 
 
 def test_one_job_keeps_the_environment(monkeypatch):
