@@ -13,6 +13,7 @@
 """
 
 import contextlib
+import errno
 import functools
 import os
 import sys
@@ -51,6 +52,7 @@ CHECK_FILES = flags.DEFINE_integer(
     "check_files", None, "For check: number of evenly spread images to examine in each split; default: all.", 1
 )
 _PLACES = ("init", "data.directory", "data.source_root", "data.target_root", "data.labelled_list")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # Full, over its quota, or read-only.
 EXIT_CODE_OF_FAILURE = 1  # Of --mode=check, and of --mode=predict if some images cannot be read.
 EXIT_CODE_OF_INTERRUPT = 130  # As shells report Ctrl-C; SIGTERM in training: 143. See `ass_jax/runtime/preemption.py`.
 
@@ -230,6 +232,8 @@ def check(config: ConfigDict, workdir: str | os.PathLike | None = None, files: i
         workdir = Path(workdir).expanduser()
         run_files.make_folder(workdir)
         report = workdir / run_files.CHECK_REPORT
+        with run_files.writing(report):  # Before hours of reading, and told apart from faults of the data.
+            report.touch()
     try:
         usable = data_check.check_data(config, files, report)
     except OSError as error:
@@ -351,6 +355,12 @@ def run() -> None:
         app.run(main, flags_parser=_command_line.parse)
     except UserError as error:
         sys.exit(console.print_user_error(error))
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        place = error.filename or "A file, most likely below the working directory or data.directory,"
+        remedy = "Make room on the disk, allow writing there, or name another folder; then repeat the command."
+        sys.exit(console.print_user_error(UserError(f"{place} cannot be written ({error.strerror}). {remedy}")))
     except KeyboardInterrupt:
         hint = ""
         if flags.FLAGS.is_parsed() and MODE.value == "train" and WORKDIR.value:

@@ -45,6 +45,7 @@ def default_config() -> ConfigDict:
     config.data.rare_class_temperature = 0.01  # ASS+ draws images by their rare classes, as DAFormer; 0: off.
     config.data.full_size = False  # Prepare images at their own size, for random scale and crop; slower.
     config.data.rejected_limit = 20  # Preparation stops if more files are unusable.
+    config.data.trust_raw_ids = False  # Train although the labels of a split look like train ids of Cityscapes.
     config.data.undecodable_limit = 20  # Training stops if more images do not decode.
     config.data.source_size = (720, 1280)  # Height, width that source images are resized to.
     config.data.target_size = (512, 1024)  # Height, width that target images are resized to.

@@ -37,7 +37,7 @@ def build_networks(config: ConfigDict, num_classes: int) -> Networks:
         global_discriminator = GlobalDiscriminator(config.discriminator.global_width, dtype)
     if config.loss.semantic_weight > 0 and config.loss.get("semantic_kind") != "prototypes":
         classes = num_classes if config.loss.semantic_outputs == "projection" else 0
-        semantic_discriminator = SemanticDiscriminator(config.discriminator.semantic_width, outputs, classes, dtype)
+        semantic_discriminator = SemanticDiscriminator(config.discriminator.semantic_width, outputs, dtype, classes)
     return Networks(segmenter, global_discriminator, semantic_discriminator)
 
 

@@ -60,14 +60,14 @@ class SemanticDiscriminator(nn.Module):
     Attributes:
       width: units of both hidden layers.
       outputs: logits for each vector.
-      classes: C, for a discriminator that is told the class of each vector by projection (arXiv 1802.05637); else 0.
       dtype: compute type; parameters are float32.
+      classes: C, for a discriminator that is told the class of each vector by projection (arXiv 1802.05637); else 0.
     """
 
     width: int
     outputs: int
-    classes: int = 0
     dtype: jnp.dtype = jnp.float32
+    classes: int = 0
 
     @nn.compact
     def __call__(self, vectors: jax.Array) -> jax.Array:

@@ -49,7 +49,7 @@ def check_data(config: ConfigDict, limit: int | None = None, report_file: Path |
       Whether training would work with this data.
 
     Raises:
-      UserError: the list of labelled images cannot be used.
+      UserError: the list of labelled images cannot be used, or the report cannot be written.
     """
     labelled_subset.check_list(config.data)
     table = class_table(config.data.classes, config.data.custom)
@@ -246,5 +246,9 @@ def _print_report(lines: Sequence[str], report_file: Path | None, whole: Sequenc
     """Prints lines, and writes the whole report to a file if there is one."""
     print("\n".join(lines).strip("\n"), flush=True)
     if report_file is not None:
-        report_file.write_text("\n".join(whole or lines).strip("\n") + "\n", encoding="utf-8")
+        try:
+            report_file.write_text("\n".join(whole or lines).strip("\n") + "\n", encoding="utf-8")
+        except OSError as error:  # Not the data's fault, and what is printed stands.
+            text = f"The report above could not be written to {report_file} as well ({error.strerror})."
+            raise UserError(text) from error
         print(f"Every file by name: {report_file}", file=sys.stderr)

@@ -10,12 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.user_error import UserError
-from data.checking import report, survey
+from data.checking import report, survey, train_ids
 from data.classes import ClassTable
 from data.datasets.spec import DatasetSpec, domain_of
 from data.preparation import prepare, split_index
 from data.preparation.location import SplitLocation
 from data.raw.faults import Fault, printable
+from data.raw.label_rules import LabelRules
 from data.raw.pairs import Pair
 
 
@@ -102,7 +103,7 @@ def examine_files(config: ConfigDict, location: SplitLocation, class_table: Clas
     found.lines += _counts(location, len(chosen))
     found.lines += report.lines(result, spec, domain_of(location.part), table)
     found.problems += [
-        f"{found.title}: {text}" for text in _problems(config, location.part, found.faults, usable, result)
+        f"{found.title}: {text}" for text in _problems(config, location.part, found.faults, usable, result, spec.labels)
     ]
     if not location.folder.exists():
         found.needed = prepare.needed_bytes(usable, location.form)
@@ -163,7 +164,7 @@ def _reasons(location: SplitLocation, result: survey.Survey) -> dict[str, str]:
 
 
 def _problems(
-    config: ConfigDict, part: str, faults: list[Fault], usable: list[Pair], result: survey.Survey
+    config: ConfigDict, part: str, faults: list[Fault], usable: list[Pair], result: survey.Survey, rules: LabelRules
 ) -> Iterator[str]:
     limit = config.data.rejected_limit
     if len(faults) > limit:
@@ -171,6 +172,13 @@ def _problems(
             f"{len(faults)} files cannot be used, more than the {limit} that may be left out. Repair them, or raise "
             "--config.data.rejected_limit."
         )
+    if not config.data.trust_raw_ids:
+        rows = {raw_id: total / result.pixels[raw_id] for raw_id, total in result.rows.items()}
+        if reason := train_ids.describe_train_ids(result.pixels, rows, rules):
+            yield (
+                f"{reason}. Use the labels as they were downloaded: raw ids are mapped while training. If they are "
+                "right as they are, set --config.data.trust_raw_ids."
+            )
     if not usable or result.read == len(result.bad):
         yield f"none of the {result.read} pairs that were looked into can be used. Repair the files named above."
     if part == "target_validation":

@@ -17,8 +17,10 @@ REMEDIES = {
     "unreadable": "Allow reading (chmod), repair the link or check the disk.",
     "damaged": "Unpack or download the file again.",
     "bit depth": "Unpack the original again: a program has saved it with other bits.",
-    "colours": "Use the label of raw ids, not the one for display.",
-    "lossy label": "Use the PNG of the raw ids: what was lost cannot be restored.",
+    "colours": "Use the label of raw ids, not the one for display. Own data may hold colours: "
+    "data.custom.source_encoding or target_encoding 'colours'.",
+    "lossy label": "Use the PNG of the raw ids: what was lost cannot be restored. Masks of two values in own data may "
+    "be JPEG: data.custom.source_encoding or target_encoding 'binary'.",
     "not binary": "Use the mask of two values; numbers of classes in own data need data.custom.source_encoding or "
     "target_encoding 'indices'.",
     "size mismatch": "Unpack both files again; never resize one of them alone.",

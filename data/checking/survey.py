@@ -38,6 +38,7 @@ class PairSummary(NamedTuple):
       image_kind: format, kind and bits of the image.
       label_kind: the same of the label; empty if there is none.
       counts: raw id -> pixels; empty if there is no label.
+      rows: raw id -> sum of the rows of its pixels, each from 0, the top of the image, to 1; empty of volumes.
       unknown_colours: the most frequent colours that stand for no class -> pixels, where labels hold colours.
       digest: hash of the image's pixels, by which the same image is found in another file; of a volume with a tumour,
         that of its label, by which the same patient is found in another sequence.
@@ -49,6 +50,7 @@ class PairSummary(NamedTuple):
     image_kind: str = ""
     label_kind: str = ""
     counts: dict[int, int] = {}  # noqa: RUF012 (never changed)
+    rows: dict[int, float] = {}  # noqa: RUF012 (the same)
     unknown_colours: dict[Colour, int] = {}  # noqa: RUF012 (the same)
     digest: bytes = b""
 
@@ -73,6 +75,7 @@ class Survey:
       without_class: labels without a pixel of the classes of the run.
       only_zero: labels whose only raw id of a class is 0: empty, where labels are binary masks.
       digests: name of a usable pair -> hash of the image's pixels.
+      rows: raw id -> sum of the rows of its pixels, as in `PairSummary`.
       unknown_colours: colour that stands for no class -> pixels; at most `COLOURS_KEPT` of each label.
       labels_with_colours: the same colours -> number of labels that hold it.
     """
@@ -92,6 +95,7 @@ class Survey:
     without_class: list[Pair] = dataclasses.field(default_factory=list)
     only_zero: list[Pair] = dataclasses.field(default_factory=list)
     digests: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    rows: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     unknown_colours: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     labels_with_colours: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
@@ -112,6 +116,7 @@ class Survey:
         self.labels += 1
         self.label_kinds[summary.label_kind] += 1
         self.pixels.update(summary.counts)
+        self.rows.update(summary.rows)
         self.images.update(summary.counts.keys())
         self.unknown_colours.update(summary.unknown_colours)
         self.labels_with_colours.update(summary.unknown_colours.keys())
@@ -141,8 +146,24 @@ def summarise_pair(pair: Pair, rules: LabelRules) -> PairSummary:
     for shown in lesions or [content.image for content in contents]:
         digest.update(shown.tobytes())
     return PairSummary(
-        pair, None, contents[0].image.shape[:2], image_kind, label_kind, counts, unknown, digest.digest()
+        pair,
+        None,
+        contents[0].image.shape[:2],
+        image_kind,
+        label_kind,
+        counts,
+        {} if rules.is_volume or not pair.label else _sums_of_rows(contents[0].label),
+        unknown,
+        digest.digest(),
     )
+
+
+def _sums_of_rows(label: np.ndarray) -> dict[int, float]:
+    """Returns for each raw id of a label, [Y, X], the sum of its pixels' rows, from 0, the top, to 1."""
+    height, width = label.shape
+    rows = np.repeat((np.arange(height) + 0.5) / height, width)
+    sums = np.bincount(label.ravel(), weights=rows)
+    return {int(raw_id): float(sums[raw_id]) for raw_id in np.flatnonzero(sums)}
 
 
 def _unknown_colours(label: Path, rules: LabelRules, counts: np.ndarray) -> dict[Colour, int]:

@@ -141,7 +141,8 @@ def _write_shards(task: Task, work: Path, processes: int) -> list[shards.Shard]:
                         faults.append(new_fault)
                         _check_limit(task, faults, work)
         except (OSError, RuntimeError) as error:  # The latter comes from array_record, or from a worker that died.
-            text = f"Preparing {title} stopped: {error}. The same command resumes from there ({work})."
+            free = gigabytes(shutil.disk_usage(work).free)
+            text = f"Preparing {title} stopped: {error}. The same command resumes from there ({work}; {free} are free)."
             raise UserError(text) from error
     return [shard for file in files if (shard := shards.read_note(file))]
 

@@ -138,7 +138,7 @@ def test_prototypes_follow_the_means_of_present_classes():
 
 
 def test_a_projection_tells_the_discriminator_the_class():
-    module = SemanticDiscriminator(8, 1, CLASSES)
+    module = SemanticDiscriminator(8, 1, classes=CLASSES)
     vectors = np.random.default_rng(4).normal(size=(2, CLASSES, CHANNELS)).astype(np.float32)
     params = module.init(jax.random.key(0), vectors)["params"]
     params["embedding"] = np.random.default_rng(5).normal(size=(CLASSES, 8)).astype(np.float32)
