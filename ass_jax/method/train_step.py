@@ -134,14 +134,17 @@ def add_mixed(state: TrainState, batch: dict, networks: Networks, config: Config
 
     Returns:
       The streams, with "mixed" of `ass_jax.method.teacher.mixed_examples`, and `pseudo_label` `[B, H, W]`, 255 where
-      not confident, beside the unlabelled images; and `teacher/confident`: the share of confident pixels.
+      not confident, beside the unlabelled images, with `teacher_logits` `[B, h, w, C]` where the semantic term reads
+      them; and `teacher/confident`: the share of confident pixels.
     """
     images = batch["unlabelled"]["image"]
     _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)
     labels, confident = pseudo_labels(logits, images.shape[1:3], config.teacher.threshold)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
-    unlabelled = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED), "teacher_logits": logits}
+    unlabelled = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
+    if config.loss.semantic_unlabelled == "teacher":
+        unlabelled["teacher_logits"] = logits
     streams = batch | {"mixed": mixed, "unlabelled": unlabelled}
     return streams, {"teacher/confident": jnp.mean(confident, dtype=jnp.float32)}
 

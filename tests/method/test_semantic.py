@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ass_jax.method import semantic
+from ass_jax.method import semantic, train_step
 from ass_jax.method.class_means import cell_labels, class_means, soft_class_means
 from ass_jax.method.losses import IGNORED, SOURCE, TARGET, cell_domain_loss, prototype_loss
 from ass_jax.models import Networks
@@ -279,3 +279,17 @@ def test_whole_steps_on_four_devices_equal_one(name, monkeypatch):
         assert one.prototypes["seen"].tolist() == [1] * CLASSES
     else:
         assert one.prototypes is None
+
+
+@pytest.mark.parametrize("unlabelled", ["student", "teacher"])
+def test_logits_of_the_teacher_lie_beside_unlabelled_images_where_they_are_read(unlabelled):
+    config = small_steps.make_config("ass_plus")
+    config.loss.semantic_unlabelled = unlabelled
+    networks, first, examples = small_steps.make_networks(config), make_first(config), make_batch()
+    streams, _ = jax.eval_shape(lambda batch: train_step.add_mixed(first, batch, networks, config), examples)
+    shapes = {name: leaf.shape for name, leaf in streams["unlabelled"].items()}
+    size = small_steps.SIZES["unlabelled"]
+    expected = {"image": (COUNTS["unlabelled"], *size, 3), "pseudo_label": (COUNTS["unlabelled"], *size)}
+    if unlabelled == "teacher":
+        expected["teacher_logits"] = (COUNTS["unlabelled"], size[0] // 8, size[1] // 8, CLASSES)
+    assert shapes == expected
