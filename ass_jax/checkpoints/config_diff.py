@@ -29,6 +29,7 @@ HARMLESS = (
     "data.prefetch",
     "data.decoded_memory",
     "data.rejected_limit",
+    "data.trust_raw_ids",
     "data.undecodable_limit",
     "distributed",  # The steps do not depend on the number of processes.
     "data.labelled_list",  # A path; the hash of the names that it lists is compared instead.

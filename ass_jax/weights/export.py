@@ -174,8 +174,11 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", help="working directory of a training run")
-    parser.add_argument("--output", required=True, help="file to write; its ending selects the format")
+    parser.add_argument("workdir", type=os.path.expanduser, help="working directory of a training run")
+    # A shell leaves the ~ of --output=~/file as it is.
+    parser.add_argument(
+        "--output", type=os.path.expanduser, required=True, help="file to write; its ending selects the format"
+    )
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the latest one")
     parser.add_argument("--average", action="store_true", help="export the moving average of the weights")
     parser.add_argument("--names", choices=["huggingface"], help="of the parameters; default: by the ending")

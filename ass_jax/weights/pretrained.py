@@ -310,7 +310,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="torchvision's ResNet or VGG-16, DeepLab of AdaptSegNet, ADVENT or CLAN, DINOv2, an export of ours, or "
         f"weights of an installed package: {', '.join(packages.PACKAGES)}",
     )
-    parser.add_argument("--output", help="file to write: NAME.safetensors, for --config.init")
+    # A shell leaves the ~ of --output=~/file as it is.
+    parser.add_argument("--output", type=os.path.expanduser, help="file to write: NAME.safetensors, for --config.init")
     parser.add_argument("--backbone", choices=list(BACKBONES), help="of the model; default: the one that fits best")
     parser.add_argument(
         "--branches", type=int, choices=range(1, len(DILATIONS) + 1), help="of the classifier that act, to be written"

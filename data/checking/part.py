@@ -10,11 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.user_error import UserError
-from data.checking import report, survey, train_ids
+from data.checking import report, survey
 from data.classes import ClassTable
 from data.datasets.spec import DatasetSpec, domain_of
 from data.preparation import prepare, split_index
 from data.preparation.location import SplitLocation
+from data.raw import train_ids
 from data.raw.faults import Fault, printable
 from data.raw.label_rules import LabelRules
 from data.raw.pairs import Pair
@@ -172,17 +173,12 @@ def _problems(
             f"{len(faults)} files cannot be used, more than the {limit} that may be left out. Repair them, or raise "
             "--config.data.rejected_limit."
         )
-    if not config.data.trust_raw_ids:
-        rows = {raw_id: total / result.pixels[raw_id] for raw_id, total in result.rows.items()}
-        if reason := train_ids.describe_train_ids(result.pixels, rows, rules):
-            yield (
-                f"{reason}. Use the labels as they were downloaded: raw ids are mapped while training. If they are "
-                "right as they are, set --config.data.trust_raw_ids."
-            )
+    if not config.data.trust_raw_ids and (reason := train_ids.describe_train_ids(result.pixels, result.rows, rules)):
+        yield f"{reason}. {train_ids.REMEDY}"
     if not usable or result.read == len(result.bad):
         yield f"none of the {result.read} pairs that were looked into can be used. Repair the files named above."
     if part == "target_validation":
         try:
             split_index.check_label_sizes(np.array(list(result.sizes)).reshape(-1, 2), config.evaluation.batch)
         except UserError as error:
-            yield f"{error} Set --config.evaluation.batch=1."
+            yield str(error)

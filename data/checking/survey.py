@@ -17,7 +17,7 @@ from tqdm import tqdm
 from configs.user_error import UserError
 from data.classes import Colour
 from data.preparation import workers
-from data.raw import image_files, nifti
+from data.raw import image_files, nifti, train_ids
 from data.raw.faults import BadFileError, Fault
 from data.raw.label_rules import LabelRules
 from data.raw.pairs import Pair, read_images
@@ -38,7 +38,8 @@ class PairSummary(NamedTuple):
       image_kind: format, kind and bits of the image.
       label_kind: the same of the label; empty if there is none.
       counts: raw id -> pixels; empty if there is no label.
-      rows: raw id -> sum of the rows of its pixels, each from 0, the top of the image, to 1; empty of volumes.
+      rows: raw id -> sum of the rows of its pixels, of `sums_of_rows` of `data.raw.train_ids`; empty
+        where train ids are not looked for.
       unknown_colours: the most frequent colours that stand for no class -> pixels, where labels hold colours.
       digest: hash of the image's pixels, by which the same image is found in another file; of a volume with a tumour,
         that of its label, by which the same patient is found in another sequence.
@@ -152,18 +153,10 @@ def summarise_pair(pair: Pair, rules: LabelRules) -> PairSummary:
         image_kind,
         label_kind,
         counts,
-        {} if rules.is_volume or not pair.label else _sums_of_rows(contents[0].label),
+        train_ids.sums_of_rows(contents[0].label) if pair.label and train_ids.can_be_judged(rules) else {},
         unknown,
         digest.digest(),
     )
-
-
-def _sums_of_rows(label: np.ndarray) -> dict[int, float]:
-    """Returns for each raw id of a label, [Y, X], the sum of its pixels' rows, from 0, the top, to 1."""
-    height, width = label.shape
-    rows = np.repeat((np.arange(height) + 0.5) / height, width)
-    sums = np.bincount(label.ravel(), weights=rows)
-    return {int(raw_id): float(sums[raw_id]) for raw_id in np.flatnonzero(sums)}
 
 
 def _unknown_colours(label: Path, rules: LabelRules, counts: np.ndarray) -> dict[Colour, int]:

@@ -4,6 +4,7 @@ Work happens in a folder beside the final one, which is renamed when it is compl
 wait for the first one instead of working on the same files.
 """
 
+import collections
 import contextlib
 import shutil
 import sys
@@ -19,6 +20,7 @@ from data.datasets.spec import domain_of
 from data.preparation import provenance, records, shards, split_index, workers
 from data.preparation.location import SplitLocation, list_faults
 from data.preparation.records import Form
+from data.raw import train_ids
 from data.raw.faults import Fault
 from data.raw.pairs import Pair
 
@@ -39,6 +41,7 @@ class Task(NamedTuple):
       location: of its files and records.
       root: folder of the dataset.
       rejected_limit: preparation stops when more files than these are unusable.
+      trust_raw_ids: whether labels are used that look like train ids of Cityscapes.
       shard_name: returns the file name of a shard, given its number and the count of shards.
       serialize: turns a record into bytes.
       describe: writes what TFDS needs into a folder, given the records of every shard and the bytes of all.
@@ -47,6 +50,7 @@ class Task(NamedTuple):
     location: SplitLocation
     root: Path
     rejected_limit: int
+    trust_raw_ids: bool
     shard_name: Callable[[int, int], str]
     serialize: shards.Serialize
     describe: Callable[[Path, Sequence[int], int], None]
@@ -60,12 +64,13 @@ def prepare_split(task: Task, processes: int | None = None) -> None:
       processes: number of processes that read and encode; None: one for each usable core.
 
     Raises:
-      UserError: too many files are unusable, or the disk is too small.
+      UserError: too many files are unusable, the disk is too small, or the folder cannot be written.
     """
     location = task.location
     folder, files = location.folder, location.user_files
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.parent / "lock"):
+    with writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder.parent), _lock(folder.parent / "lock"):
         if folder.exists():
             return
         work = incomplete_folder(folder)
@@ -77,6 +82,8 @@ def prepare_split(task: Task, processes: int | None = None) -> None:
         entries = [entry for shard in done for entry in shard.entries]
         if not entries:
             raise UserError(f"No image of {location.title} can be used:{list_faults(faults)}")
+        if not task.trust_raw_ids:
+            _refuse_train_ids(location, done)
         rules = location.form.rules
         raw_ids = 256 if rules.values == 256 else max(rules.raw_ids) + 1
         split_index.write_index(split_index.file_of(work, location.split.name), entries, raw_ids)
@@ -89,6 +96,23 @@ def prepare_split(task: Task, processes: int | None = None) -> None:
         shards.remove_notes(_shard_files(task, folder, len(done)))
         if faults:
             logging.warning("%d files were left out; see %s.", len(faults), folder / REJECTED)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns the OSError of a write below a folder of records into a UserError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} cannot be written ({error.strerror or error}); "
+            f"{_free(folder)}. Make room, allow writing there, or name another folder: --config.data.directory=FOLDER."
+        ) from error
+
+
+def _free(folder: Path) -> str:
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    return f"{gigabytes(shutil.disk_usage(existing).free)} are free there"
 
 
 def incomplete_folder(folder: Path) -> Path:
@@ -163,6 +187,18 @@ def _check_limit(task: Task, faults: Sequence[Fault], work: Path) -> None:
             f"(config.data.rejected_limit):{list_faults(faults)}\nAll faults so far: {file}. "
             "Repair them, or raise the limit to leave them out."
         )
+
+
+def _refuse_train_ids(location: SplitLocation, done: Sequence[shards.Shard]) -> None:
+    """Raises UserError if the labels of the whole split look like train ids; finished shards stay."""
+    pixels: collections.Counter = collections.Counter()
+    sums: collections.Counter = collections.Counter()
+    for shard in done:
+        sums.update(shard.rows)
+        for entry in shard.entries:
+            pixels.update({int(raw_id): count for raw_id, count in entry["counts"].items()})
+    if reason := train_ids.describe_train_ids(pixels, sums, location.form.rules):
+        raise UserError(f"{location.title}: {reason}. {train_ids.REMEDY}")
 
 
 def needed_bytes(pairs: Sequence[Pair], form: Form) -> int:

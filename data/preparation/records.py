@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from data.raw import train_ids
 from data.raw.faults import BadFileError, Fault
 from data.raw.label_rules import LabelRules
 from data.raw.nifti import Frame
@@ -42,6 +43,8 @@ class Record(NamedTuple):
       label: PNG of raw ids, [H, W]; `LabelRules.unlabelled_id` everywhere if there is no label.
       labelled: whether there is a label.
       counts: raw id -> its pixels in the stored label; empty if there is no label.
+      rows: raw id -> sum of the rows of its pixels, of `sums_of_rows` of `data.raw.train_ids`; empty where train ids
+        are not looked for.
       label_size: height and width of the label.
       frame: of the volume, at its first slice; None at the others and for other images.
     """
@@ -51,6 +54,7 @@ class Record(NamedTuple):
     label: bytes
     labelled: bool
     counts: dict[int, int]
+    rows: dict[int, float]
     label_size: tuple[int, int]
     frame: Frame | None
 
@@ -76,7 +80,8 @@ def _make_record(name: str, content: PairContent, form: Form, *, labelled: bool,
     label = label.astype(np.uint8 if form.rules.values == 256 else np.uint16)
     ids, counts = np.unique(label, return_counts=True)
     found = dict(zip(ids.tolist(), counts.tolist(), strict=True)) if labelled else {}
-    return Record(name, _png(image), _png(label), labelled, found, label.shape, frame)
+    rows = train_ids.sums_of_rows(label) if labelled and train_ids.can_be_judged(form.rules) else {}
+    return Record(name, _png(image), _png(label), labelled, found, rows, label.shape, frame)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

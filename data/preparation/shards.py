@@ -5,6 +5,7 @@ entries in the index, its rejected files and the files that it was made of. The 
 last: a shard under its final name is complete and has its note.
 """
 
+import collections
 import contextlib
 import functools
 import json
@@ -36,12 +37,14 @@ class Shard(NamedTuple):
       entries: of the index, one for each record.
       faults: of the pairs that were left out.
       sources: of all of its pairs, by their names.
+      rows: raw id -> sum of the rows of its pixels, as in `Record`, of all records.
       bytes: size of the file.
     """
 
     entries: list[dict[str, Any]]
     faults: list[Fault]
     sources: dict[str, Source]
+    rows: dict[int, float]
     bytes: int
 
 
@@ -57,14 +60,16 @@ def group_pairs(pairs: Sequence[Pair], form: Form) -> list[Sequence[Pair]]:
 
 
 def read_note(file: Path) -> Shard | None:
-    """Reads the note of a finished shard; None if it is not finished."""
+    """Reads the note of a finished shard; None if it is not finished, or of a version with other notes."""
     if not file.exists():
         return None
     note = json.loads(_note(file).read_text())
+    if not note.keys() >= {"sources", "rows"}:
+        return None
     faults = [Fault(kind, Path(path), text) for kind, path, text in note["faults"]]
-    # Notes of older versions do not have them: their shards are made again.
-    sources = {name: Source(tuple(times), tuple(found)) for name, times, found in note.get("sources", [])}
-    return Shard(note["entries"], faults, sources, file.stat().st_size)
+    sources = {name: Source(tuple(times), tuple(found)) for name, times, found in note["sources"]}
+    rows = {int(raw_id): total for raw_id, total in note["rows"].items()}
+    return Shard(note["entries"], faults, sources, rows, file.stat().st_size)
 
 
 def remove_notes(files: Sequence[Path]) -> None:
@@ -107,6 +112,7 @@ def write(
     with contextlib.closing(results):
         for number, (file, group) in enumerate(zip(files, groups, strict=True)):
             entries, faults, sources = [], [], []
+            rows: collections.Counter = collections.Counter()
             temporary = file.with_name(f"temporary_{file.name}")
             # One record a group, so that each can be read alone.
             writer = array_record_module.ArrayRecordWriter(os.fspath(temporary), "group_size:1")
@@ -121,6 +127,7 @@ def write(
                     for record in result:
                         writer.write(serialize(record))
                         entries.append(split_index.make_entry(record))
+                        rows.update(record.rows)
                     yield number, None
             finally:
                 writer.close()
@@ -129,6 +136,7 @@ def write(
                 "entries": entries,
                 "faults": [(fault.kind, str(fault.file), fault.text) for fault in faults],
                 "sources": sources,
+                "rows": rows,
             }
             note.write_text(json.dumps(stored))
             for path in (note, temporary):

@@ -60,10 +60,17 @@ def write_index(file: Path, entries: Sequence[dict[str, Any]], raw_ids: int) -> 
 
 
 def read_index(file: Path) -> Index:
-    """Reads an index."""
-    content = json.loads(file.read_text())
-    records = content["records"]
-    counts = np.zeros((len(records), content["raw_ids"]), np.int64)
+    """Reads an index.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        content = json.loads(file.read_text())
+        records = content["records"]
+        counts = np.zeros((len(records), content["raw_ids"]), np.int64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); remove {file.parent} to have it prepared again.") from error
     for row, record in zip(counts, records, strict=True):
         for raw_id, count in record["counts"].items():
             if int(raw_id) < len(row):
@@ -89,5 +96,6 @@ def check_label_sizes(label_sizes: np.ndarray, batch: int) -> None:
     if batch > 1 and len(sizes) > 1:
         shown = ", ".join(f"{height}x{width}" for height, width in sizes[:8])
         raise UserError(
-            f"evaluation.batch is {batch}, but the validation labels have {len(sizes)} sizes ({shown}): expected 1."
+            f"evaluation.batch is {batch}, but the labels to be scored have {len(sizes)} sizes ({shown}): expected 1. "
+            "Set --config.evaluation.batch=1."
         )

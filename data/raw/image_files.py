@@ -32,6 +32,16 @@ _CHANNEL_DIFFERENCE = 32
 _LARGEST_ID = 65535
 _COLOURS_SHOWN = 5
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width.
+# EXIF orientation -> what turns pixels [Y, X] as viewers show them.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).T,
+    8: np.rot90,
+}
 
 
 def read_image(file: Path) -> np.ndarray:
@@ -67,7 +77,7 @@ def is_turned(file: Path) -> bool:
 
 
 def read_label(file: Path, encoding: str) -> np.ndarray:
-    """Reads a label file.
+    """Reads a label file. As an image, it is turned as its EXIF orientation says.
 
     Args:
       file: a label file.
@@ -82,13 +92,15 @@ def read_label(file: Path, encoding: str) -> np.ndarray:
     """
     if encoding not in ENCODINGS:
         raise ValueError(f"Unknown encoding {encoding!r} of labels. Valid: {', '.join(ENCODINGS)}.")
-    return ENCODINGS[encoding](_open(file), file)
+    image = _open(file)
+    return _turn(ENCODINGS[encoding](image, file), image, file)
 
 
 def read_colours(file: Path, colours: Sequence[Colour], unknown: int) -> np.ndarray:
     """Reads a label file that shows each class in colours of its own.
 
-    Palettes are looked up, grey values are colours with three equal channels, and transparency is dropped.
+    Palettes are looked up, grey values are colours with three equal channels, and transparency is dropped. As an image,
+    it is turned as its EXIF orientation says.
 
     Args:
       file: a label file.
@@ -101,7 +113,8 @@ def read_colours(file: Path, colours: Sequence[Colour], unknown: int) -> np.ndar
     Raises:
       BadFileError: it cannot be read, was compressed with loss, or shows none of the colours.
     """
-    codes = _colour_codes(file)
+    image = _open(file)
+    codes = _turn(_colour_codes(image, file), image, file)
     known = _codes(np.array(colours, np.uint32))
     order = np.argsort(known)
     places = order[np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)]
@@ -121,7 +134,7 @@ def unknown_colours(file: Path, colours: Sequence[Colour]) -> dict[Colour, int]:
     Raises:
       BadFileError: as `read_colours`.
     """
-    values, counts = np.unique(_colour_codes(file), return_counts=True)
+    values, counts = np.unique(_colour_codes(_open(file), file), return_counts=True)
     found = {_colour(value): int(count) for value, count in zip(values, counts, strict=True)}
     return {colour: count for colour, count in found.items() if colour not in set(map(tuple, colours))}
 
@@ -167,7 +180,7 @@ def _any_indices(image: Image.Image, file: Path) -> np.ndarray:
     if image.format in _LOSSY:
         hint += " If it has more values and no other copy, its numbers are lost: ask its authors for a PNG."
     elif image.mode in ("RGB", "RGBA"):
-        hint += " If it shows each class in a colour, set it to 'colours'."
+        hint += " If it shows each class in a colour, set the same to 'colours'."
     if image.format not in _LOSSY and image.mode in ("RGB", "RGBA") and _has_equal_channels(image, file):
         hint += " Its channels are equal: saved as grey (one channel), it can be used."
     _refuse_colours(image, file, hint)
@@ -202,9 +215,14 @@ def _binary(image: Image.Image, file: Path) -> np.ndarray:
     return _mask(values >= _THRESHOLD)
 
 
-def _colour_codes(file: Path) -> np.ndarray:
+def _turn(label: np.ndarray, image: Image.Image, file: Path) -> np.ndarray:
+    """Returns a label, [Y, X], as viewers show its file; `image` is decoded, and Pillow has turned it if it is TIFF."""
+    orientation = _decode(image, file, image.getexif).get(ExifTags.Base.Orientation, 1)
+    return np.ascontiguousarray(_TURNS[orientation](label)) if orientation in _TURNS else label
+
+
+def _colour_codes(image: Image.Image, file: Path) -> np.ndarray:
     """Returns the displayed colours of a label file, a number each, uint32 [Y, X]."""
-    image = _open(file)
     if image.format in _LOSSY or image.info.get("compression") == "jpeg":
         text = (
             f"expected the exact colours of the classes, found {image.format}: compression with loss changes colours, "

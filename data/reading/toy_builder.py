@@ -85,7 +85,7 @@ def open_toy_builder(data_config: ConfigDict) -> ToyStreets:
       The builder, whose records exist.
 
     Raises:
-      UserError: the dataset has lost files.
+      UserError: the dataset has lost files, or cannot be written.
     """
     builder = _make_builder(data_config)
     if not builder.data_path.exists():
@@ -96,11 +96,14 @@ def open_toy_builder(data_config: ConfigDict) -> ToyStreets:
             # Offline: there is nothing to download.
             options = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=1)
             builder.download_and_prepare(download_config=options)
-        except OSError:
+        except (OSError, RuntimeError) as error:  # The latter comes from array_record, also for a full disk.
             # Fine if another process, which made the same images, renamed its folder first.
             builder = _make_builder(data_config)
             if not builder.data_path.exists():
-                raise
+                raise UserError(
+                    f"The generated images cannot be written to {builder.data_path} ({error}). Make room, allow "
+                    "writing there, or name another folder: --config.data.directory=FOLDER."
+                ) from error
     if not builder.is_prepared():
         raise UserError(f"{builder.data_path} is not a complete dataset; remove it to have it generated again.")
     return builder

@@ -62,7 +62,7 @@ def test_harmless_keys_do_not_count():
     config.evaluation.update(every=7, batch=3)
     config.checkpoint.update(every=7, keep=1)
     config.data.update(directory="elsewhere", readers=2, prefetch=1, decoded_memory=0)
-    config.data.update(source_root="moved", target_root="moved")
+    config.data.update(source_root="moved", target_root="moved", trust_raw_ids=True)
     assert config_diff.training_differences(there, kept(config, {"list": "other words", "sha256": "0a"})) == []
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -275,3 +276,13 @@ def test_command_line(tmp_path, model, monkeypatch, capsys):
     monkeypatch.undo()
     assert export.main([str(tmp_path / "absent"), f"--output={output}"]) == 2
     assert "absent has no config.json: it is not the working directory of a training run" in capsys.readouterr().err
+
+
+def test_home_folder_of_the_output_is_completed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written = []
+    monkeypatch.setattr(export, "open_run", lambda workdir, step, average: written.append(workdir))
+    monkeypatch.setattr(export, "write", lambda trained, output, names: Path(output).write_bytes(b"weights"))
+    assert export.main(["~/run", "--output=~/model.safetensors"]) == 0
+    assert written == [f"{tmp_path}/run"]
+    assert (tmp_path / "model.safetensors").read_bytes() == b"weights"

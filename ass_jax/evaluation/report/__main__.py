@@ -41,7 +41,9 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> Path:
 def main(arguments: Sequence[str]) -> int:
     """Writes the report that the arguments of the command line name; returns the exit code."""
     paths = [Path(argument).expanduser() for argument in arguments if not argument.startswith("-")]
-    outputs = [Path(argument.removeprefix(_OUTPUT)) for argument in arguments if argument.startswith(_OUTPUT)]
+    outputs = [
+        Path(argument.removeprefix(_OUTPUT)).expanduser() for argument in arguments if argument.startswith(_OUTPUT)
+    ]
     if not paths or len(paths) + len(outputs) < len(arguments) or len(outputs) > 1:
         print_error(*(__doc__ or "").splitlines())
         return UserError.exit_code

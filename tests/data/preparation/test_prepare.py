@@ -243,7 +243,7 @@ def test_labels_of_several_sizes_are_evaluated_one_by_one(config, tmp_path):
     found = [batch["label"].shape for batch in pipeline.evaluation_batches(config)]
     assert found == [(1, 32, 64), (1, 20, 40)]
     config.evaluation.batch = 2
-    with pytest.raises(ValueError, match=r"evaluation\.batch is 2, but .*20x40.*expected 1"):
+    with pytest.raises(ValueError, match=r"batch is 2, but .*20x40.*expected 1.*Set --config.evaluation.batch=1"):
         pipeline.evaluation_batches(config)
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.user_error import UserError
 from data import pipeline
-from data.preparation import prepare, shards
+from data.preparation import prepare, shards, split_index
 from tests.helpers import file_faults, trees
 from tests.helpers.miniature_specs import SIZES
 from tests.helpers.split_records import open_split, read
@@ -100,6 +101,33 @@ def test_preparation_resumes_after_the_disk_was_full(config, tmp_path, monkeypat
         open_split(config)
     monkeypatch.setattr(Path, "rename", rename)
     assert len(read(open_split(config))) == 5
+
+
+@pytest.mark.parametrize("step", ["mkdir", "write_text"])
+def test_folder_that_takes_no_files_is_named(config, tmp_path, monkeypatch, step):
+    """Root may write anywhere, so the refusal is imitated."""
+    trees.write_gta5(tmp_path / "source", count=2)
+    original, prepared = getattr(Path, step), tmp_path / "prepared"
+
+    def refuse(self, *arguments, **options):
+        if self.is_relative_to(prepared) and not self.name.startswith("temporary"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, step, refuse)
+    expected = rf"{prepared}/gta5/\S+ cannot be written \(Permission denied\); .* free .*--config\.data\.directory"
+    with pytest.raises(UserError, match=expected):
+        open_split(config)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"raw_ids": 3}'])
+def test_damaged_index_is_named(config, tmp_path, content):
+    trees.write_gta5(tmp_path / "source", count=2)
+    folder = Path(open_split(config).data_path)
+    file = split_index.file_of(folder, "train")
+    file.write_text(content)
+    with pytest.raises(UserError, match=f"{file} is damaged .*; remove {folder} to have it prepared again"):
+        split_index.read_index(file)
 
 
 def test_folder_with_missing_files_is_reported(config, tmp_path):

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from ass_jax.inference.image_files import read_image
 from data.classes import IGNORED, class_table, train_ids
@@ -189,6 +189,44 @@ def test_images_are_turned_as_viewers_show_them(tmp_path, orientation, turn):
     assert np.abs(found.astype(int) - expected).mean() < 8  # JPEG blurs the border.
     np.testing.assert_array_equal(found, read_image(file))  # Of predictions.
     assert image_files.is_turned(file) == (orientation in (6, 8))
+
+
+def upright(array, orientation):
+    """Returns pixels as Pillow turns them."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", exif=exif)
+    return np.asarray(ImageOps.exif_transpose(Image.open(buffer)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_labels_are_turned_as_viewers_show_them(tmp_path, orientation, kind):
+    label = np.array([[0, 1, 1], [0, 2, 3]], np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = tmp_path / "label"
+    Image.fromarray(label).save(file, kind, exif=exif)
+    np.testing.assert_array_equal(image_files.read_label(file, "any indices"), upright(label, orientation))
+    Image.fromarray(np.where(label == 1, 255, 0).astype(np.uint8)).save(file, kind, exif=exif)
+    expected = np.where(upright(label, orientation) == 1, 255, 0)
+    np.testing.assert_array_equal(image_files.read_label(file, "binary"), expected)
+    colours = ((0, 0, 9), (9, 9, 9), (1, 2, 3), (3, 2, 1))
+    Image.fromarray(np.array(colours, np.uint8)[label]).save(file, kind, exif=exif)
+    np.testing.assert_array_equal(image_files.read_colours(file, colours, 255), upright(label, orientation))
+
+
+def test_a_photograph_and_its_mask_are_turned_alike(tmp_path):
+    image, pixels = turned(tmp_path, 3)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    mask = tmp_path / "mask.jpg"
+    Image.fromarray(pixels[..., 0]).save(mask, exif=exif, quality=95)
+    read = read_pair(Pair("a", image, mask, (1, 1), (0, 0)), LabelRules("binary", {0: "rest", 255: "red"}, None))
+    np.testing.assert_array_equal(read.label, np.where(read.image[..., 0] >= 128, 255, 0))
+    assert (read.label[:, 10:] == 255).all()
+    assert (read.label[:, :10] == 0).all()
 
 
 def test_a_label_that_fits_the_stored_pixels_of_a_turned_image_is_explained(tmp_path):

@@ -120,6 +120,19 @@ def test_concurrent_generations_do_not_collide(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("incomplete*"))
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("write failed: No space left on device"), OSError(30, "Read-only file system")]
+)
+def test_folder_that_takes_no_files_is_named(tmp_path, monkeypatch, error):
+    def fail(self, **options):
+        raise error
+
+    monkeypatch.setattr(toy.ToyStreets, "download_and_prepare", fail)
+    expected = rf"cannot be written to {tmp_path}/.*{error.args[-1]}.* --config\.data\.directory"
+    with pytest.raises(UserError, match=expected):
+        toy.open_toy_builder(data_config(tmp_path))
+
+
 def test_folder_with_missing_files_is_reported(tmp_path):
     builder = toy.open_toy_builder(data_config(tmp_path))
     (builder.data_path / "dataset_info.json").unlink()

@@ -22,6 +22,9 @@ def test_where_reports_are_written(tmp_path, monkeypatch, capsys):
     words = Page((tmp_path / "both.html").read_text()).words
     assert "Paired differences" in words
     assert "joint" in words
+    monkeypatch.setenv("HOME", str(tmp_path / "joint"))
+    assert main([runs[0], "--output=~/home.html"]) == 0
+    assert (tmp_path / "joint" / "home.html").exists()
 
 
 @pytest.mark.parametrize(

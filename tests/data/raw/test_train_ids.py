@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
-from data.checking.train_ids import describe_train_ids
+from configs.user_error import UserError
 from data.datasets.registry import SPECS
+from data.preparation import records
+from data.raw.train_ids import describe_train_ids, sums_of_rows
 from tests.helpers import trees
 from tests.helpers.data_check import run_check
+from tests.helpers.split_records import open_split, read
 
 # Class -> share of the pixels, and mean row, of streets as Cityscapes shows them.
 STREET = {
@@ -38,8 +41,8 @@ def judge(dataset, ids, names=tuple(STREET), **more):
     shown = {ids[name]: STREET[name] for name in names if name in ids}
     shown |= {int(number.removeprefix("_")): place for number, place in more.items()}
     pixels = {number: int(1e6 * share) for number, (share, _) in shown.items()}
-    rows = {number: row for number, (_, row) in shown.items()}
-    return describe_train_ids(pixels, rows, SPECS[dataset].labels)
+    sums = {number: row * pixels[number] for number, (_, row) in shown.items()}
+    return describe_train_ids(pixels, sums, SPECS[dataset].labels)
 
 
 def raw_ids(dataset):
@@ -55,6 +58,7 @@ def raw_ids(dataset):
         ("road", "car"),
         ("sky", "building"),
         ("sidewalk", "building", "person"),
+        ("sidewalk", "building", "pole"),
         ("building",),
         ("vegetation", "terrain"),
     ],
@@ -98,13 +102,56 @@ def test_what_cannot_be_told_is_not_refused():
     assert describe_train_ids({}, {}, SPECS["cityscapes"].labels) == ""
 
 
-def test_a_split_of_train_ids_is_refused_with_the_switch(config, clean, capsys):
-    """Each label of the validation split alone could be honest: sidewalk, rail track and fence."""
+def test_stray_numbers_change_nothing():
+    names = ("vegetation", "sky", "car")
+    assert judge("cityscapes", TRAIN_IDS, names, _77=(1e-5, 0.5)) == judge("cityscapes", TRAIN_IDS, names) != ""
+
+
+def test_void_pixels_at_the_bottom_are_no_road():
+    """Only where they are nearly all of the split, or where what would be a sidewalk lies above."""
+    honest = {"_0": (0.06, 0.8)}
+    assert judge("cityscapes", raw_ids("cityscapes"), ("sidewalk", "building"), **honest) == ""
+    assert judge("gta5", {}, (), _0=(0.7, 0.75), _2=(0.2, 0.3), _13=(0.06, 0.55)) != ""
+    assert judge("gta5", {}, (), _0=(0.3, 0.75), _11=(0.2, 0.3), _13=(0.06, 0.55)) == ""
+    assert judge("gta5", {}, (), _0=(0.3, 0.75), _11=(0.2, 0.3), _8=(0.06, 0.3)) != ""
+
+
+def test_rows_are_summed_by_number():
+    assert sums_of_rows(np.array([[3, 3], [3, 7], [7, 7], [0, 0]], np.uint8)) == {
+        3: 0.125 * 2 + 0.375,
+        7: 0.375 + 0.625 * 2,
+        0: 0.875 * 2,
+    }
+
+
+@pytest.fixture
+def converted(clean):
+    """The validation labels in train ids. Each alone could be honest: sidewalk, rail track and fence."""
     for number, file in enumerate(clean[2].label_files):
         label = np.full(clean[2].labels[number].shape, 8, np.uint8)
         label[: len(label) // 3] = 10
         label[-3:, number:] = 13
         file.write_bytes(trees.encode_label("cityscapes", label))
+
+
+def test_preparation_judges_the_whole_split_even_where_nothing_is_checked_before(config, converted, monkeypatch):
+    with pytest.raises(UserError, match=r"cityscapes val: its labels look like .* set --config\.data\.trust_raw_ids"):
+        open_split(config, "target_validation")
+    config.data.trust_raw_ids = True
+    monkeypatch.setattr(records, "make_records", None)  # Those that are made already are enough.
+    assert len(read(open_split(config, "target_validation"))) == 3
+
+
+def test_preparation_takes_honest_labels_of_few_numbers(config, clean):
+    """The same numbers as above, with the rail track below."""
+    for label, file in zip(clean[2].labels, clean[2].label_files, strict=True):
+        honest = np.full(label.shape, 8, np.uint8)
+        honest[-len(label) // 3 :], honest[:3] = 10, 13
+        file.write_bytes(trees.encode_label("cityscapes", honest))
+    assert len(read(open_split(config, "target_validation"))) == 3
+
+
+def test_a_split_of_train_ids_is_refused_with_the_switch(config, converted, capsys):
     works, text = run_check(config, capsys)
     assert not works
     assert "its labels look like train ids of Cityscapes: 10 (train id of sky) lies above, where sky would" in text
