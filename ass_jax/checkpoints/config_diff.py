@@ -100,6 +100,11 @@ def scoring_differences(saved: dict, current: dict) -> list[tuple[str, str, str]
     return [found for found in _differences(saved, current) if _is_in(found[0], SCORING)]
 
 
+def network_differences(saved: dict, current: dict) -> list[tuple[str, str, str]]:
+    """Returns the keys that differ and can make another network, each with its saved and its current value as JSON."""
+    return [found for found in _differences(saved, current) if found[0] in (*_NETWORK, "data.custom.names")]
+
+
 def format_differences(found: list[tuple[str, str, str]]) -> str:
     """Returns the differences as text, each on a new line."""
     return "".join(f"\n  {key}: checkpoint {old}, now {new}" for key, old, new in found)

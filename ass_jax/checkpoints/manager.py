@@ -27,6 +27,11 @@ from configs.user_error import UserError
 
 Tree = TypeVar("Tree")
 
+
+class MisfitError(UserError):
+    """A checkpoint is of another network."""
+
+
 _AVERAGE = ("average/",)  # Path of the moving average's leaves.
 # Without the metadata files that Orbax writes beside the arrays: only random keys need them, and they have no checksum.
 _ARRAYS = ocp.type_handlers.create_type_handler_registry(
@@ -319,7 +324,7 @@ class Checkpoints:
                 )
             types = {name: text.partition(" crc32")[0] for name, text in expected.items()}
             if differing := integrity.leaf_differences(integrity.leaf_types(target), types):
-                raise UserError(
+                raise MisfitError(
                     f"Checkpoint {step} in {self.directory} does not fit the model of this configuration. Use "
                     f"config.model and config.data.classes of the run; {differing}"
                 )

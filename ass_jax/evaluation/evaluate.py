@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ass_jax import visualization
 from ass_jax.checkpoints import config_diff, selection
-from ass_jax.checkpoints.manager import Checkpoints
+from ass_jax.checkpoints.manager import Checkpoints, MisfitError
 from ass_jax.class_table import ClassTable, background_class
 from ass_jax.evaluation import image_scores, metrics
 from ass_jax.evaluation.metrics import confusion_matrices
@@ -37,6 +37,7 @@ from ass_jax.runtime.sharding import (
 )
 from ass_jax.runtime.workdir import CHECKPOINTS, PREDICTION_PICTURE, PREDICTIONS, of_split, writing
 from ass_jax.weights.model_settings import with_settings
+from configs.user_error import UserError
 
 Batch = dict[str, np.ndarray]
 # Takes name, image, prediction, labels and confusion matrix of an image.
@@ -91,7 +92,16 @@ def evaluate(
         networks = build_networks(config, len(class_table.names))
         target = on_mesh(abstract_segmenter(networks, config), mesh)
         from_source = settings.split == "source"
-        variables = {"": checkpoints.restore_segmenter(target, number, source=from_source)}
+        try:
+            variables = {"": checkpoints.restore_segmenter(target, number, source=from_source)}
+        except MisfitError as error:
+            settings_of_network = config_diff.network_differences(saved, config.to_dict())
+            if not settings_of_network:
+                raise
+            raise UserError(
+                f"Checkpoint {number} in {checkpoints.directory} is of another network. Evaluate it with its own "
+                f"settings:{config_diff.format_differences(settings_of_network)}"
+            ) from error
         if config.teacher.decay and labelled and not from_source:  # It has no statistics of the source.
             variables["average"] = checkpoints.restore_segmenter(target, number, average=True)
         saved_reports = selection.saved_reports(checkpoints)

@@ -137,6 +137,13 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise WeightFileError(f"{path}: damaged, or not an .npz file of arrays ({_first_line(error)}).") from error
+        raise WeightFileError(
+            f"{path}: expected only arrays of numbers, found Python objects, which could run code and are not read. "
+            "Save it again with the arrays alone."
+        ) from error
     except Exception as error:
         raise WeightFileError(f"{path}: damaged, or not an .npz file of arrays ({_first_line(error)}).") from error
     others = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]

@@ -10,25 +10,41 @@ _SHOWN = 20  # Files of a kind of fault on the console; the report in a file nam
 # Kind of fault, as in `data.raw.faults.KINDS` -> what to do about it.
 REMEDIES = {
     "missing folder": "Put the folder there, or name another root.",
-    "missing image": "Unpack the archive of the images again, or remove the label.",
-    "missing label": "Unpack the archive of the labels again, or remove the image.",
-    "missing field of view": "Unpack the archive of the masks again, or remove the image and its label.",
+    "missing image": "Get the images again, or remove the label.",
+    "missing label": "Get the labels again, or remove the image.",
+    "missing field of view": "Get the masks again, or remove the image and its label.",
     "odd name": "Give the file the expected name, or move it elsewhere.",
     "unreadable": "Allow reading (chmod), repair the link or check the disk.",
     "damaged": "Unpack or download the file again.",
-    "bit depth": "Unpack the original again: a program has saved it with other bits.",
-    "colours": "Use the label of raw ids, not the one for display. Own data may hold colours: "
-    "data.custom.source_encoding or target_encoding 'colours'.",
-    "lossy label": "Use the PNG of the raw ids: what was lost cannot be restored. Masks of two values in own data may "
-    "be JPEG: data.custom.source_encoding or target_encoding 'binary'.",
-    "not binary": "Use the mask of two values; numbers of classes in own data need data.custom.source_encoding or "
-    "target_encoding 'indices'.",
-    "size mismatch": "Unpack both files again; never resize one of them alone.",
-    "affine mismatch": "Unpack both files again; register or resample none of them alone.",
-    "not finite": "Unpack the original again: a program has saved it with invalid numbers.",
-    "train ids": "Use the labels as they were downloaded: raw ids are mapped while training.",
+    "bit depth": "Get the original again: a program has saved it with other bits.",
+    "colours": "Use the label of raw ids, not the one for display.",
+    "lossy label": "Get the labels as they are published, which are no JPEG: what was lost cannot be restored.",
+    "not binary": "Use the mask of two values.",
+    "size mismatch": "Get both files again; never resize one of them alone.",
+    "affine mismatch": "Get both files again; register or resample none of them alone.",
+    "not finite": "Get the original again: a program has saved it with invalid numbers.",
+    "train ids": "Use the labels as they were downloaded: raw ids are mapped while training. If these are raw ids, set "
+    "--config.data.trust_raw_ids.",
     "unknown ids": "Use the labels as they were downloaded; a JPEG saved as PNG again also looks like this.",
-    "all ignored": "Remove the pair, or declare its numbers if it is your own (data.custom.source_ids, target_ids).",
+    "all ignored": "Remove the pair.",
+}
+# The same for the user's own data, which nobody publishes, where other advice can be followed.
+OWN_REMEDIES = REMEDIES | {
+    "not binary": "Use the mask of two values; numbers of classes need data.custom.source_encoding or target_encoding "
+    "'indices'.",
+    "missing image": "Add the image, or remove the label.",
+    "missing label": "Add the label, or remove the image.",
+    "damaged": "Copy or save the file again; if no program opens it, remove the image and its label.",
+    "bit depth": "Save images with 8 bits a channel, and labels as whole numbers of 8, 16 or 32 bits.",
+    "colours": "Use labels of one number a pixel, or name their colours: data.custom.source_encoding or "
+    "target_encoding 'colours'.",
+    "lossy label": "Masks of two values may stay JPEG: set data.custom.source_encoding or target_encoding to 'binary'. "
+    "Other labels are lost in a JPEG: export them again as PNG from the program that made them, or remove the pair.",
+    "size mismatch": "Export both at one size. Where only the label differs, resize it to its image by nearest "
+    "neighbour, so that no new numbers arise.",
+    "unknown ids": "Give the larger numbers a class in data.custom.source_ids or target_ids, or save the label with "
+    "numbers below 256.",
+    "all ignored": "Declare its numbers in data.custom.source_ids or target_ids, or remove the pair.",
 }
 
 
@@ -119,9 +135,10 @@ def _without_class(spec: DatasetSpec, domain: str, raw_id: int) -> str:
 def fault_lines(faults: Sequence[Fault], spec: DatasetSpec, *, all_of_them: bool) -> Iterator[str]:
     """Yields faults by kind, each kind with a remedy; names some files of each kind, or with `all_of_them` all."""
     kinds = dict.fromkeys(fault.kind for fault in faults)
+    remedies = OWN_REMEDIES if spec.name == "custom" else REMEDIES
     for kind in kinds:
         own = [fault for fault in faults if fault.kind == kind]
-        yield f"{kind}: {len(own)}. {REMEDIES[kind]}"
+        yield f"{kind}: {len(own)}. {remedies[kind]}"
         for fault in own if all_of_them else own[:_SHOWN]:
             known = "   (known: in the official archives too)" if fault.file.stem in spec.known_bad else ""
             yield f"  {fault}{known}"

@@ -51,7 +51,11 @@ def find_spec(data_config: ConfigDict, domain: str) -> DatasetSpec:
       UserError: settings of the user's own data are out of range.
     """
     spec = SPECS[data_config[domain]]
-    return spec.from_settings(data_config, domain) if spec.from_settings else spec
+    if spec.from_settings:
+        return spec.from_settings(data_config, domain)
+    if data_config.trust_raw_ids:
+        return dataclasses.replace(spec, labels=spec.labels._replace(trusted=True))
+    return spec
 
 
 def scored_classes(config: ConfigDict) -> ClassTable:

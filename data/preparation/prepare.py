@@ -138,7 +138,7 @@ def _write_shards(task: Task, work: Path, processes: int) -> list[shards.Shard]:
     title, pairs = location.title, location.user_files.pairs
     groups = shards.group_pairs(pairs, location.form)
     files = _shard_files(task, work, len(groups))
-    done = [_read_finished(file, group, title) for file, group in zip(files, groups, strict=True)]
+    done = [_read_finished(file, group, location) for file, group in zip(files, groups, strict=True)]
     faults = [*location.user_files.faults, *(fault for shard in done if shard for fault in shard.faults)]
     for fault in faults:
         logging.warning("%s", fault)
@@ -171,10 +171,13 @@ def _write_shards(task: Task, work: Path, processes: int) -> list[shards.Shard]:
     return [shard for file in files if (shard := shards.read_note(file))]
 
 
-def _read_finished(file: Path, group: Sequence[Pair], title: str) -> shards.Shard | None:
-    """Reads the note of a finished shard; None if it is not finished, or its files have changed since."""
+def _read_finished(file: Path, group: Sequence[Pair], location: SplitLocation) -> shards.Shard | None:
+    """Reads the note of a finished shard; None if it is not finished, or would hold other records now."""
     shard = shards.read_note(file)
-    return None if shard is None or provenance.differing(shard.sources, group, {}, title) else shard
+    if shard is None or provenance.differing(shard.sources, group, {}, location.title):
+        return None
+    trusted_since = location.form.rules.trusted and any(fault.kind == "train ids" for fault in shard.faults)
+    return None if trusted_since else shard
 
 
 def _check_limit(task: Task, faults: Sequence[Fault], work: Path) -> None:

@@ -30,6 +30,7 @@ class LabelRules(NamedTuple):
         and all but those of `raw_ids` are ignored.
       values: number of raw ids that a prepared label can hold: 256 (8 bits) or 65536 (16 bits).
       colours: (red, green, blue) of each raw id, where the encoding is `COLOURS`; all others are ignored.
+      trusted: whether ids are raw ids even where they look like train ids.
     """
 
     encoding: str
@@ -37,6 +38,7 @@ class LabelRules(NamedTuple):
     known_ids: frozenset[int] | None
     values: int = 256
     colours: tuple[Colour, ...] = ()
+    trusted: bool = False
 
     @property
     def is_volume(self) -> bool:
@@ -76,7 +78,7 @@ def count_ids(label: np.ndarray, rules: LabelRules, file: Path) -> np.ndarray:
         text = f"the classes have raw ids below {rules.values}, but the label holds {ids[-1]} ({shown})."
         raise BadFileError("unknown ids", file, text)
     if rules.known_ids is not None:
-        if _are_train_ids(ids, rules):
+        if not rules.trusted and _are_train_ids(ids, rules):
             text = f"expected raw ids of the dataset, found what looks like train ids ({shown}). Get the raw labels."
             raise BadFileError("train ids", file, text)
         unknown = [raw_id for raw_id in ids if raw_id not in rules.known_ids]

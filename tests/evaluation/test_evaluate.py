@@ -20,6 +20,7 @@ from ass_jax.method.state import create_state
 from ass_jax.models import Networks
 from ass_jax.training import validation
 from configs import base
+from configs.user_error import UserError
 from data import classes as labels
 
 SIZE, LABEL_SIZE = (8, 16), (16, 32)
@@ -209,6 +210,30 @@ def test_settings_that_differ_from_the_checkpoint_are_printed(tmp_path, trained,
             "Checkpoints, as scored during training, with the settings of that time, not those above:" in text
         ) == flip
         assert ("Checkpoints, as scored during training:" in text) != flip
+
+
+def test_settings_of_another_network_are_named(tmp_path, trained, monkeypatch):
+    config, _ = trained("cityscapes19", kept=True)
+    fewer = labels.class_table("synthia16")
+    monkeypatch.setattr(evaluation, "build_networks", lambda *_: Networks(Segmenter(16), None, None))
+    config.data.classes, config.model.backbone = "synthia16", "vgg16"
+
+    def evaluate():
+        evaluation.evaluate(config, class_table=fewer, evaluation_batches=lambda: batches(fewer), workdir=tmp_path)
+
+    with pytest.raises(UserError) as caught:
+        evaluate()
+    assert str(caught.value) == (
+        f"Checkpoint 7 in {tmp_path / evaluation.CHECKPOINTS} is of another network. "
+        "Evaluate it with its own settings:\n"
+        '  data.classes: checkpoint "toy", now "synthia16"\n'
+        '  model.backbone: checkpoint "resnet101", now "vgg16"'
+    )
+    config.data.classes, config.model.backbone = "toy", "resnet101"  # No setting tells: the leaves do.
+    with pytest.raises(
+        UserError, match=r"leaves that differ: 2\.\n.*bias: expected float32\[16\], found float32\[19\]"
+    ):
+        evaluate()
 
 
 def test_picture_takes_labels_of_several_sizes():

@@ -249,7 +249,9 @@ def test_without_h5py(tmp_path, monkeypatch):
 def test_nothing_in_an_npz_is_run(tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "weights.npz"
     np.savez(path, weight=np.array([Marker(marker)], dtype=object))
-    assert "allow_pickle=False" in refusal(path)
+    text = refusal(path)
+    assert "found Python objects, which could run code and are not read" in text
+    assert "pickle" not in text  # NumPy's own message says how to read them all the same.
     path.write_bytes(pickle.dumps({"weight": Marker(marker)}))
     refusal(path)
     assert not marker.exists()

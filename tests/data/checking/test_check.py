@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.checking import report
 from data.datasets import gta5
@@ -46,9 +47,10 @@ def test_every_planted_fault_is_named(config, data_set, tmp_path, capsys):
     config.data.rejected_limit = 100
     works, text = run_check(config, capsys)
     assert works
+    remedies = report.OWN_REMEDIES if data_set == "custom" else report.REMEDIES
     for fault in expected:
         assert f"    {fault.file}: {fault.kind}: " in text
-        assert report.REMEDIES[fault.kind] in text
+        assert remedies[fault.kind] in text
     # Some faults are of two files.
     assert int(re.search(r"(\d+) files would be left out", text)[1]) >= len(expected)
     config.data.rejected_limit = len(expected) - 1
@@ -71,7 +73,40 @@ def test_each_fault_alone_is_named(config, data_set, name, tmp_path, capsys):
 
 
 def test_every_kind_of_fault_has_a_remedy():
-    assert report.REMEDIES.keys() == faults.KINDS.keys()
+    assert report.REMEDIES.keys() == report.OWN_REMEDIES.keys() == faults.KINDS.keys()
+
+
+def test_advice_on_own_masks_can_be_followed(config, tmp_path, capsys):
+    """Masks of two values that exist only as JPEG."""
+    tree = write(config, "custom", tmp_path, 2)
+    for place, file in enumerate(tree.label_files):
+        mask = np.zeros(tree.labels[place].shape, np.uint8)
+        mask[8:, 8:] = 255
+        Image.fromarray(mask).save(file.with_suffix(".jpg"), quality=95)
+        file.unlink()
+    config.data.classes = "custom"
+    names = ("background", "toy")
+    config.data.custom.update(names=names, palette=((0, 0, 0), (9, 9, 9)), target_ids=())
+    config.data.custom.source_ids = tuple(zip((0, 255), names, strict=True))
+    works, text = run_check(config, capsys)
+    assert not works
+    assert "lossy label: 2. Masks of two values may stay JPEG: set data.custom.source_encoding" in text
+    config.data.custom.source_encoding = "binary"
+    works, text = run_check(config, capsys)
+    section = text.partition("source_train: ")[2].partition("target_train: ")[0]
+    assert "cannot be used" not in section
+    assert "background" in section
+
+
+def test_advice_on_large_own_ids_can_be_followed(config, tmp_path, capsys):
+    tree = write(config, "custom", tmp_path, 2)
+    tree.label_files[0].write_bytes(trees.png_bytes(tree.labels[0].astype(np.uint16) + 300))
+    assert "unknown ids: 1. Give the larger numbers a class" in run_check(config, capsys)[1]
+    name = config.data.custom.names[0]
+    config.data.custom.source_ids = (*config.data.custom.source_ids, (301, name))
+    works, text = run_check(config, capsys)
+    assert works
+    assert "unknown ids" not in text
 
 
 def test_target_and_validation_faults_are_named(config, clean, capsys):

@@ -5,7 +5,7 @@ import pytest
 
 from configs.user_error import UserError
 from data.datasets.registry import SPECS
-from data.preparation import records
+from data.preparation import prepare, provenance, records, shards
 from data.raw.train_ids import describe_train_ids, sums_of_rows
 from tests.helpers import trees
 from tests.helpers.data_check import run_check
@@ -159,3 +159,34 @@ def test_a_split_of_train_ids_is_refused_with_the_switch(config, converted, caps
     assert "set --config.data.trust_raw_ids." in text
     config.data.trust_raw_ids = True
     assert run_check(config, capsys)[0]
+
+
+def test_single_labels_are_trusted_as_well(config, clean, capsys):
+    """A label of 0 to 18 with 0 and four ids or more is refused alone, unless the switch says what it is."""
+    file, label = clean[0].label_files[0], clean[0].labels[0]
+    file.write_bytes(trees.encode_label("gta5", np.where(label > 18, 0, label)))
+    assert f"{file}: train ids: " in run_check(config, capsys)[1]
+    config.data.rejected_limit = 0
+    with pytest.raises(UserError, match="more than 0 files cannot be used"):
+        open_split(config)
+    config.data.trust_raw_ids = True
+    assert "train ids" not in run_check(config, capsys)[1]
+    assert len(read(open_split(config))) == 4
+
+
+def test_finished_shards_without_train_ids_are_kept_when_these_are_trusted(config, clean, monkeypatch):
+    """A preparation that stopped after a shard that leaves out a label makes this shard again, and no other."""
+    file, label = clean[0].label_files[0], clean[0].labels[0]
+    file.write_bytes(trees.encode_label("gta5", np.where(label > 18, 0, label)))
+    monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 2)
+    monkeypatch.setattr(provenance, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        open_split(config)
+    monkeypatch.undo()
+    monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 2)
+    config.data.trust_raw_ids = True
+    make, made = records.make_records, []
+    monkeypatch.setattr(records, "make_records", lambda pair, form: made.append(pair.name) or make(pair, form))
+    monkeypatch.setattr(prepare, "needed_bytes", lambda *_: 0)
+    assert len(read(open_split(config))) == 4
+    assert made == ["00001", "00002"]
