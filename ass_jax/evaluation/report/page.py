@@ -1,17 +1,11 @@
-"""The page itself: what stands where, as HTML in one file that loads nothing."""
+"""The page itself: what stands where, as data that `rendering` turns into HTML."""
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from bokeh.embed import json_item
 from bokeh.plotting import figure
-from bokeh.resources import Resources
-from markupsafe import Markup
 
 from ass_jax.class_table import BACKGROUND
 from ass_jax.evaluation import metrics
@@ -20,11 +14,10 @@ from ass_jax.evaluation.report.curves import Curve
 from ass_jax.evaluation.report.examples import ERROR_COLOURS, RIGHT, UNCOUNTED, WRONG
 from ass_jax.evaluation.report.formats import ABSENT, grouped, hex_colour, percent, percentage, signed, whole
 from ass_jax.evaluation.report.ladder import Ladder
+from ass_jax.evaluation.report.rendering import render
 from ass_jax.evaluation.report.run import PANELS, Evaluation, Run, mean_speed, read_run, training_seconds
 from ass_jax.runtime.console import format_seconds
 
-_FOLDER = Path(__file__).parent
-_TEMPLATE, _STYLE, _SCRIPT = "page.html.jinja", "page.css", "page.js"
 _TOTAL_POINTS = 100_000  # Of all curves of a page, some 2 MB.
 _FEWEST_POINTS = 50  # Of a curve.
 _KINDS = {"worst": "Worst", "median": "Near the median", "best": "Best"}
@@ -53,7 +46,7 @@ def page(runs: Sequence[Run], ladders: Sequence[Ladder] = ()) -> str:
         sections = _comparison_sections(dict(zip(_labels(runs), runs, strict=True)))
     for ladder in ladders:
         sections += _ladder_sections(ladder)
-    return _render(_heading(runs, ladders), sections)
+    return render(_heading(runs, ladders), sections)
 
 
 # The parts of the page. Each is data for the template, which escapes all text.
@@ -332,39 +325,7 @@ def _bars(names: Sequence[str], series: Mapping[str, Mapping[str, float | None]]
     return figures.bars(names, scores), list(scores)
 
 
-def _render(heading: dict, sections: Sequence[dict]) -> str:
-    items = []
-    for section in sections:
-        for block in section["blocks"]:
-            if block["kind"] == "figure":
-                block["number"] = len(items)
-                items.append(_json(block.pop("item")))
-    scripts = [*Resources(mode="inline", components=["bokeh"]).js_raw, (_FOLDER / _SCRIPT).read_text(encoding="utf-8")]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.get_template(_TEMPLATE).render(
-        heading=heading,
-        sections=sections,
-        items=items,
-        style=Markup((_FOLDER / _STYLE).read_text(encoding="utf-8")),
-        scripts=[Markup(script) for script in scripts],
-        hashes=[_hash(script) for script in scripts],
-    )
-    return text.encode(errors="replace").decode()  # Names of files may hold what no text file can.
-
-
-def _json(item: Any) -> Markup:
-    """Returns JSON that ends no element of HTML."""
-    return Markup(json.dumps(item).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def _hash(script: str) -> str:
-    """Returns the hash by which the page's policy lets this script run, and no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-# Words and numbers.
+# What the sections are made of.
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
