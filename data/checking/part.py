@@ -173,7 +173,7 @@ def _problems(
             f"{len(faults)} files cannot be used, more than the {limit} that may be left out. Repair them, or raise "
             "--config.data.rejected_limit."
         )
-    if not config.data.trust_raw_ids and (reason := train_ids.describe_train_ids(result.pixels, result.rows, rules)):
+    if reason := train_ids.describe_train_ids(result.pixels, result.rows, rules):
         yield f"{reason}. {train_ids.REMEDY}"
     if not usable or result.read == len(result.bad):
         yield f"none of the {result.read} pairs that were looked into can be used. Repair the files named above."

@@ -41,7 +41,6 @@ class Task(NamedTuple):
       location: of its files and records.
       root: folder of the dataset.
       rejected_limit: preparation stops when more files than these are unusable.
-      trust_raw_ids: whether labels are used that look like train ids of Cityscapes.
       shard_name: returns the file name of a shard, given its number and the count of shards.
       serialize: turns a record into bytes.
       describe: writes what TFDS needs into a folder, given the records of every shard and the bytes of all.
@@ -50,7 +49,6 @@ class Task(NamedTuple):
     location: SplitLocation
     root: Path
     rejected_limit: int
-    trust_raw_ids: bool
     shard_name: Callable[[int, int], str]
     serialize: shards.Serialize
     describe: Callable[[Path, Sequence[int], int], None]
@@ -82,8 +80,7 @@ def prepare_split(task: Task, processes: int | None = None) -> None:
         entries = [entry for shard in done for entry in shard.entries]
         if not entries:
             raise UserError(f"No image of {location.title} can be used:{list_faults(faults)}")
-        if not task.trust_raw_ids:
-            _refuse_train_ids(location, done)
+        _refuse_train_ids(location, done)
         rules = location.form.rules
         raw_ids = 256 if rules.values == 256 else max(rules.raw_ids) + 1
         split_index.write_index(split_index.file_of(work, location.split.name), entries, raw_ids)

@@ -94,7 +94,8 @@ def find_folder(first: Path, index: str, pairs: Sequence[Pair], title: str) -> P
             changed = found
     if not changed:
         return first
-    content = [[_name_below(file, pairs), digests[file]] for file in changed]
+    names = _names_below(pairs)
+    content = [[names[file], digests[file]] for file in changed]
     token = hashlib.sha256(json.dumps(sorted(content)).encode()).hexdigest()[:_HASH_DIGITS]
     logging.warning(
         "%s: %d files have changed since %s was prepared, such as %s; it is prepared again.",
@@ -165,9 +166,9 @@ def _read(files: Sequence[Path], digests: dict[Path, str], title: str) -> None:
         digests.update(zip(missing, found, strict=True))
 
 
-def _name_below(file: Path, pairs: Sequence[Pair]) -> str:
-    """Returns the name of the pair of a file, with the file's place in it: the same in every copy of a dataset."""
-    return next(f"{pair.name} {pair.files.index(file)}" for pair in pairs if file in pair.files)
+def _names_below(pairs: Sequence[Pair]) -> dict[Path, str]:
+    """Returns for each file the name of its pair with the file's place in it: the same in every copy of a dataset."""
+    return {file: f"{pair.name} {place}" for pair in pairs for place, file in enumerate(pair.files) if file}
 
 
 def _listing(pairs: Sequence[Pair]) -> str:

@@ -44,7 +44,7 @@ def sums_of_rows(label: np.ndarray) -> dict[int, float]:
 
 
 def describe_train_ids(pixels: Mapping[int, int], sums: Mapping[int, float], rules: LabelRules) -> str:
-    """Returns why a split's labels look like train ids; empty if they do not, or if that cannot be told.
+    """Returns why a split's labels look like train ids; empty if not, if it cannot be told, or if they are trusted.
 
     They do if neither road lies below nor sky above where the numbers are raw ids, but they do where these are train
     ids: both of them; or, where most classes have raw ids above all train ids and no number is there, sky alone, or
@@ -55,7 +55,7 @@ def describe_train_ids(pixels: Mapping[int, int], sums: Mapping[int, float], rul
       sums: number -> sum of the rows of its pixels, of `sums_of_rows`.
       rules: of the dataset.
     """
-    if not can_be_judged(rules):
+    if rules.trusted or not can_be_judged(rules):
         return ""
     raw_ids = _numbers(rules)
     # Stray numbers, which neither the dataset nor train ids have, say nothing.

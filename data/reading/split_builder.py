@@ -106,7 +106,6 @@ def open_split_builder(place: SplitLocation, data_config: ConfigDict, processes:
             location=place,
             root=Path(data_config[f"{domain_of(place.part)}_root"]),
             rejected_limit=data_config.rejected_limit,
-            trust_raw_ids=data_config.trust_raw_ids,
             shard_name=builder.shard_name,
             serialize=_serialize,
             describe=builder.describe,

@@ -7,6 +7,7 @@ from typing import Any
 from bokeh.embed import json_item
 from bokeh.plotting import figure
 
+from ass_jax.checkpoints import config_diff
 from ass_jax.class_table import BACKGROUND
 from ass_jax.evaluation import metrics
 from ass_jax.evaluation.report import curves, figures
@@ -350,7 +351,7 @@ def _class_names(scores: Any) -> list[str]:
 
 def _differing_settings(runs: Mapping[str, Run]) -> dict[str, list[str]]:
     keys = dict.fromkeys(key for run in runs.values() for key in run.settings)
-    values = {key: [run.settings.get(key, "absent") for run in runs.values()] for key in keys}
+    values = {key: [run.settings.get(key, config_diff.ABSENT) for run in runs.values()] for key in keys}
     return {key: found for key, found in values.items() if len(set(found)) > 1}
 
 
