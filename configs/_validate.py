@@ -143,6 +143,7 @@ RULES: dict[str, Rule] = {
     "loss.semantic_weight": _WEIGHT,
     "loss.semantic_input": _choice("features", "logits", "probabilities"),
     "loss.semantic_outputs": _choice("binary", "class_domain", "projection"),
+    "loss.semantic_average": _choice("step", "moving"),
     "loss.semantic_kind": _choice("class_means", "cells", "prototypes"),
     "loss.semantic_pixels": _choice("labelled", "right", "agreed"),
     "loss.semantic_unlabelled": _choice("none", "student", "teacher"),

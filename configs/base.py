@@ -136,6 +136,8 @@ def default_config() -> ConfigDict:
     config.loss.semantic_pixels = "labelled"
     # Unlabelled images take part, their cells weighted by probabilities of "student" or "teacher"; or "none" do.
     config.loss.semantic_unlabelled = "none"
+    # Class means as they are in a step ("step"), or halfway to those of earlier steps ("moving").
+    config.loss.semantic_average = "step"
     config.loss.semantic_confusion = "target"  # Domain whose class means deceive the discriminator: or "both".
     config.loss.dice_weight = 0.0  # Of the soft Dice loss beside the cross-entropy of labelled images; ours.
     config.loss.warmup_steps = 0  # Over which both adversarial weights rise linearly from 0; ours.

@@ -56,8 +56,7 @@ def semantic_terms(
 def _class_mean_terms(
     params: dict, prototypes: None, maps: dict, batch: dict, networks: Networks, config: ConfigDict
 ) -> Terms:
-    """The adversary on class means (ASS, section 3.2)."""
-    del prototypes
+    """The adversary on class means (ASS, section 3.2); with `prototypes`, moved towards those of earlier steps."""
     settings, kind = config.loss, config.loss.semantic_outputs
     confuses_both = settings.semantic_confusion == "both"
 
@@ -65,8 +64,14 @@ def _class_mean_terms(
         return networks.semantic_discriminator.apply({"params": discriminator}, vectors)  # type: ignore[union-attr]
 
     fool = learn = accuracy = jnp.zeros(())
+    found = {}
     for stream, domain, share in _acting(maps, config):
         vectors, present = _vectors(stream, maps[stream], batch[stream], config)
+        if prototypes is not None:
+            side = "target" if domain == TARGET else "source"
+            found[side] = _sums(vectors, present)
+            earlier = jnp.where(prototypes[side]["seen"][:, None] > 0, prototypes[side]["vectors"], vectors)
+            vectors = vectors + 0.5 * stop_gradient(earlier - vectors)
         outputs = judge(params, stop_gradient(vectors))
         learn += 0.5 * share * semantic_loss(outputs, domain, present, kind)
         accuracy += 0.5 * share * domain_accuracy(domain_logits(outputs, kind), domain, present)
@@ -74,7 +79,7 @@ def _class_mean_terms(
             other = TARGET if domain == SOURCE else SOURCE
             wrong = semantic_loss(judge(stop_gradient(params), vectors), other, present, kind)
             fool += (0.5 if confuses_both else 1.0) * share * wrong
-    return fool, learn, _adversary_metrics(fool, learn, accuracy), {}
+    return fool, learn, _adversary_metrics(fool, learn, accuracy), found
 
 
 def _cell_terms(
@@ -108,15 +113,19 @@ def _prototype_terms(
         cells = _read(maps[stream], config)
         if domain == SOURCE:
             vectors, present = _vectors(stream, maps[stream], batch[stream], config)
-            weights = present.astype(jnp.float32)
-            sums = jnp.einsum("bcd,bc->cd", stop_gradient(vectors), weights, precision="highest")
-            found = {"sums": sums, "images": jnp.sum(weights, axis=0)}
+            found = _sums(vectors, present)
             continue
         classes = _cell_classes(stream, maps[stream], batch[stream], config)
         confident = jnp.max(classes, axis=-1) >= config.teacher.threshold
         labels = jnp.where(confident, jnp.argmax(classes, axis=-1), IGNORED)
         fool += share * prototype_loss(cells, labels, prototypes["vectors"], prototypes["seen"])
     return fool, jnp.zeros(()), {"loss/semantic": fool}, found
+
+
+def _sums(vectors: Array, present: Array) -> dict:
+    weights = present.astype(jnp.float32)
+    sums = jnp.einsum("bcd,bc->cd", stop_gradient(vectors), weights, precision="highest")
+    return {"sums": sums, "images": jnp.sum(weights, axis=0)}
 
 
 def updated_prototypes(prototypes: dict, found: dict) -> dict:
@@ -126,6 +135,8 @@ def updated_prototypes(prototypes: dict, found: dict) -> dict:
       prototypes: `vectors` `[C, D]`, and `seen` `[C]`, 1 for classes that some image has shown.
       found: `sums` `[C, D]` of the vectors of `images` `[C]` images.
     """
+    if "source" in prototypes:
+        return {side: updated_prototypes(prototypes[side], found[side]) for side in prototypes}
     present, seen = found["images"] > 0, prototypes["seen"]
     mean = found["sums"] / jnp.maximum(found["images"], 1.0)[:, None]
     decay = (_DECAY * seen)[:, None]  # The first vector counts in full.

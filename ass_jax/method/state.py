@@ -95,7 +95,14 @@ def separates_domains(config: ConfigDict) -> bool:
 
 
 def _no_prototypes(config: ConfigDict, num_classes: int, channels: int) -> dict | None:
-    if config.loss.semantic_weight == 0 or config.loss.semantic_kind != "prototypes":
+    if config.loss.semantic_weight == 0:
+        return None
+    if config.loss.semantic_average == "moving" and config.loss.semantic_kind == "class_means":
+        return {
+            domain: {"vectors": jnp.zeros((num_classes, channels)), "seen": jnp.zeros(num_classes)}
+            for domain in ("source", "target")
+        }
+    if config.loss.semantic_kind != "prototypes":
         return None
     return {"vectors": jnp.zeros((num_classes, channels)), "seen": jnp.zeros(num_classes)}
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from ass_jax.runtime.workdir import SCORES
+from ass_jax.runtime.workdir import METRICS, SCORES
 from benchmarks.common import machine
 from benchmarks.common.runs import Run, plan
 from benchmarks.ladder.jobs import interrupt_on_signals, train_missing
@@ -28,6 +28,10 @@ from benchmarks.ladder.jobs import interrupt_on_signals, train_missing
 ROOT = Path(__file__).resolve().parents[2]
 CHOOSE, JUDGE = "choose", "judge"
 HELD_OUT = "held_out"
+# Of a discriminator's loss: below, it has won, above, it guesses (docs/training.md).
+HEALTHY = (0.2, 0.65)
+# What changes no score and takes time.
+_QUICK = ("evaluation.every=0", "evaluation.pictures=0", "verify=never")
 
 
 class Bed(NamedTuple):
@@ -74,6 +78,8 @@ def _semantic(weight: float) -> tuple[str, ...]:
 
 
 _STUDENT = ("loss.semantic_unlabelled=student",)
+_TEACHER = ("loss.semantic_unlabelled=teacher",)
+_FAST = ("discriminator.semantic_learning_rate=1e-3",)
 _CELLS = ("loss.semantic_kind=cells", "loss.semantic_outputs=class_domain", "discriminator.semantic_width=256")
 _PROTOTYPES = ("loss.semantic_kind=prototypes",)
 TRIALS = {
@@ -82,6 +88,11 @@ TRIALS = {
     "adaptsegnet": Trial("adaptsegnet"),
     **{f"adaptsegnet_{weight}": Trial("adaptsegnet", _global(weight)) for weight in (0.0003, 0.001, 0.003, 0.01, 0.1)},
     "semantic": Trial("semantic"),
+    **{f"semantic_{weight}": Trial("semantic", _semantic(weight)) for weight in (0.03, 0.3, 1.0)},
+    "semantic_student": Trial("ass", (*_global(0.0), *_STUDENT)),
+    "semantic_right": Trial("semantic", ("loss.semantic_pixels=right",)),
+    "semantic_cells": Trial("ass", (*_global(0.0), *_CELLS, *_STUDENT, *_semantic(0.03))),
+    "semantic_prototypes": Trial("ass", (*_global(0.0), *_PROTOTYPES, *_STUDENT, *_semantic(0.1))),
     "ass": Trial("ass"),
     **{f"weight_{weight}": Trial("ass", _semantic(weight)) for weight in (0.001, 0.01, 0.1, 0.3)},
     "binary": Trial("ass", ("loss.semantic_outputs=binary",)),
@@ -96,9 +107,29 @@ TRIALS = {
     "cells_student": Trial("ass", (*_CELLS, *_STUDENT, *_semantic(0.03))),
     "prototypes": Trial("ass", (*_PROTOTYPES, *_semantic(0.1))),
     "prototypes_student": Trial("ass", (*_PROTOTYPES, *_STUDENT, *_semantic(0.1))),
+    "student_moving": Trial("ass", (*_STUDENT, "loss.semantic_average=moving")),
+    "student_0.3": Trial("ass", (*_STUDENT, *_semantic(0.3))),
+    "student_fast": Trial("ass", (*_STUDENT, *_FAST)),
+    "student_right": Trial("ass", (*_STUDENT, "loss.semantic_pixels=right")),
+    "student_binary": Trial("ass", (*_STUDENT, "loss.semantic_outputs=binary")),
+    "semantic_student_0.3": Trial("ass", (*_global(0.0), *_STUDENT, *_semantic(0.3))),
+    "semantic_student_fast": Trial("ass", (*_global(0.0), *_STUDENT, *_FAST)),
+    "semantic_student_low": Trial("ass", (*_global(0.0003), *_STUDENT)),
+    "semantic_cells_0.1": Trial("ass", (*_global(0.0), *_CELLS, *_STUDENT, *_semantic(0.1))),
+    "teacher": Trial("teacher", (), "adaptsegnet_plus"),
     "adaptsegnet_plus": Trial("adaptsegnet_plus"),
+    **{
+        f"adaptsegnet_plus_{weight}": Trial("adaptsegnet_plus", _global(weight), "adaptsegnet_plus")
+        for weight in (0.0003, 0.001, 0.003, 0.01)
+    },
     "ass_plus": Trial("ass_plus", (), "adaptsegnet_plus"),
-    "plus_teacher": Trial("ass_plus", ("loss.semantic_unlabelled=teacher",), "adaptsegnet_plus"),
+    "plus_student": Trial("ass_plus", _STUDENT, "adaptsegnet_plus"),
+    "plus_teacher": Trial("ass_plus", _TEACHER, "adaptsegnet_plus"),
+    "plus_semantic": Trial("ass_plus", _global(0.0), "adaptsegnet_plus"),
+    "plus_semantic_teacher": Trial("ass_plus", (*_global(0.0), *_TEACHER), "adaptsegnet_plus"),
+    "plus_semantic_cells": Trial(
+        "ass_plus", (*_global(0.0), *_CELLS, *_TEACHER, *_semantic(0.03)), "adaptsegnet_plus"
+    ),
 }
 
 
@@ -141,7 +172,7 @@ def planned_runs(
     held_out = sum(int(each.partition("=")[2]) for each in choosing if each.startswith("data.held_out="))
     labels = f"data.labelled_count={count + held_out}"
     # Of a setting that occurs twice, the later one counts.
-    settings = (*bed.settings, *choosing, labels, "evaluation.every=0", *trial.settings)
+    settings = (*_QUICK, *bed.settings, *choosing, labels, *trial.settings)
     overrides = [*(f"--config.{setting}" for setting in settings), *more]
     return plan(bed.config, [trial.variant], seeds, overrides, folder / str(count))
 
@@ -160,6 +191,7 @@ def summarise(planned: dict[tuple[str, int], list[Run]], bed: str, phase: str, s
         rows.append({"trial": name, "count": count, "scores": {run.seed: score_of(run) for run in runs}})
         rows[-1]["settings"] = [TRIALS[name].variant, *TRIALS[name].settings]
         rows[-1]["seconds"] = [run.job().get("seconds") for run in runs]
+        rows[-1]["discriminators"] = {kind: discriminator_loss(kind, runs) for kind in ("global", "semantic")}
     scores = {(row["trial"], row["count"]): row["scores"] for row in rows}
     for row in rows:
         known = [score for score in row["scores"].values() if score is not None]
@@ -188,13 +220,29 @@ def score_of(run: Run) -> float | None:
     return next(iter(scores["mean_iou"].values()))
 
 
+def discriminator_loss(kind: str, runs: Sequence[Run]) -> float | None:
+    """Returns a discriminator's loss over the second half of the finished runs; None without that discriminator."""
+    key, found = f"loss/{kind}_discriminator", []
+    for run in runs:
+        if run.scores():
+            lines = map(json.loads, (run.folder / METRICS).read_text().splitlines())
+            found += [line[key] for line in lines if key in line and line["step"] > run.config.steps // 2]
+    return statistics.fmean(found) if found else None
+
+
 def _both(one: dict, other: dict) -> list[int]:
     return [seed for seed, score in one.items() if score is not None and other.get(seed) is not None]
 
 
 def table(found: dict) -> str:
-    """Returns the rows as Markdown: mean mIoU, gain over the trial's baseline and its interval, in %."""
-    lines = ["| trial | labels | seeds | mIoU | gain | 95 % interval |", "|---|---:|---:|---:|---:|---|"]
+    """Returns the rows as Markdown: mean mIoU, gain over the trial's baseline and its interval, in %.
+
+    The last column has the losses of the global and the semantic discriminator; "!" marks those outside `HEALTHY`.
+    """
+    lines = [
+        "| trial | labels | seeds | mIoU | gain | 95 % interval | losses of discriminators |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
     for row in sorted(found["rows"], key=lambda row: (row["count"], -(row["mean"] or 0))):
         known = [score for score in row["scores"].values() if score is not None]
         mean = "–" if row["mean"] is None else f"{100 * row['mean']:.1f}"
@@ -202,8 +250,15 @@ def table(found: dict) -> str:
         if row["gain"]:
             gain = f"{100 * row['gain']['mean']:+.1f} ± {100 * row['gain']['error']:.1f}"
             spread = f"{100 * row['gain']['low']:+.1f} to {100 * row['gain']['high']:+.1f}"
-        lines.append(f"| `{row['trial']}` | {row['count']} | {len(known)} | {mean} | {gain} | {spread} |")
+        losses = " / ".join(map(_loss_in_words, row["discriminators"].values()))
+        lines.append(f"| `{row['trial']}` | {row['count']} | {len(known)} | {mean} | {gain} | {spread} | {losses} |")
     return "\n".join(lines) + "\n"
+
+
+def _loss_in_words(loss: float | None) -> str:
+    if loss is None:
+        return "–"
+    return f"{loss:.2f}" if HEALTHY[0] <= loss <= HEALTHY[1] else f"{loss:.2f}!"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
