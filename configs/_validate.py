@@ -141,13 +141,8 @@ RULES: dict[str, Rule] = {
     "loss.global_weight": _WEIGHT,
     "loss.global_kind": _choice("bce", "least_squares"),
     "loss.semantic_weight": _WEIGHT,
-    "loss.semantic_input": _choice("features", "logits", "probabilities"),
-    "loss.semantic_outputs": _choice("binary", "class_domain", "projection"),
-    "loss.semantic_average": _choice("step", "moving"),
-    "loss.semantic_kind": _choice("class_means", "cells", "prototypes"),
-    "loss.semantic_pixels": _choice("labelled", "right", "agreed"),
-    "loss.semantic_unlabelled": _choice("none", "student", "teacher"),
-    "loss.semantic_confusion": _choice("target", "both"),
+    "loss.semantic_input": _choice("features", "logits"),
+    "loss.semantic_outputs": _choice("binary", "class_domain"),
     "loss.dice_weight": _WEIGHT,
     "loss.warmup_steps": _at_least(0, zero="none"),
     "teacher.decay": _share("off"),
@@ -270,16 +265,9 @@ def _terms(config: ConfigDict) -> Mistakes:
 
 
 def _semantic(config: ConfigDict) -> Mistakes:
-    """The parts of the semantic term fit together."""
-    loss = config.loss
-    if loss.semantic_weight == 0:
-        return
-    if loss.semantic_unlabelled == "teacher" and config.teacher.mixed_weight == 0:
-        yield "loss.semantic_unlabelled", "'none' or 'student', since no teacher acts (teacher.mixed_weight is 0)"
-    if loss.semantic_unlabelled != "none" and not config.data.batch.unlabelled:
-        yield "data.batch.unlabelled", f"1 or more, since loss.semantic_unlabelled is {loss.semantic_unlabelled!r}"
-    if loss.semantic_kind == "cells" and loss.semantic_outputs != "class_domain":
-        yield "loss.semantic_outputs", "'class_domain', since loss.semantic_kind is 'cells'"
+    """The semantic term has the streams that it reads beside those of `streams.READ`."""
+    if config.loss.semantic_weight and config.loss.semantic_unlabelled and not config.data.batch.unlabelled:
+        yield "data.batch.unlabelled", "1 or more, since loss.semantic_unlabelled is True"
 
 
 def _teacher(config: ConfigDict) -> Mistakes:

@@ -143,6 +143,7 @@ def _valid_counts(target: str) -> tuple[int, ...]:
 def _set_variant(config: ConfigDict, name: str) -> None:
     """Switches terms and streams; every variant trains on as many labelled images per step as the full method."""
     variant, batch = VARIANTS[name], config.data.batch
+    by_semantic = variant.semantic_term and config.loss.semantic_unlabelled
     config.variant = name
     if not variant.source_labels:
         batch.labelled, batch.source = batch.labelled + batch.source, 0
@@ -155,7 +156,7 @@ def _set_variant(config: ConfigDict, name: str) -> None:
             batch.source, batch.labelled = sorted((batch.source, batch.labelled))
     if not variant.global_term:
         config.loss.global_weight = 0.0
-        if not (variant.teacher or variant.adapts_statistics):
+        if not (variant.teacher or variant.adapts_statistics or by_semantic):
             batch.unlabelled = 0
     config.model.adapt_statistics = variant.adapts_statistics
     if variant.adapts_statistics:

@@ -124,21 +124,12 @@ def default_config() -> ConfigDict:
     config.loss.global_weight = 0.001  # AdaptSegNet; 0.01 with least squares.
     config.loss.global_kind = "bce"  # "bce" or "least_squares".
     config.loss.semantic_weight = 0.001  # Ours: the paper's value is not recoverable.
-    # The term that aligns classes: "class_means" (the paper's adversary), "cells" (adversary on every cell, FADA) or
-    # "prototypes" (contrast of target cells with mean vectors of the source, SePiCo).
-    config.loss.semantic_kind = "class_means"
-    config.loss.semantic_input = "features"  # Map that is read: "features", "logits" or "probabilities".
-    # What the discriminator of class means answers: the domain ("binary"), the same given the class ("projection"), or
-    # domain and class ("class_domain", also of cells).
+    config.loss.semantic_input = "features"  # Map that is averaged: "features" or "logits".
+    # What the discriminator of class means answers: the domain ("binary"), or domain and class ("class_domain").
     config.loss.semantic_outputs = "binary"
-    # Source cells of a class mean: "labelled" (all of the class), "right" (those predicted rightly; SIM), or "agreed"
-    # (the same, and only means whose logits choose the class).
-    config.loss.semantic_pixels = "labelled"
-    # Unlabelled images take part, their cells weighted by probabilities of "student" or "teacher"; or "none" do.
-    config.loss.semantic_unlabelled = "none"
-    # Class means as they are in a step ("step"), or halfway to those of earlier steps ("moving").
-    config.loss.semantic_average = "step"
-    config.loss.semantic_confusion = "target"  # Domain whose class means deceive the discriminator: or "both".
+    # Class means of unlabelled images take part, weighted by the probabilities of the teacher, where one acts, or else
+    # of the segmenter; the paper has those of labelled images alone. Chosen in docs/results/semantic.md.
+    config.loss.semantic_unlabelled = True
     config.loss.dice_weight = 0.0  # Of the soft Dice loss beside the cross-entropy of labelled images; ours.
     config.loss.warmup_steps = 0  # Over which both adversarial weights rise linearly from 0; ours.
 

@@ -8,7 +8,8 @@ Numbers: ours, for a small network trained from scratch.
 
 `make demo` runs the first two and shows their scores side by side. On two cores either takes about a minute. Expected
 mIoU, over three seeds: source_only 27.4 ± 1.9, joint 47.6 ± 1.4, adaptsegnet 52.1 ± 0.4, ass 53.0 ± 0.6, ass_plus
-55.3 ± 0.9, oracle 60.0 ± 0.4; docs/results/ladder/ladder.md has the rest.
+55.3 ± 0.9, oracle 60.0 ± 0.4; docs/results/ladder/ladder.md has the rest. Those of ass and ass_plus are with
+`--config.loss.semantic_unlabelled=False`; over ten seeds, ass has 53.0 with the default (docs/results/semantic.md).
 """
 
 from ml_collections import ConfigDict

@@ -27,7 +27,7 @@ def streams(config: ConfigDict) -> dict[str, int]:
       unlabelled one where no term reads it.
     """
     read = [group for key, groups in READ.items() if _weight(config, key) > 0 for group in groups]
-    by_semantic = config.loss.semantic_weight > 0 and config.loss.semantic_unlabelled != "none"
+    by_semantic = config.loss.semantic_weight > 0 and config.loss.semantic_unlabelled
     needed = {"source": True, "labelled": True, "unlabelled": ("unlabelled",) in read or by_semantic}
     return {name: config.data.batch[name] for name in STREAMS if needed[name] and config.data.batch[name]}
 

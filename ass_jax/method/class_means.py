@@ -33,7 +33,8 @@ def class_means(features: Array, labels: Array, num_classes: int) -> tuple[Array
             f"Expected labels [{batch}, H, W] with H >= {height} and W >= {width} for features of shape "
             f"{features.shape}, found {labels.shape}."
         )
-    labels = cell_labels(labels, height, width)
+    if labels.shape[1:] != (height, width):
+        labels = labels[:, nearest_indices(height, labels.shape[1])[:, None], nearest_indices(width, labels.shape[2])]
     members = labels[..., None] == jnp.arange(num_classes)  # [B, h, w, C]
     counts = jnp.sum(members, axis=(1, 2), dtype=jnp.int32)  # [B, C]
     sums = jnp.einsum(
@@ -49,21 +50,23 @@ def class_means(features: Array, labels: Array, num_classes: int) -> tuple[Array
 def soft_class_means(features: Array, probabilities: Array) -> tuple[Array, Array]:
     """Averages features over all cells, weighted by the probability of each class: `sum p_k F / sum p_k`.
 
+    A sum like that of `class_means`, with probabilities in the place of the one-hot labels.
+
     Args:
       features: `[B, h, w, D]`.
-      probabilities: float32 `[B, h, w, C]`.
+      probabilities: `[B, h, w, C]`; rounded to the type of the features.
 
     Returns:
       The means, float32 `[B, C, D]`, 0 for a class without probability, and `present`, bool `[B, C]`: whether the
       probabilities of a class sum up to at least one cell.
     """
-    mass = jnp.sum(probabilities, axis=(1, 2))  # [B, C]
-    sums = jnp.einsum("bhwc,bhwd->bcd", probabilities, features.astype(jnp.float32), precision=lax.Precision.HIGHEST)
+    weights = probabilities.astype(features.dtype)
+    mass = jnp.sum(weights, axis=(1, 2), dtype=jnp.float32)  # [B, C]; of the rounded weights, so that they sum up to 1.
+    sums = jnp.einsum(
+        "bhwc,bhwd->bcd",
+        weights,
+        features,
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
     return sums / jnp.maximum(mass, 1e-6)[..., None], mass >= 1.0
-
-
-def cell_labels(labels: Array, height: int, width: int) -> Array:
-    """Returns the nearest label of each cell, with aligned corners: `[B, H, W]` -> `[B, h, w]`."""
-    if labels.shape[1:] == (height, width):
-        return labels
-    return labels[:, nearest_indices(height, labels.shape[1])[:, None], nearest_indices(width, labels.shape[2])]

@@ -94,8 +94,8 @@ def semantic_loss(outputs: Array, domain: int, present: Array, kind: str) -> Arr
       outputs: `[B, C, O]`; entry `[b, k]` belongs to the vector of class `k` of image `b`.
       domain: as in `domain_loss`.
       present: bool `[B, C]`.
-      kind: "binary" or "projection" (`O = 1`), or "class_domain" (`O = 2C`, a softmax over the classes in the source,
-        then the classes in the target).
+      kind: "binary" (`O = 1`), or "class_domain" (`O = 2C`, a softmax over the classes in the source, then the classes
+        in the target).
 
     Returns:
       float32 scalar; 0 with a zero gradient when no class is present.
@@ -107,58 +107,6 @@ def semantic_loss(outputs: Array, domain: int, present: Array, kind: str) -> Arr
         return domain_loss(domain_logits(outputs, kind), domain, present)
     log_probabilities = jax.nn.log_softmax(outputs.astype(jnp.float32), axis=-1)
     return masked_mean(-_own_class(log_probabilities, offset=domain * outputs.shape[-2]), present)
-
-
-def cell_domain_loss(outputs: Array, domain: int, classes: Array) -> tuple[Array, Array]:
-    """Loss of a discriminator of domain and class in every cell (FADA, arXiv 2007.09222).
-
-    `-sum_k a_k log p(domain, k)`, averaged over the cells, where `a_k` is the share of class `k` in a cell.
-
-    Args:
-      outputs: `[B, h, w, 2C]`, a softmax over the classes in the source, then the classes in the target.
-      domain: as in `domain_loss`.
-      classes: `[B, h, w, C]`, the shares; all 0 in a cell that does not count.
-
-    Returns:
-      The loss, and the share of the cells whose more probable domain is the right one; both float32 scalars, 0 when no
-      cell counts.
-    """
-    halves = jnp.split(jax.nn.log_softmax(outputs.astype(jnp.float32), axis=-1), 2, axis=-1)
-    counted = jnp.sum(classes, axis=-1) > 0
-    loss = masked_mean(-jnp.sum(classes * halves[domain], axis=-1), counted)
-    log_odds = jax.nn.logsumexp(halves[TARGET], axis=-1) - jax.nn.logsumexp(halves[SOURCE], axis=-1)
-    return loss, domain_accuracy(log_odds, domain, counted)
-
-
-def prototype_loss(cells: Array, labels: Array, prototypes: Array, seen: Array, temperature: float = 0.1) -> Array:
-    """Contrast of cells with class prototypes: cross-entropy of their cosine similarities over the temperature.
-
-    Args:
-      cells: `[B, h, w, D]`.
-      labels: `[B, h, w]`, classes `0..C-1`; cells with others do not count.
-      prototypes: `[C, D]`.
-      seen: `[C]`, 0 for classes that have no prototype yet; their cells do not count.
-      temperature: ours.
-
-    Returns:
-      float32 scalar; 0 with a zero gradient when no cell counts.
-    """
-    similarities = jnp.einsum("bhwd,cd->bhwc", _unit(cells), _unit(prototypes), precision="highest") / temperature
-    similarities = jnp.where(seen > 0, similarities, -jnp.inf)
-    chosen = (labels[..., None] == jnp.arange(len(prototypes))) & (seen > 0)
-    own = jnp.sum(jnp.where(chosen, similarities, 0.0), axis=-1)
-    counted = jnp.any(chosen, axis=-1)
-    # Where no class is seen, all similarities are infinite; neither value nor gradient may come from there.
-    total = jax.nn.logsumexp(jnp.where(jnp.any(seen > 0), similarities, 0.0), axis=-1)
-    return masked_mean(total - own, counted)
-
-
-def _unit(vectors: Array) -> Array:
-    """Divides vectors by their length in float32; a vector of zeros stays one and passes no gradient."""
-    vectors = vectors.astype(jnp.float32)
-    squared = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-    has_length = squared > 1e-12
-    return jnp.where(has_length, vectors * jax.lax.rsqrt(jnp.where(has_length, squared, 1.0)), 0.0)
 
 
 def domain_logits(outputs: Array, kind: str) -> Array:
@@ -205,6 +153,5 @@ def _own_class(outputs: Array, offset: int = 0) -> Array:
 
 _DOMAIN_LOGITS = {
     "binary": lambda outputs: outputs[..., 0],
-    "projection": lambda outputs: outputs[..., 0],
     "class_domain": lambda outputs: _own_class(outputs, outputs.shape[-2]) - _own_class(outputs),
 }

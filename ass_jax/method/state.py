@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from ass_jax.method.semantic import reads_unlabelled
 from ass_jax.models import Networks
 
 Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of the segmenter.
@@ -22,8 +23,6 @@ class TrainState(flax.struct.PyTreeNode):
       optimizer_state: of `ass_jax.method.optimizers.make_optimizer`.
       average: `{"params": ..., "batch_stats": ...}`, moving average of the segmenter; None when it is off.
       source_stats: running statistics of the source's own; None where they are not separate, see `separates_domains`.
-      prototypes: `vectors` `[C, D]`, moving averages of the source's class means, and `seen` `[C]`, 1 where there is
-        one; None where no term reads them.
     """
 
     step: jax.Array
@@ -32,7 +31,6 @@ class TrainState(flax.struct.PyTreeNode):
     optimizer_state: optax.OptState
     average: Variables | None
     source_stats: dict | None = None
-    prototypes: dict | None = None
 
     @property
     def segmenter(self) -> Variables:
@@ -59,13 +57,11 @@ def create_state(
     if networks.global_discriminator is not None:
         probabilities = jnp.zeros((1, *config.data.target_size, num_classes))
         params["global_discriminator"] = networks.global_discriminator.init(keys[1], probabilities)["params"]
-    channels = 0
-    if config.loss.semantic_weight > 0:
+    if networks.semantic_discriminator is not None:
         images = jnp.zeros((1, *config.data.target_size, 3))
         features, logits = jax.eval_shape(lambda: networks.segmenter.apply(variables, images, train=False))
-        channels = (features if config.loss.semantic_input == "features" else logits).shape[-1]
-    if networks.semantic_discriminator is not None:
-        vectors = jnp.zeros((num_classes, channels))
+        read = {"features": features, "logits": logits}[config.loss.semantic_input]
+        vectors = jnp.zeros((1, read.shape[-1]))
         params["semantic_discriminator"] = networks.semantic_discriminator.init(keys[2], vectors)["params"]
     # A copy: the step donates the buffers of both, which must not be the same.
     average = jax.tree.map(jnp.copy, variables) if config.teacher.decay else None
@@ -77,7 +73,6 @@ def create_state(
         optimizer_state=optimizer.init(params),
         average=average,
         source_stats=jax.tree.map(jnp.copy, statistics) if separates_domains(config) else None,
-        prototypes=_no_prototypes(config, num_classes, channels),
     )
 
 
@@ -86,25 +81,11 @@ def separates_domains(config: ConfigDict) -> bool:
 
     Otherwise all images move the same ones, as in the reference implementation, or all are of one domain.
     """
-    batch, loss = config.data.batch, config.loss
-    semantic = loss.semantic_weight if loss.semantic_unlabelled != "none" else 0.0
-    terms = (loss.global_weight, config.teacher.mixed_weight, semantic)
+    batch = config.data.batch
+    terms = (config.loss.global_weight, config.teacher.mixed_weight, reads_unlabelled(config))
     passes_target = batch.labelled or (batch.unlabelled and (any(terms) or config.model.adapt_statistics))
     by_domain = config.model.running_statistics == "by_domain" and config.model.batch_norm == "batch"
     return bool(by_domain and batch.source and passes_target)
-
-
-def _no_prototypes(config: ConfigDict, num_classes: int, channels: int) -> dict | None:
-    if config.loss.semantic_weight == 0:
-        return None
-    if config.loss.semantic_average == "moving" and config.loss.semantic_kind == "class_means":
-        return {
-            domain: {"vectors": jnp.zeros((num_classes, channels)), "seen": jnp.zeros(num_classes)}
-            for domain in ("source", "target")
-        }
-    if config.loss.semantic_kind != "prototypes":
-        return None
-    return {"vectors": jnp.zeros((num_classes, channels)), "seen": jnp.zeros(num_classes)}
 
 
 def abstract_segmenter(networks: Networks, config: ConfigDict) -> Variables:

@@ -22,7 +22,7 @@ from ass_jax.method.losses import (
     segmentation_loss,
 )
 from ass_jax.method.optimizers import make_schedules, segmenter_groups
-from ass_jax.method.semantic import semantic_terms, updated_prototypes
+from ass_jax.method.semantic import reads_unlabelled, semantic_terms
 from ass_jax.method.state import TrainState
 from ass_jax.method.teacher import follow, mixed_examples, pseudo_labels
 from ass_jax.models import Networks
@@ -71,10 +71,10 @@ def train_step(
     taught = {}
     if config.teacher.mixed_weight:
         batch, taught = add_mixed(state, batch, networks, config)
-        if networks.global_discriminator is None and config.loss.semantic_unlabelled == "none":
+        if networks.global_discriminator is None and not reads_unlabelled(config):
             del batch["unlabelled"]  # No term reads its maps.
 
-    def objective(params: dict, statistics: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics, dict]]:
+    def objective(params: dict, statistics: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
         params = _freeze(params, config)
         maps, statistics = _forward(params["segmenter"], statistics, streams, state.step, networks, config)
         total, metrics = _segmentation_terms(maps, streams, config)
@@ -83,18 +83,16 @@ def train_step(
             fool, learn, found = _global_terms(params["global_discriminator"], maps, networks, config)
             total += ramp * config.loss.global_weight * fool + learn
             metrics |= found
-        means: dict = {}
-        if config.loss.semantic_weight > 0:
-            judge = params.get("semantic_discriminator")
-            fool, learn, found, means = semantic_terms(judge, state.prototypes, maps, streams, networks, config)
+        if networks.semantic_discriminator is not None:
+            fool, learn, found = semantic_terms(params["semantic_discriminator"], maps, streams, networks, config)
             total += ramp * config.loss.semantic_weight * fool + learn
             metrics |= found
-        return total, (statistics, metrics, means)
+        return total, (statistics, metrics)
 
     def terms(statistics: dict, streams: dict) -> tuple[dict, dict]:
         value_and_gradients = jax.value_and_grad(objective, has_aux=True)
-        (total, (statistics, metrics, means)), gradients = value_and_gradients(state.params, statistics, streams)
-        return statistics, {"total": total, "metrics": metrics, "gradients": gradients, "means": means}
+        (total, (statistics, metrics)), gradients = value_and_gradients(state.params, statistics, streams)
+        return statistics, {"total": total, "metrics": metrics, "gradients": gradients}
 
     # No term joins two streams.
     streams = {name: batch[name] for name in PASSES if name in batch}
@@ -113,14 +111,10 @@ def train_step(
     if average is not None:
         segmenter = {"params": params["segmenter"], "batch_stats": batch_stats}
         average = follow(average, segmenter, state.step, config.teacher.decay)
-    prototypes = state.prototypes
-    if prototypes is not None:
-        prototypes = updated_prototypes(prototypes, sums["means"])
-    updated = (params, batch_stats, source_stats, average, prototypes)
-    unchanged = (state.params, state.batch_stats, state.source_stats, state.average, state.prototypes)
-    params, *others = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
-    batch_stats, source_stats, average, prototypes = others
-    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average, source_stats, prototypes), metrics
+    updated = (params, batch_stats, source_stats, average)
+    unchanged = (state.params, state.batch_stats, state.source_stats, state.average)
+    params, batch_stats, source_stats, average = jax.tree.map(functools.partial(jnp.where, finite), updated, unchanged)
+    return TrainState(state.step + 1, params, batch_stats, optimizer_state, average, source_stats), metrics
 
 
 def add_mixed(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
@@ -143,7 +137,7 @@ def add_mixed(state: TrainState, batch: dict, networks: Networks, config: Config
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
     unlabelled = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}
-    if config.loss.semantic_unlabelled == "teacher":
+    if reads_unlabelled(config):
         unlabelled["teacher_logits"] = logits
     streams = batch | {"mixed": mixed, "unlabelled": unlabelled}
     return streams, {"teacher/confident": jnp.mean(confident, dtype=jnp.float32)}

@@ -35,9 +35,8 @@ def build_networks(config: ConfigDict, num_classes: int) -> Networks:
     global_discriminator = semantic_discriminator = None
     if config.loss.global_weight > 0:
         global_discriminator = GlobalDiscriminator(config.discriminator.global_width, dtype)
-    if config.loss.semantic_weight > 0 and config.loss.get("semantic_kind") != "prototypes":
-        classes = num_classes if config.loss.semantic_outputs == "projection" else 0
-        semantic_discriminator = SemanticDiscriminator(config.discriminator.semantic_width, outputs, dtype, classes)
+    if config.loss.semantic_weight > 0:
+        semantic_discriminator = SemanticDiscriminator(config.discriminator.semantic_width, outputs, dtype)
     return Networks(segmenter, global_discriminator, semantic_discriminator)
 
 
@@ -51,4 +50,4 @@ def semantic_outputs(kind: str, num_classes: int) -> int:
     Returns:
       Logits for each vector.
     """
-    return {"binary": 1, "projection": 1, "class_domain": 2 * num_classes}[kind]
+    return {"binary": 1, "class_domain": 2 * num_classes}[kind]

@@ -61,13 +61,11 @@ class SemanticDiscriminator(nn.Module):
       width: units of both hidden layers.
       outputs: logits for each vector.
       dtype: compute type; parameters are float32.
-      classes: C, for a discriminator that is told the class of each vector by projection (arXiv 1802.05637); else 0.
     """
 
     width: int
     outputs: int
     dtype: jnp.dtype = jnp.float32
-    classes: int = 0
 
     @nn.compact
     def __call__(self, vectors: jax.Array) -> jax.Array:
@@ -75,8 +73,4 @@ class SemanticDiscriminator(nn.Module):
         dense = functools.partial(nn.Dense, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
         x = nn.leaky_relu(dense(self.width, name="hidden1")(vectors), SLOPE)
         x = nn.leaky_relu(dense(self.width, name="hidden2")(x), SLOPE)
-        logits = dense(self.outputs, name="logits")(x).astype(jnp.float32)
-        if self.classes:  # Vectors are [..., C, D], in the order of the classes.
-            embedding = self.param("embedding", nn.initializers.normal(0.02), (self.classes, self.width))
-            logits += jnp.sum(x * embedding.astype(self.dtype), axis=-1, keepdims=True, dtype=jnp.float32)
-        return logits
+        return dense(self.outputs, name="logits")(x).astype(jnp.float32)

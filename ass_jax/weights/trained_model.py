@@ -44,8 +44,8 @@ _SETTINGS = {
 # Their choices, which the networks trust: a file of weights may hold anything.
 _CHOICES = {
     "loss.global_kind": tuple(DOMAIN_LOSSES),
-    "loss.semantic_input": ("features", "logits", "probabilities"),
-    "loss.semantic_outputs": ("binary", "class_domain", "projection"),
+    "loss.semantic_input": ("features", "logits"),
+    "loss.semantic_outputs": ("binary", "class_domain"),
     "model.backbone": tuple(BACKBONES),
     "model.batch_norm": ("batch", "frozen"),
     "model.dtype": ("float32", "bfloat16"),

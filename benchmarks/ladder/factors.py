@@ -1,7 +1,7 @@
 """Compares factors of the semantic-level term on several test beds: the experiment of docs/results/semantic.md.
 
-  python -m benchmarks.ladder.factors --bed=label_shift --phase=choose --trials=adaptsegnet+global=0.001,ass+right
-  python -m benchmarks.ladder.factors --bed=label_shift --phase=judge --trials=adaptsegnet,ass+student --counts=3,8
+  python -m benchmarks.ladder.factors --bed=label_shift --phase=choose --trials=adaptsegnet+global=0.001,ass+labelled
+  python -m benchmarks.ladder.factors --bed=label_shift --phase=judge --trials=adaptsegnet,ass --counts=3,8
 
 Trials and test beds are those of `benchmarks/ladder/trials.py`. Settings are chosen on seeds 100 to 104, by images that
 no judged run is scored on, and judged on seeds 0 to 9 (photographs: 0 to 4). All trials of a seed share the labelled

@@ -1,6 +1,6 @@
 """Test beds and trials of the experiment on the semantic-level term: what is trained, and what it is compared with.
 
-A trial is a variant and factors, as in "ass+student+semantic=0.3": a name of `FACTORS`, or a weight, `global=W` or
+A trial is a variant and factors, as in "ass+labelled+semantic=0.3": a name of `FACTORS`, or a weight, `global=W` or
 `semantic=W`.
 """
 
@@ -45,26 +45,23 @@ BEDS = {
         "adaptsegnet_plus+global=0.0003",
     ),
     "streets_to_camvid": Bed(
-        "configs/streets_to_camvid.py", (), ("data.target=camvid_val",), 10, 5, "adaptsegnet", "adaptsegnet_plus"
+        "configs/streets_to_camvid.py",
+        (),
+        ("data.target=camvid_val",),
+        10,
+        5,
+        "adaptsegnet+global=0.003",
+        "adaptsegnet_plus",
     ),
     "day_to_dusk": Bed("configs/camvid.py", (), ("data.held_out=20",), 8, 5, "adaptsegnet", "adaptsegnet_plus"),
 }
 
 FACTORS = {
-    "right": ("loss.semantic_pixels=right",),
-    "agreed": ("loss.semantic_pixels=agreed",),
+    "labelled": ("loss.semantic_unlabelled=False",),
     "logits": ("loss.semantic_input=logits",),
-    "probabilities": ("loss.semantic_input=probabilities",),
     "binary": ("loss.semantic_outputs=binary",),
-    "projection": ("loss.semantic_outputs=projection",),
     "class_domain": ("loss.semantic_outputs=class_domain",),
-    "student": ("loss.semantic_unlabelled=student",),
-    "teacher": ("loss.semantic_unlabelled=teacher",),
-    "moving": ("loss.semantic_average=moving",),
-    "both": ("loss.semantic_confusion=both",),
     "fast": ("discriminator.semantic_learning_rate=1e-3",),
-    "cells": ("loss.semantic_kind=cells", "loss.semantic_outputs=class_domain", "discriminator.semantic_width=256"),
-    "prototypes": ("loss.semantic_kind=prototypes",),
 }
 _WEIGHTS = {"global": "loss.global_weight", "semantic": "loss.semantic_weight"}
 
@@ -76,7 +73,7 @@ def baseline_of(trial: str, bed: str) -> str:
 
 
 def parse_trial(text: str) -> tuple[str, tuple[str, ...]]:
-    """Returns variant and settings of a trial such as "ass+student+semantic=0.3".
+    """Returns variant and settings of a trial such as "ass+labelled+semantic=0.3".
 
     Raises:
       ValueError: a part of the name is unknown.

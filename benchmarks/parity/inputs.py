@@ -156,7 +156,8 @@ def training_config(variant: str, backbone: str = "resnet_tiny") -> ConfigDict:
     config.loss.update(global_weight=weight["global"], semantic_weight=weight["semantic"])
     config.discriminator.update(global_width=8, semantic_width=32)
     config.discriminator.update(global_learning_rate=1e-3, semantic_learning_rate=1e-3)
-    # Statistics of the reference implementation.
+    # As in the paper, and with the statistics of the reference implementation.
+    config.loss.semantic_unlabelled = False
     config.model.update(pixel_mean=(127.5,) * 3, pixel_deviation=(64.0,) * 3, running_statistics="shared")
     return config
 

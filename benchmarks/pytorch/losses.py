@@ -50,6 +50,14 @@ def class_means(features: torch.Tensor, cells: torch.Tensor, num_classes: int) -
     return sums / counts.clamp(min=1)[..., None], counts > 0
 
 
+def soft_class_means(features: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Averages features [B, D, h, w] by the probabilities of logits [B, C, h, w]: means [B, C, D], present [B, C]."""
+    weights = logits.detach().float().softmax(1).flatten(2).to(features.dtype)  # [B, C, hw]
+    sums = torch.einsum("bcp,bdp->bcd", weights, features.flatten(2)).float()
+    mass = weights.float().sum(2)
+    return sums / mass.clamp(min=1e-6)[..., None], mass >= 1
+
+
 def nearest(small: int, large: int) -> list[int]:
     """Returns the cell of a large grid nearest to each cell of a small one: corners aligned, halves rounded up."""
     if small == 1:

@@ -95,7 +95,7 @@ class Training:
         for stream, tensors in batch.items():
             total, found_here, maps[stream] = self._parts[stream](**tensors)
             total.backward()
-            found |= found_here
+            found |= {name: found.get(name, 0.0) + value for name, value in found_here.items()}
         self._let_judges_learn(True)
         for name in ("global", "semantic"):
             if name in self.networks:
@@ -129,26 +129,37 @@ class Training:
         found, judged, total = {"loss/segmentation_labelled": loss.detach()}, {}, loss
         if "semantic" in self.networks:
             means, present = losses.class_means(features, cells, self._classes)
-            fool = self._semantic_loss(means, present, SOURCE)
+            fool = self._share * self._semantic_loss(means, present, SOURCE)
             total = loss + self._config.loss.semantic_weight * fool
             found["loss/semantic"], judged["means"] = fool.detach(), (means.detach(), present)
         return total, found, judged
 
     def _unlabelled(self, image: torch.Tensor) -> tuple:
         with self._precision():
-            _, logits = self.networks["segmenter"](image)
+            features, logits = self.networks["segmenter"](image)
             probabilities = losses.upsample(logits, image.shape[-2:]).softmax(1)
-        fool = self._global_loss(probabilities, SOURCE)
-        judged = {"probabilities": probabilities.detach()}
-        return self._config.loss.global_weight * fool, {"loss/global": fool.detach()}, judged
+        found, judged, total = {}, {}, image.new_zeros(())
+        if "global" in self.networks:
+            fool = self._global_loss(probabilities, SOURCE)
+            total = self._config.loss.global_weight * fool
+            found["loss/global"], judged["probabilities"] = fool.detach(), probabilities.detach()
+        if "semantic" in self.networks and self._config.loss.semantic_unlabelled:
+            means, present = losses.soft_class_means(features, logits)
+            fool = self._share * self._semantic_loss(means, present, SOURCE)
+            total = total + self._config.loss.semantic_weight * fool
+            found["loss/semantic"], judged["means"] = fool.detach(), (means.detach(), present)
+        return total, found, judged
 
     def _judge_global(self, maps: dict) -> torch.Tensor:
         on_source = self._global_loss(maps["source"]["probabilities"], SOURCE)
         return 0.5 * (on_source + self._global_loss(maps["unlabelled"]["probabilities"], TARGET))
 
     def _judge_semantic(self, maps: dict) -> torch.Tensor:
-        on_source = self._semantic_loss(*maps["source"]["means"], SOURCE)
-        return 0.5 * (on_source + self._semantic_loss(*maps["labelled"]["means"], TARGET))
+        loss = self._semantic_loss(*maps["source"]["means"], SOURCE)
+        for stream in ("labelled", "unlabelled"):
+            if "means" in maps.get(stream, {}):
+                loss = loss + self._share * self._semantic_loss(*maps[stream]["means"], TARGET)
+        return 0.5 * loss
 
     def _supervised(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with self._precision():
@@ -164,6 +175,11 @@ class Training:
         with self._precision():
             outputs = self.networks["semantic"](means)
             return losses.semantic_loss(outputs, domain, present, self._config.loss.semantic_outputs)
+
+    @property
+    def _share(self) -> float:
+        """Of each target stream in the semantic term."""
+        return 0.5 if self._config.loss.semantic_unlabelled else 1.0
 
     def _precision(self) -> torch.autocast:
         low = self._config.model.dtype == "bfloat16"
@@ -251,12 +267,7 @@ def _check(config: ConfigDict) -> None:
     is_vit = model.backbone in VITS
     known = {
         "loss.global_kind": loss.global_kind == "bce",
-        "loss.semantic_confusion": loss.semantic_confusion == "target",
         "loss.semantic_input": loss.semantic_input == "features",
-        "loss.semantic_kind": loss.semantic_kind == "class_means",
-        "loss.semantic_outputs": loss.semantic_outputs in ("binary", "class_domain"),
-        "loss.semantic_pixels": loss.semantic_pixels == "labelled",
-        "loss.semantic_unlabelled": loss.semantic_unlabelled == "none",
         "loss.warmup_steps": not loss.warmup_steps,
         "model.backbone": model.backbone in (*BACKBONES, EFFICIENTNET, *VITS),
         "model.batch_norm": model.batch_norm == "batch",

@@ -140,10 +140,6 @@ def test_choices_match_the_code():
         ("loss.global_kind", "hinge"),
         ("data.toy.label_shift", 1.5),
         ("loss.semantic_input", "image"),
-        ("loss.semantic_kind", "pixels"),
-        ("loss.semantic_pixels", "wrong"),
-        ("loss.semantic_unlabelled", "both"),
-        ("loss.semantic_confusion", "source"),
         ("loss.semantic_outputs", "multi"),
         ("loss.warmup_steps", -1),
         ("teacher.mixed_weight", -0.5),
@@ -226,17 +222,10 @@ def test_mixing_without_a_teacher_is_refused():
     validate(config)
 
 
-def test_parts_of_the_semantic_term_fit_together():
-    config = changed("ass", loss__semantic_unlabelled="teacher")
-    refuse(config, r"loss\.semantic_unlabelled is 'teacher'; expected 'none' or 'student', since no teacher acts")
-    validate(changed("ass_plus", loss__semantic_unlabelled="teacher"))
-    config = changed("semantic", loss__semantic_unlabelled="student")
-    refuse(config, r"data\.batch\.unlabelled is 0; expected 1 or more, since loss\.semantic_unlabelled is 'student'")
-    config.data.batch.unlabelled = 1
-    validate(config)
-    config = changed("ass", loss__semantic_kind="cells")
-    refuse(config, r"loss\.semantic_outputs is 'binary'; expected 'class_domain', since loss\.semantic_kind is 'cells'")
-    config.loss.semantic_weight = 0.0
+def test_the_semantic_term_needs_the_unlabelled_images_that_it_reads():
+    config = changed("semantic", data__batch__unlabelled=0)
+    refuse(config, r"data\.batch\.unlabelled is 0; expected 1 or more, since loss\.semantic_unlabelled is True")
+    config.loss.semantic_unlabelled = False
     validate(config)
 
 

@@ -16,7 +16,7 @@ WEIGHTS = ("loss.global_weight", "teacher.mixed_weight")
 @pytest.mark.parametrize(("first", "second"), [WEIGHTS, WEIGHTS[::-1]])
 def test_unlabelled_stream_needs_a_term_that_reads_it(first, second):
     config = base.default_config()
-    config.update_from_flattened_dict({first: 0.0})
+    config.update_from_flattened_dict({first: 0.0, "loss.semantic_unlabelled": False})
     assert streams.streams(config) == {"source": 1, "labelled": 1, "unlabelled": 1}
     config.update_from_flattened_dict({second: 0.0})
     assert streams.streams(config) == {"source": 1, "labelled": 1}
@@ -31,11 +31,10 @@ def test_adapted_statistics_bring_the_unlabelled_stream():
 
 def test_the_semantic_term_may_read_unlabelled_images():
     config = base.get_config("semantic")
-    config.data.batch.unlabelled = 2
+    assert streams.streams(config) == {"source": 1, "labelled": 1, "unlabelled": 1}
+    config.loss.semantic_unlabelled = False
     assert streams.streams(config) == {"source": 1, "labelled": 1}
-    config.loss.semantic_unlabelled = "student"
-    assert streams.streams(config) == {"source": 1, "labelled": 1, "unlabelled": 2}
-    config.loss.semantic_weight = 0.0
+    config.loss.update(semantic_unlabelled=True, semantic_weight=0.0)
     assert streams.streams(config) == {"source": 1, "labelled": 1}
 
 

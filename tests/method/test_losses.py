@@ -274,9 +274,9 @@ def test_unknown_kinds_list_the_valid_ones():
     outputs, present = np.zeros((2, 2, 1), np.float32), np.ones((2, 2), bool)
     with pytest.raises(ValueError, match=r"'hinge'\. Valid: bce, least_squares\."):
         domain_loss(LOGITS, SOURCE, kind="hinge")
-    with pytest.raises(ValueError, match=r"'ternary'\. Valid: binary, projection, class_domain\."):
+    with pytest.raises(ValueError, match=r"'ternary'\. Valid: binary, class_domain\."):
         semantic_loss(outputs, SOURCE, present, "ternary")
-    with pytest.raises(ValueError, match=r"'ternary'\. Valid: binary, projection, class_domain\."):
+    with pytest.raises(ValueError, match=r"'ternary'\. Valid: binary, class_domain\."):
         domain_logits(outputs, "ternary")
 
 

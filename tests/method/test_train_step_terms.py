@@ -114,7 +114,7 @@ def test_global_terms(kind):
 
 @pytest.mark.parametrize(("kind", "read"), [("binary", "logits"), ("class_domain", "features")])
 def test_semantic_terms(kind, read):
-    config = make_config(semantic_outputs=kind, semantic_input=read)
+    config = make_config(semantic_outputs=kind, semantic_input=read, semantic_unlabelled=False)
     networks = build_networks(config, CLASSES)
     discriminator = networks.semantic_discriminator
     params = random_params(discriminator, 1, random_maps()["source"][read].shape[-1])
@@ -127,7 +127,7 @@ def test_semantic_terms(kind, read):
     batch = {stream: {"label": label.astype(np.uint8)} for stream, label in labels.items()}
 
     def terms(params: dict, maps: dict) -> tuple:
-        return semantic.semantic_terms(params, None, maps, batch, networks, config)[:3]
+        return semantic.semantic_terms(params, maps, batch, networks, config)
 
     def judge(params: dict, maps: dict) -> dict:
         found = {}

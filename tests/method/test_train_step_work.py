@@ -26,7 +26,7 @@ SIZES = {"source": (1, 32, 96), "labelled": (1, 32, 64), "unlabelled": (1, 32, 6
 VARIANTS = {
     "joint": (("source", "labelled"), ()),
     "adaptsegnet": (("source", "labelled", "unlabelled"), ("GlobalDiscriminator",)),
-    "semantic": (("source", "labelled"), ("SemanticDiscriminator",)),
+    "semantic": (("source", "labelled", "unlabelled"), ("SemanticDiscriminator",)),
     "ass": (("source", "labelled", "unlabelled"), ("GlobalDiscriminator", "SemanticDiscriminator")),
     "teacher": (("source", "labelled", "mixed"), ()),
     "adaptsegnet_plus": (("source", "labelled", "mixed", "unlabelled"), ("GlobalDiscriminator",)),
@@ -126,24 +126,25 @@ def test_each_image_passes_the_segmenter_once(variant):
     assert of_network(trace(variant)[2], "DeepLab") == passes(len(images), teacher="mixed" in images)
 
 
-def test_unlabelled_images_pass_where_the_global_adversary_reads_them():
-    for loss, trained in (({"global_weight": 0.0}, 3), ({"semantic_weight": 0.0}, 4)):
+def test_unlabelled_images_pass_where_an_adversary_reads_them():
+    neither = {"global_weight": 0.0, "semantic_unlabelled": False}
+    for loss, trained in ((neither, 3), ({"global_weight": 0.0}, 4), ({"semantic_weight": 0.0}, 4)):
         found = trace("ass_plus", **loss)[2]
         assert (found["jvp(DeepLab)/backbone/stem"], found["DeepLab/backbone/stem"]) == (trained, 1)
 
 
 @pytest.mark.parametrize("network", ["GlobalDiscriminator", "SemanticDiscriminator"])
 def test_each_turn_of_a_discriminator_is_one_pass(network):
-    """A discriminator runs three times: once for the segmenter's loss and, for its own, once for each domain.
+    """A discriminator runs for each target stream's loss of the segmenter and, for its own, for each stream.
 
-    Backward, the segmenter's loss needs the gradients of all inputs; the other two need those of the parameters and of
-    all layers' inputs but the first's.
+    That of class means reads two target streams, the global one one. Backward, the segmenter's losses need the
+    gradients of all inputs; the others need those of the parameters and of all layers' inputs but the first's.
     """
-    expected = {}
+    expected, targets = {}, 2 if network == "SemanticDiscriminator" else 1
     for layer in LAYERS[network]:
-        expected[f"jvp({network})/{layer}"] = 3
+        expected[f"jvp({network})/{layer}"] = 1 + 2 * targets
         first = layer in ("conv1", "hidden1")
-        expected[f"transpose(jvp({network}))/{layer}"] = 1 + 2 * (1 if first else 2)
+        expected[f"transpose(jvp({network}))/{layer}"] = targets + (1 + targets) * (1 if first else 2)
     assert of_network(trace("ass")[2], network) == expected
 
 
@@ -173,5 +174,5 @@ def test_terms_of_weight_zero_leave_nothing_behind(variant):
     assert multiplications["DeepLab/backbone/stem"] == teacher
     assert (state.average is not None) == teacher
     assert ("teacher/confident" in metrics) == teacher
-    # Class-wise means of both labelled streams.
-    assert multiplications["jvp(bhwc,bhwd->bcd)"] == (2 if "SemanticDiscriminator" in judges else 0)
+    # Class-wise means of all three streams.
+    assert multiplications["jvp(bhwc,bhwd->bcd)"] == (3 if "SemanticDiscriminator" in judges else 0)

@@ -13,8 +13,8 @@ def in_project(monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
 
 
-EVERY = [f"ass+{factor}" for factor in trials.FACTORS if factor != "teacher"]
-EVERY += ["ass_plus+teacher", "adaptsegnet+global=0.1", "ass+cells+student+semantic=0.3"]
+EVERY = [f"ass+{factor}" for factor in trials.FACTORS]
+EVERY += ["ass_plus+global=0", "adaptsegnet+global=0.1", "ass+labelled+binary+semantic=0.3"]
 
 
 @pytest.mark.parametrize("bed", trials.BEDS)
@@ -32,10 +32,10 @@ def test_every_factor_is_a_valid_configuration(bed, phase, tmp_path):
 
 def test_names_of_trials():
     assert trials.parse_trial("ass") == ("ass", ())
-    settings = ("loss.semantic_unlabelled=student", "loss.semantic_weight=0.3", "loss.global_weight=0.0")
-    assert trials.parse_trial("ass+student+semantic=0.3+global=0") == ("ass", settings)
-    assert trials.baseline_of("ass+student", "label_shift") == "adaptsegnet+global=0.0003"
-    assert trials.baseline_of("ass_plus+teacher", "streets") == "adaptsegnet_plus"
+    settings = ("loss.semantic_unlabelled=False", "loss.semantic_weight=0.3", "loss.global_weight=0.0")
+    assert trials.parse_trial("ass+labelled+semantic=0.3+global=0") == ("ass", settings)
+    assert trials.baseline_of("ass+labelled", "label_shift") == "adaptsegnet+global=0.0003"
+    assert trials.baseline_of("ass_plus+labelled", "streets") == "adaptsegnet_plus"
     for wrong, said in {
         "as": "variant 'as'",
         "ass+studnt": "factor 'studnt'",
@@ -124,5 +124,5 @@ def test_only_what_is_missing_is_trained(tmp_path, monkeypatch, capsys):
 
 def test_unknown_trial_is_named(capsys):
     with pytest.raises(SystemExit, match="2"):
-        factors.main(["--bed=streets", "--phase=judge", "--trials=ass+rigth"])
-    assert "unknown factor 'rigth'" in capsys.readouterr().err
+        factors.main(["--bed=streets", "--phase=judge", "--trials=ass+labeled"])
+    assert "unknown factor 'labeled'" in capsys.readouterr().err

@@ -43,9 +43,10 @@ def peer(config, setting="plain"):
     return training
 
 
-def test_losses_equal_ours():
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_losses_equal_ours(unlabelled):
     config = inputs.training_config("ass")
-    config.loss.semantic_outputs = "class_domain"
+    config.loss.update(semantic_outputs="class_domain", semantic_unlabelled=unlabelled)
     networks, optimizer = build_networks(config, inputs.NUM_CLASSES), make_optimizer(config)
     state = inputs.initial_state(config)
     step = jax.jit(functools.partial(train_step, networks=networks, config=config, optimizer=optimizer))
