@@ -72,21 +72,20 @@ def test_street_scenes(source, classes, main, tmp_path):
     validation = trees.write_cityscapes(tmp_path / "target", "val", 3)
     test = trees.write_cityscapes(tmp_path / "target", "test", 2)
     names = tmp_path / "labelled.txt"
-    if source == "gta5":  # Whatever the source, the official lists name other target images.
-        main(config, "--mode=check", expected=1)
-        main(config, expected=1)
-        assert not (tmp_path / "prepared").exists()
     names.write_text("\n".join(train.names[1:5]))
     listed = f"--config.data.labelled_list={names}"
-    text = main(config, listed, "--mode=check")
-    assert f"{rejected.file}: {rejected.kind}" in text
-    assert "4 images; 4 are there" in text
-    main(config, listed, "--config.steps=3", "--config.data.held_out=1")
-    assert steps_of(run) == [1, 2, 3]
-    (left_out,) = (tmp_path / "prepared").rglob(f"{source}/**/rejected.txt")
-    assert left_out.read_text().startswith(f"{rejected.file}: {rejected.kind}")
+    if source == "gta5":  # What does not depend on the source is tried with one.
+        main(config, expected=1)  # The official lists name other target images.
+        assert not (tmp_path / "prepared").exists()
+        text = main(config, listed, "--mode=check")
+        assert f"{rejected.file}: {rejected.kind}" in text
+        assert "4 images; 4 are there" in text
+        main(config, listed, "--config.steps=3", "--config.data.held_out=1")
+        assert steps_of(run) == [1, 2, 3]
     main(config, listed, "--config.steps=5", "--config.data.held_out=1")
     assert steps_of(run) == [1, 2, 3, 4, 5]
+    (left_out,) = (tmp_path / "prepared").rglob(f"{source}/**/rejected.txt")
+    assert left_out.read_text().startswith(f"{rejected.file}: {rejected.kind}")
     main(config, listed, "--mode=eval")
     report = json.loads((run / "eval.json").read_text())
     assert report["step"] == steps_of(run)[-1]
@@ -139,15 +138,13 @@ def test_own_data(own, main, tmp_path):
         (tmp_path / "target" / "train" / "labels" / f"photo_{number}.png").unlink()
     flags = [f"--config.data.custom.{key}={value}" for key, value in own.items()]
     config = "configs/custom.py:joint,smoke"
-    text = main(config, *flags, "--mode=check")
-    assert "images: 5, of which 3 have a label" in text
-    main(config, *flags, "--config.steps=2", "--config.data.held_out=1")
+    if own is FIVE:
+        assert "images: 5, of which 3 have a label" in main(config, *flags, "--mode=check")
+    main(config, *flags, "--config.steps=3", "--config.data.held_out=1")
     report = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert set(report["class_iou"]) == set(own["names"])
     assert report["labelled"]["images"] == 3
     assert report["labelled"]["held_out"] == 1
-    main(config, *flags, "--config.steps=3", "--config.data.held_out=1")
-    assert steps_of(tmp_path / "run") == [1, 2, 3]
     text = main(config, *flags, "--mode=eval")
     assert "Images left out of the evaluation because their files cannot be used: 1;" in text
     report = json.loads((tmp_path / "run" / "eval.json").read_text())
