@@ -266,7 +266,7 @@ def _terms(config: ConfigDict) -> Mistakes:
 
 def _semantic(config: ConfigDict) -> Mistakes:
     """The semantic term has the streams that it reads beside those of `streams.READ`."""
-    if config.loss.semantic_weight and config.loss.semantic_unlabelled and not config.data.batch.unlabelled:
+    if streams.semantic_reads_unlabelled(config) and not config.data.batch.unlabelled:
         yield "data.batch.unlabelled", "1 or more, since loss.semantic_unlabelled is True"
 
 

@@ -27,9 +27,14 @@ def streams(config: ConfigDict) -> dict[str, int]:
       unlabelled one where no term reads it.
     """
     read = [group for key, groups in READ.items() if _weight(config, key) > 0 for group in groups]
-    by_semantic = config.loss.semantic_weight > 0 and config.loss.semantic_unlabelled
-    needed = {"source": True, "labelled": True, "unlabelled": ("unlabelled",) in read or by_semantic}
+    reads_unlabelled = ("unlabelled",) in read or semantic_reads_unlabelled(config)
+    needed = {"source": True, "labelled": True, "unlabelled": reads_unlabelled}
     return {name: config.data.batch[name] for name in STREAMS if needed[name] and config.data.batch[name]}
+
+
+def semantic_reads_unlabelled(config: ConfigDict) -> bool:
+    """Returns whether the semantic term reads unlabelled images, beside the streams of `READ`."""
+    return bool(config.loss.semantic_weight > 0 and config.loss.semantic_unlabelled)
 
 
 def shapes(config: ConfigDict) -> dict[str, tuple[int, int, int, bool]]:

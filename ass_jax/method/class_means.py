@@ -37,20 +37,13 @@ def class_means(features: Array, labels: Array, num_classes: int) -> tuple[Array
         labels = labels[:, nearest_indices(height, labels.shape[1])[:, None], nearest_indices(width, labels.shape[2])]
     members = labels[..., None] == jnp.arange(num_classes)  # [B, h, w, C]
     counts = jnp.sum(members, axis=(1, 2), dtype=jnp.int32)  # [B, C]
-    sums = jnp.einsum(
-        "bhwc,bhwd->bcd",
-        members.astype(features.dtype),
-        features,
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
-    return sums / jnp.maximum(counts, 1)[..., None], counts > 0
+    return _sums(members.astype(features.dtype), features) / jnp.maximum(counts, 1)[..., None], counts > 0
 
 
 def soft_class_means(features: Array, probabilities: Array) -> tuple[Array, Array]:
     """Averages features over all cells, weighted by the probability of each class: `sum p_k F / sum p_k`.
 
-    A sum like that of `class_means`, with probabilities in the place of the one-hot labels.
+    The contraction of `class_means`, with probabilities in the place of the one-hot labels.
 
     Args:
       features: `[B, h, w, D]`.
@@ -62,11 +55,15 @@ def soft_class_means(features: Array, probabilities: Array) -> tuple[Array, Arra
     """
     weights = probabilities.astype(features.dtype)
     mass = jnp.sum(weights, axis=(1, 2), dtype=jnp.float32)  # [B, C]; of the rounded weights, so that they sum up to 1.
-    sums = jnp.einsum(
+    return _sums(weights, features) / jnp.maximum(mass, 1e-6)[..., None], mass >= 1.0
+
+
+def _sums(weights: Array, features: Array) -> Array:
+    """Sums features `[B, h, w, D]` by weights `[B, h, w, C]` of the same type: float32 `[B, C, D]`."""
+    return jnp.einsum(
         "bhwc,bhwd->bcd",
         weights,
         features,
         precision=lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
-    return sums / jnp.maximum(mass, 1e-6)[..., None], mass >= 1.0

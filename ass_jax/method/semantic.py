@@ -32,6 +32,9 @@ def semantic_terms(
         acts.
       networks: its semantic discriminator judges.
       config: the whole configuration; static.
+
+    Returns:
+      Float32 scalars: the term for the segmenter, that for the discriminator, and losses and accuracy by name.
     """
     kind = config.loss.semantic_outputs
 

@@ -131,7 +131,8 @@ def summarise(rows: Rows, bed: str, phase: str) -> dict:
     """
     summary = []
     for (name, count), seeds in sorted(rows.items(), key=lambda row: (row[0][1], row[0][0])):
-        other = rows.get((baseline_of(name, bed), count), {})
+        baseline = baseline_of(name, bed)
+        other = rows.get((baseline, count), {}) if name != baseline else {}
         losses = {
             kind: [of["losses"][kind] for of in seeds.values() if kind in of["losses"]] for kind in _DISCRIMINATORS
         }
@@ -151,7 +152,7 @@ def summarise(rows: Rows, bed: str, phase: str) -> dict:
 def interval(differences: Sequence[float]) -> dict | None:
     """Returns the mean of paired differences, its standard error and the 95 % interval of Student's t; None below 2."""
     count = len(differences)
-    if count < 2 or not any(differences):
+    if count < 2:
         return None
     mean, error = statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(count)
     half = float(stats.t.ppf(0.975, count - 1)) * error

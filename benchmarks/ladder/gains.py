@@ -7,6 +7,7 @@ interval. Counts without an interval (fewer than two seeds in common) are left o
 """
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,9 @@ def draw(lines: dict[str, dict[int, dict]], file: Path) -> None:
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(0, color="black", linewidth=0.8)
-    for position, ((bed, gains), (colour, marker)) in enumerate(zip(lines.items(), _STYLES, strict=False)):
+    for position, ((bed, gains), (colour, marker)) in enumerate(
+        zip(lines.items(), itertools.cycle(_STYLES), strict=False)
+    ):
         # A little to the side of each other, so that bars of equal counts stay apart.
         counts = [count * 1.03 ** (position - (len(lines) - 1) / 2) for count in gains]
         means = [100 * gain["mean"] for gain in gains.values()]

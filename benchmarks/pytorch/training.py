@@ -137,9 +137,10 @@ class Training:
     def _unlabelled(self, image: torch.Tensor) -> tuple:
         with self._precision():
             features, logits = self.networks["segmenter"](image)
-            probabilities = losses.upsample(logits, image.shape[-2:]).softmax(1)
         found, judged, total = {}, {}, image.new_zeros(())
         if "global" in self.networks:
+            with self._precision():
+                probabilities = losses.upsample(logits, image.shape[-2:]).softmax(1)
             fool = self._global_loss(probabilities, SOURCE)
             total = self._config.loss.global_weight * fool
             found["loss/global"], judged["probabilities"] = fool.detach(), probabilities.detach()
