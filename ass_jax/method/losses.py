@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from ass_jax.ops import mean_over_devices, sum_over_devices
+
 IGNORED = 255  # Label of pixels that are neither trained on nor scored.
 SOURCE, TARGET = 0, 1  # Domain labels.
 
@@ -58,7 +60,10 @@ def dice_loss(logits: Array, labels: Array) -> Array:
     common = jnp.sum(jnp.where(members, probabilities, 0.0), axis=(0, 1, 2))  # [C]
     predicted = jnp.sum(jnp.where((labels != IGNORED)[..., None], probabilities, 0.0), axis=(0, 1, 2))
     true = jnp.sum(members, axis=(0, 1, 2))
-    return masked_mean(1.0 - 2.0 * common / jnp.maximum(predicted + true, 1.0), true > 0)
+    common, predicted, true = sum_over_devices((common, predicted, true))
+    present = true > 0
+    losses = jnp.where(present, 1.0 - 2.0 * common / jnp.maximum(predicted + true, 1.0), 0.0)
+    return jnp.sum(losses) / jnp.maximum(jnp.sum(present), 1)
 
 
 def domain_loss(logits: Array, domain: int, where: Array | None = None, kind: str = "bce") -> Array:
@@ -132,8 +137,9 @@ def masked_mean(values: Array, where: Array | None = None) -> Array:
     """Mean in float32 of the entries where `where` holds; 0 with a zero gradient where it holds nowhere."""
     values = values.astype(jnp.float32)
     if where is None:
-        return jnp.mean(values)
-    return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)
+        return mean_over_devices(jnp.mean(values))
+    total, count = sum_over_devices((jnp.sum(jnp.where(where, values, 0.0)), jnp.sum(where)))
+    return total / jnp.maximum(count, 1)
 
 
 def _bce(logits: Array, domain: ArrayLike) -> Array:

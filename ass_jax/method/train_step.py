@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.lax import stop_gradient
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ass_jax.method.losses import (
@@ -23,12 +24,12 @@ from ass_jax.method.losses import (
 )
 from ass_jax.method.optimizers import make_schedules, segmenter_groups
 from ass_jax.method.semantic import reads_unlabelled, semantic_terms
-from ass_jax.method.state import TrainState
+from ass_jax.method.state import TrainState, Variables
 from ass_jax.method.teacher import follow, mixed_examples, pseudo_labels
 from ass_jax.models import Networks
 from ass_jax.models.preprocess import normalise
 from ass_jax.models.vit import STREAM as STOCHASTIC_DEPTH
-from ass_jax.ops import resize_bilinear, sum_by_stream
+from ass_jax.ops import as_own, each_device, of_first_device, resize_bilinear, sum_by_stream, sum_over_devices
 
 Metrics = dict[str, Array]
 
@@ -46,6 +47,7 @@ def train_step(
     networks: Networks,
     config: ConfigDict,
     optimizer: optax.GradientTransformation,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step of the min-max game: each image passes the segmenter once, and its backward pass trains all networks.
 
@@ -63,6 +65,8 @@ def train_step(
       networks: the discriminators are None where their weight is 0.
       config: the whole configuration; static.
       optimizer: of `make_optimizer(config)`.
+      mesh: of `ass_jax.runtime.sharding.make_mesh`, among whose devices the batch is divided: they add up their
+        gradients once, in float32. None: XLA decides when.
 
     Returns:
       The next state and float32 scalars: losses, accuracies, gradient norms, learning rates, and `skipped`: 1 where
@@ -70,15 +74,15 @@ def train_step(
     """
     taught = {}
     if config.teacher.mixed_weight:
-        batch, taught = add_mixed(state, batch, networks, config)
+        batch, taught = add_mixed(state, batch, networks, config, mesh)
         if networks.global_discriminator is None and not reads_unlabelled(config):
             del batch["unlabelled"]  # No term reads its maps.
 
-    def objective(params: dict, statistics: dict, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
+    def objective(params: dict, statistics: dict, step: Array, streams: dict) -> tuple[Array, tuple[dict, Metrics]]:
         params = _freeze(params, config)
-        maps, statistics = _forward(params["segmenter"], statistics, streams, state.step, networks, config)
+        maps, statistics = _forward(params["segmenter"], statistics, streams, step, networks, config)
         total, metrics = _segmentation_terms(maps, streams, config)
-        ramp = _ramp(state.step, config.loss.warmup_steps)
+        ramp = _ramp(step, config.loss.warmup_steps)
         if networks.global_discriminator is not None:
             fool, learn, found = _global_terms(params["global_discriminator"], maps, networks, config)
             total += ramp * config.loss.global_weight * fool + learn
@@ -89,14 +93,24 @@ def train_step(
             metrics |= found
         return total, (statistics, metrics)
 
-    def terms(statistics: dict, streams: dict) -> tuple[dict, dict]:
-        value_and_gradients = jax.value_and_grad(objective, has_aux=True)
-        (total, (statistics, metrics)), gradients = value_and_gradients(state.params, statistics, streams)
-        return statistics, {"total": total, "metrics": metrics, "gradients": gradients}
+    def all_terms(shared: tuple[dict, dict, Array], streams: dict) -> tuple[dict, dict]:
+        params, statistics, step = shared
+        params = as_own(params)
 
-    # No term joins two streams.
-    streams = {name: batch[name] for name in PASSES if name in batch}
-    statistics, sums = sum_by_stream(terms, {"target": state.batch_stats, "source": state.source_stats}, streams)
+        def terms(statistics: dict, streams: dict) -> tuple[dict, dict]:
+            value_and_gradients = jax.value_and_grad(objective, has_aux=True)
+            (total, (statistics, metrics)), gradients = value_and_gradients(params, statistics, step, streams)
+            return statistics, {"total": total, "metrics": metrics, "gradients": gradients}
+
+        # No term joins two streams.
+        streams = {name: streams[name] for name in PASSES if name in streams}
+        statistics, sums = sum_by_stream(terms, statistics, streams)
+        gradients = sum_over_devices(sums.pop("gradients"))
+        statistics, sums = of_first_device((statistics, sums))
+        return statistics, sums | {"gradients": gradients}
+
+    shared = (state.params, {"target": state.batch_stats, "source": state.source_stats}, state.step)
+    statistics, sums = each_device(all_terms, mesh)(shared, batch)
     batch_stats, source_stats = statistics["target"], statistics["source"]
     total, metrics, gradients = sums["total"], sums["metrics"] | taught, sums["gradients"]
     norms = {f"gradient_norm/{network}": optax.tree.norm(gradient) for network, gradient in gradients.items()}
@@ -117,7 +131,9 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, optimizer_state, average, source_stats), metrics
 
 
-def add_mixed(state: TrainState, batch: dict, networks: Networks, config: ConfigDict) -> tuple[dict, Metrics]:
+def add_mixed(
+    state: TrainState, batch: dict, networks: Networks, config: ConfigDict, mesh: Mesh | None = None
+) -> tuple[dict, Metrics]:
     """Adds the mixed stream, and the teacher's confident labels to the unlabelled one.
 
     Args:
@@ -125,15 +141,20 @@ def add_mixed(state: TrainState, batch: dict, networks: Networks, config: Config
       batch: as for `train_step`.
       networks: the segmenter is used.
       config: the whole configuration; static.
+      mesh: as for `train_step`.
 
     Returns:
       The streams, with "mixed" of `ass_jax.method.teacher.mixed_examples`, and `pseudo_label` `[B, H, W]`, 255 where
       not confident, beside the unlabelled images, with `teacher_logits` `[B, h, w, C]` where the semantic term reads
       them; and `teacher/confident`: the share of confident pixels.
     """
+
+    def teach(average: Variables, images: Array) -> tuple[Array, tuple[Array, Array]]:
+        _, logits = networks.segmenter.apply(average, normalise(images, config), train=False)
+        return logits, pseudo_labels(logits, images.shape[1:3], config.teacher.threshold)
+
     images = batch["unlabelled"]["image"]
-    _, logits = networks.segmenter.apply(state.average, normalise(images, config), train=False)
-    labels, confident = pseudo_labels(logits, images.shape[1:3], config.teacher.threshold)
+    logits, (labels, confident) = each_device(teach, mesh, images=True)(state.average, images)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     mixed = mixed_examples(key, batch, labels, confident, config=config, num_classes=networks.segmenter.num_classes)
     unlabelled = {"image": images, "pseudo_label": jnp.where(confident, labels, IGNORED)}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from ass_jax import ops
 from ass_jax.models.layers import Conv
 
 PATCH = 14  # Pixels, height and width.
@@ -165,7 +166,9 @@ class Block(nn.Module):
         branch = branch.astype(jnp.float32) * self.param(name, nn.initializers.ones, branch.shape[-1:])
         if self.drop == 0:
             return branch
-        kept = jax.random.bernoulli(self.make_rng(STREAM), 1 - self.drop, (branch.shape[0], 1, 1))
+        count = ops.count_devices() * branch.shape[0]  # The same images drop the branch on any number of devices.
+        kept = jax.random.bernoulli(self.make_rng(STREAM), 1 - self.drop, (count, 1, 1))
+        kept = ops.own_images(kept)
         return jnp.where(kept, branch / (1 - self.drop), 0.0)
 
 

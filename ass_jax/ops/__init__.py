@@ -19,6 +19,16 @@ from ass_jax.ops import normalisation as _normalisation
 from ass_jax.ops import pooling as _pooling
 from ass_jax.ops import reference as _reference
 from ass_jax.ops import relu as _relu
+from ass_jax.ops.devices import (
+    AXIS,
+    as_own,
+    count_devices,
+    each_device,
+    mean_over_devices,
+    of_first_device,
+    own_images,
+    sum_over_devices,
+)
 from ass_jax.ops.normalisation import EPSILON
 from ass_jax.ops.resize import interpolation_matrix, nearest_indices, resize_bilinear
 from ass_jax.ops.streams import sum_by_stream
@@ -81,21 +91,29 @@ atrous_sum = _either(_atrous.atrous_sum, _reference.atrous_sum)
 add_relu = _either(_relu.add_relu, _reference.add_relu)
 
 __all__ = [
+    "AXIS",
     "EPSILON",
     "FORMS",
     "VARIABLE",
     "add_relu",
+    "as_own",
     "atrous_sum",
     "batch_norm",
     "conv2d",
     "conv2d_batch_norm",
+    "count_devices",
     "current_form",
     "depthwise_conv2d",
+    "each_device",
     "form",
     "interpolation_matrix",
     "max_pool",
+    "mean_over_devices",
     "nearest_indices",
     "normalise",
+    "of_first_device",
+    "own_images",
     "resize_bilinear",
     "sum_by_stream",
+    "sum_over_devices",
 ]

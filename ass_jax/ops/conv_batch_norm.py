@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ass_jax.ops.convolution import conv2d
+from ass_jax.ops.devices import count_devices, mean_over_devices, sum_over_devices
 from ass_jax.ops.normalisation import EPSILON, Normalised, batch_norm, channel_sums
 from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.products import transposed_product
@@ -77,9 +78,7 @@ def _product_batch_norm(x, matrix, scale, bias, epsilon):
 
 
 def _product_forward(x, matrix, scale, bias, epsilon):
-    mean_of_x, covariance = _moments(x, matrix)
-    with_covariance = jnp.matmul(covariance, matrix, precision="high")
-    mean, variance = channel_sums(mean_of_x[:, None] * matrix, matrix * with_covariance)
+    mean_of_x, with_covariance, mean, variance = _statistics(x, matrix)
     variance = jnp.maximum(variance, 0.0)
     inverse = lax.rsqrt(variance + epsilon)
     factor = inverse * scale
@@ -95,21 +94,43 @@ def _product_backward(epsilon, residuals, gradients):
     del epsilon
     x, matrix, scaled, mean_of_x, with_covariance, mean, inverse, factor = residuals
     gradient, *_ = gradients
-    count = x.size // x.shape[-1]
+    count = count_devices() * (x.size // x.shape[-1])
     # Both sums are of the rounded gradient: where a channel hardly varies, they have to cancel out.
     gradient = lax.optimization_barrier(gradient.astype(x.dtype))
     bias_gradient = jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32)
     product = transposed_product(x, gradient)
     scale_gradient = inverse * (jnp.sum(matrix * product, axis=0) - mean * bias_gradient)
-    from_covariance = inverse * scale_gradient
-    matrix_gradient = factor * (product - mean_of_x[:, None] * bias_gradient - with_covariance * from_covariance)
+    # What is returned for matrix, scale and bias is of this device's images, and so is `with_covariance`.
+    total_scale_gradient, total_bias_gradient = sum_over_devices((scale_gradient, bias_gradient))
+    from_covariance = inverse * total_scale_gradient
+    from_statistics = with_covariance * (from_covariance / count_devices())
+    matrix_gradient = factor * (product - mean_of_x[:, None] * bias_gradient - from_statistics)
     on_x = jnp.matmul((matrix * (-factor * from_covariance / count)).astype(x.dtype), matrix.T.astype(x.dtype))
-    constant = jnp.matmul(matrix, factor * (from_covariance * mean - bias_gradient) / count, precision="highest")
+    constant = factor * (from_covariance * mean - total_bias_gradient) / count
+    constant = jnp.matmul(matrix, constant, precision="highest")
     x_gradient = gradient @ scaled.T + x @ on_x + constant
     return x_gradient.astype(x.dtype), matrix_gradient, scale_gradient, bias_gradient
 
 
 _product_batch_norm.defvjp(_product_forward, _product_backward)
+
+
+def _statistics(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Returns mean of x, covariance of x and the product, and mean and variance of the product, all float32.
+
+    Where the batch is divided among devices, the covariance, [channels, features], is this device's part of it: the
+    mean over the devices is the whole. It is not sent, as it is many times larger than the other three.
+    """
+    mean_of_x, covariance = _moments(x, matrix)
+    with_covariance = jnp.matmul(covariance, matrix, precision="high")
+    mean, variance = channel_sums(mean_of_x[:, None] * matrix, matrix * with_covariance)
+    if count_devices() == 1:
+        return mean_of_x, with_covariance, mean, variance
+    own_mean_of_x, own_mean = mean_of_x, mean
+    mean_of_x, of_squares = mean_over_devices((own_mean_of_x, variance + jnp.square(own_mean)))
+    mean = jnp.sum(mean_of_x[:, None] * matrix, axis=0)
+    with_covariance += jnp.outer(own_mean_of_x - mean_of_x, own_mean - mean)
+    return mean_of_x, with_covariance, mean, of_squares - jnp.square(mean)
 
 
 def _moments(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,8 +1,9 @@
 """Convolution, with gradients computed in the way that is fastest for the shape and the platform.
 
 XLA of jaxlib 0.10.2 needs this: its own filter gradients are slow on CPUs, those of dilated kernels on GPUs, and it has
-no minimal filtering. Measured in docs/performance/cpu.md, "1x1 convolutions", "Minimal filtering", "Strided
-convolutions" and "Filter gradients by products", and gpu.md, "Filter gradients of dilated convolutions".
+no minimal filtering, and on TPUs it copies maps for dilated kernels. Measured in docs/performance/cpu.md, "1x1
+convolutions", "Minimal filtering", "Strided convolutions" and "Filter gradients by products", and gpu.md, "Filter
+gradients of dilated convolutions"; estimated in tpu.md, "Dilated convolutions".
 """
 
 import functools
@@ -18,7 +19,7 @@ from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.products import transposed_product
 from ass_jax.ops.taps import cells, output_size, padding, phases, shifts
 
-# All limits are for CPUs. Below this many input channels, products are too small to pay.
+# All limits but the last are for CPUs. Below this many input channels, products are too small to pay.
 _CHANNELS_FOR_PRODUCTS = 64
 # Minimal filtering pays from this many multiplications on in each of its products for one image, and up to this share
 # of the plain convolution's multiplications. The number of images does not count: it is open in exported programs.
@@ -29,6 +30,8 @@ _SHARE_FOR_STRIDED_WINOGRAD = 0.6
 _CHANNELS_FOR_UNSTRIDED = 128
 # Above this share of products inside the map, multiplying zeros costs less than cutting off the borders.
 _SHARE_FOR_SHIFTS = 0.75
+# TPU: up to this many images of a device, dilated convolutions are faster tap by tap.
+_IMAGES_FOR_TAPS = 4
 
 
 class Ways(NamedTuple):
@@ -73,6 +76,8 @@ def choose(
     if platform == "cuda":
         has_phases = dilation > 1 and stride == 1 and rows % 2 and columns % 2
         return Ways("direct", "direct", "phases" if has_phases else "direct")
+    if platform == "tpu" and stride == 1 < dilation and rows % 2 and columns % 2 and _are_few(shape[0]):
+        return Ways("taps", "taps", "direct")
     if platform != "cpu" or (stride == 1 and channels < _CHANNELS_FOR_PRODUCTS):
         return Ways("direct", "direct", "direct")
     if dtype == jnp.float32 and _winograd_pays(shape, kernel_shape, stride, dilation):
@@ -86,6 +91,10 @@ def choose(
     inside = [max(0, 1 - 2 * pad / 3 / side) for pad, side in zip(pads, shape[1:3], strict=True)]
     by_shifts = stride == 1 and math.prod(inside) >= _SHARE_FOR_SHIFTS
     return Ways("direct", input_gradient, "shifts" if by_shifts else "overlaps")
+
+
+def _are_few(images: int) -> bool:
+    return isinstance(images, int) and images <= _IMAGES_FOR_TAPS  # Not a number in exported programs.
 
 
 def _winograd_pays(shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int, dilation: int) -> bool:
@@ -158,6 +167,23 @@ def _direct_input_gradient(x, kernel, gradient, **settings):
 
 def _direct_kernel_gradient(x, kernel, gradient, **settings):
     return jax.linear_transpose(lambda kernel: _direct(x, kernel, **settings), kernel)(gradient)[0]
+
+
+def _by_taps(x, kernel, *, stride, dilation):
+    """One product per tap, of each image by itself, of the padded input, shifted: XLA:TPU would copy maps for it."""
+    del stride
+    matrices = kernel.reshape(-1, *kernel.shape[2:])
+
+    def convolved(image):
+        taps = zip(shifts(image, kernel.shape, dilation), matrices, strict=True)
+        return sum(jnp.matmul(shifted, matrix, preferred_element_type=jnp.float32) for shifted, matrix in taps)
+
+    return jnp.concatenate([convolved(x[number : number + 1]).astype(x.dtype) for number in range(len(x))])
+
+
+def _input_gradient_by_taps(x, kernel, gradient, **settings):
+    del x
+    return _by_taps(gradient, kernel[::-1, ::-1].swapaxes(2, 3), **settings)
 
 
 def _product(x, kernel, *, stride, dilation):
@@ -243,11 +269,12 @@ def _overlap(offset: int, inputs: int, outputs: int, stride: int) -> tuple[slice
     return slice(start, start + (end - first) * stride, stride), slice(first, end)
 
 
-_FORWARD = {"product": _product, "direct": _direct, "winograd": _winograd}
+_FORWARD = {"product": _product, "direct": _direct, "winograd": _winograd, "taps": _by_taps}
 _INPUT_GRADIENT = {
     "product": _product_input_gradient,
     "direct": _direct_input_gradient,
     "unstrided": _unstrided_input_gradient,
+    "taps": _input_gradient_by_taps,
 }
 _KERNEL_GRADIENT = {
     "product": _product_kernel_gradient,

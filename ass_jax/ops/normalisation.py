@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ass_jax.ops.devices import count_devices, sum_over_devices
 from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.relu import rectify
 
@@ -89,8 +90,8 @@ def _batch_norm(x, scale, bias, epsilon, relu, ceiling):
 
 def _forward(x, scale, bias, epsilon, relu, ceiling):
     values = x.astype(jnp.float32)
-    count = x.size // x.shape[-1]
-    total, total_of_squares = channel_sums(values, jnp.square(values))
+    count = count_devices() * (x.size // x.shape[-1])
+    total, total_of_squares = sum_over_devices(channel_sums(values, jnp.square(values)))
     mean = total / count
     variance = jnp.maximum(total_of_squares / count - jnp.square(mean), 0.0)
     inverse = lax.rsqrt(variance + epsilon)
@@ -108,21 +109,21 @@ def _backward(epsilon, relu, ceiling, residuals, gradients):
     del epsilon
     residual, mean, inverse, on_gradient, bias = residuals
     gradient, *_ = gradients
-    count = residual.size // residual.shape[-1]
+    count = count_devices() * (residual.size // residual.shape[-1])
     distances = _distances(residual, mean)
     if relu and ceiling is not None:
         gradient = jnp.where(_exceeds(ceiling, distances, on_gradient, bias), 0.0, gradient)
     rectified = jnp.where(_exceeds(0.0, distances, on_gradient, bias), gradient, 0.0) if relu else gradient
-    bias_gradient, product = channel_sums(rectified, rectified * distances)
-    scale_gradient = inverse * product
-    on_distances = -on_gradient * inverse * scale_gradient / count
-    constant = -on_gradient * bias_gradient / count
+    own = channel_sums(rectified, rectified * distances)  # Of this device, as the gradients of scale and bias are.
+    total, total_product = sum_over_devices(own)
+    on_distances = -on_gradient * inverse * (inverse * total_product) / count
+    constant = -on_gradient * total / count
     on_gradient, on_distances, constant, bias = lax.optimization_barrier((on_gradient, on_distances, constant, bias))
     if relu:
         # The opposite of `_exceeds`: written alike, XLA:GPU would store the rectified gradient for both passes.
         rectified = jnp.where(distances * on_gradient <= -bias, 0.0, gradient)
     x_gradient = on_gradient * rectified + on_distances * distances + constant
-    return x_gradient.astype(residual.dtype), scale_gradient, bias_gradient
+    return x_gradient.astype(residual.dtype), inverse * own[1], own[0]
 
 
 _batch_norm.defvjp(_forward, _backward)

@@ -5,8 +5,8 @@ from typing import Any
 
 from jax import lax
 
-# Of JAX, as far as they differ here. "default" stands for all others, TPUs and AMD's GPUs among them.
-PLATFORMS = ("cpu", "cuda", "default")
+# Of JAX, as far as they differ here. "default" stands for all others, AMD's GPUs among them.
+PLATFORMS = ("cpu", "cuda", "tpu", "default")
 
 
 def by_platform(choose: Callable[[str], Any], implementation: Callable[[Any], Any], *arguments: Any) -> Any:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ass_jax.ops.devices import mean_over_devices
 from ass_jax.ops.normalisation import EPSILON, Normalised
 
 
@@ -64,7 +65,8 @@ def batch_norm(
 ) -> Normalised:
     """Normalises by the statistics of the batch."""
     x = _wide(x)
-    mean, variance = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+    mean = mean_over_devices(jnp.mean(x, (0, 1, 2)))
+    variance = mean_over_devices(jnp.mean(jnp.square(x - mean), (0, 1, 2)))
     y = normalise(x, mean, variance, scale, bias, relu=relu, ceiling=ceiling, epsilon=epsilon)
     return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
 

@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ass_jax.ops import AXIS
 from configs.user_error import UserError
 
 
@@ -38,7 +39,7 @@ def make_mesh(images_per_step: Iterable[int], devices: Sequence[jax.Device] = ()
         if jax.process_count() > 1:
             raise UserError(message + ".")
         logging.warning("%s; using %d of them.", message, count)
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
+    return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -48,7 +49,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def by_image(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of batches, which are divided along their first axis."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def global_batch(batch: dict, mesh: Mesh) -> dict:

@@ -326,7 +326,7 @@ def _compile_step(
     """Compiles the training step and prints its size, the time that compiling took, and its memory."""
     say("Compiling the training step ...")
     begun = time.monotonic()
-    step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer)
+    step = functools.partial(train_step, networks=networks, config=config, optimizer=optimizer, mesh=mesh)
     lowered = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, batch)
     compiled = lowered.compile(compiler_options=compilation.options_of_steps())
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params["segmenter"]))

@@ -129,7 +129,7 @@ def compile_for_tpu(config: ConfigDict, num_classes: int, topology: str, chips: 
 
     state = jax.tree.map(functools.partial(placed, replicated(mesh)), state)
     batch = jax.tree.map(functools.partial(placed, by_image(mesh)), batch)
-    step = jax.jit(functools.partial(train_step, **shared), donate_argnums=0, out_shardings=replicated(mesh))
+    step = jax.jit(functools.partial(train_step, **shared, mesh=mesh), donate_argnums=0, out_shardings=replicated(mesh))
     return step.lower(state, batch).compile()
 
 

@@ -61,8 +61,8 @@ class Training:
         self.state = initial_state(config, num_classes, self.mesh)
         self.batches = [global_batch(batch, self.mesh) for batch in batches]
         begun = time.perf_counter()
-        step = functools.partial(train_step, networks=self.networks, config=config, optimizer=optimizer)
-        step = jax.jit(step, donate_argnums=0, out_shardings=replicated(self.mesh))
+        shared = {"networks": self.networks, "config": config, "optimizer": optimizer, "mesh": self.mesh}
+        step = jax.jit(functools.partial(train_step, **shared), donate_argnums=0, out_shardings=replicated(self.mesh))
         lowered = step.lower(self.state, self.batches[0])
         self.compiled = lowered.compile(compiler_options=compilation.options_of_steps())
         self.compile_seconds = time.perf_counter() - begun

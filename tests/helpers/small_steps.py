@@ -13,7 +13,7 @@ from ass_jax.method.optimizers import make_optimizer
 from ass_jax.method.state import TrainState, create_state
 from ass_jax.models import Networks
 from ass_jax.models.deeplab import DeepLab
-from ass_jax.models.layers import Conv
+from ass_jax.models.layers import Conv, conv_bn
 from configs.base import get_config
 
 CLASSES = 4
@@ -31,8 +31,7 @@ class Backbone(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         running = not train or self.batch_norm == "frozen"
-        x = Conv(4, 3, stride=4, name="stem")(images)
-        x = nn.BatchNorm(use_running_average=running, momentum=0.9, epsilon=1e-5, name="stem_norm")(x)
+        x = conv_bn(images, 4, 3, stride=4, train=not running, name="stem")
         return nn.relu(Conv(6, 3, stride=2, name="top")(x))
 
 
@@ -96,10 +95,9 @@ def make_first(config: ConfigDict) -> TrainState:
     return state.replace(params=params, batch_stats=batch_stats, average=average, source_stats=source_stats)
 
 
-def make_step(config: ConfigDict) -> functools.partial:
-    return functools.partial(
-        train_step.train_step, networks=make_networks(config), config=config, optimizer=make_optimizer(config)
-    )
+def make_step(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> functools.partial:
+    shared = {"networks": make_networks(config), "config": config, "optimizer": make_optimizer(config)}
+    return functools.partial(train_step.train_step, **shared, mesh=mesh)
 
 
 def assert_trees_equal(found: object, expected: object) -> None:

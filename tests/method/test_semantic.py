@@ -147,9 +147,9 @@ def test_terms(maps, batch, unlabelled, read):
 def test_whole_steps_on_four_devices_equal_one(variant):
     """Two steps, of which the second reads what the first has left; images without labels and absent classes occur."""
     config = small_steps.make_config(variant)
-    first, step, mesh = make_first(config), make_step(config), make_mesh(COUNTS.values())
+    first, mesh = make_first(config), make_mesh(COUNTS.values())
     one, several = first, jax.device_put(first, replicated(mesh))
-    on_one, on_four = jit(step), jit(step, out_shardings=replicated(mesh))
+    on_one, on_four = jit(make_step(config)), jit(make_step(config, mesh), out_shardings=replicated(mesh))
     for seed in range(2):
         one, metrics = on_one(one, make_batch(seed=seed))
         several, found = on_four(several, global_batch(make_batch(seed=seed), mesh))

@@ -60,9 +60,9 @@ def trained(variant):
     return found[1:]
 
 
-def with_teacher(state, batch, config):
+def with_teacher(state, batch, config, mesh=None):
     networks = make_networks(config)
-    return train_step.add_mixed(state, batch, networks, config)
+    return train_step.add_mixed(state, batch, networks, config, mesh)
 
 
 @functools.cache
@@ -76,7 +76,7 @@ def test_four_devices_equal_one(variant):
     """To 1e-5 of each leaf's norm: parameters, statistics, optimisers and the average."""
     mesh = make_mesh(COUNTS.values())
     assert mesh.size == 4
-    step = jit(make_step(plus_config(variant)), out_shardings=replicated(mesh))
+    step = jit(make_step(plus_config(variant), mesh), out_shardings=replicated(mesh))
     state = jax.device_put(first_state(variant), replicated(mesh))
     for seed, (expected_state, expected_metrics) in enumerate(trained(variant)):
         state, metrics = step(state, global_batch(make_batch(seed=seed), mesh))
@@ -90,7 +90,7 @@ def test_four_devices_equal_one(variant):
 def test_four_devices_mix_the_images_of_one():
     mesh = make_mesh(COUNTS.values())
     streams, metrics = compiled_teacher()(first_state(), make_batch())
-    on_four = jit(functools.partial(with_teacher, config=plus_config()), out_shardings=replicated(mesh))
+    on_four = jit(functools.partial(with_teacher, config=plus_config(), mesh=mesh), out_shardings=replicated(mesh))
     state = jax.device_put(first_state(), replicated(mesh))
     found, found_metrics = jax.device_get(on_four(state, global_batch(make_batch(), mesh)))
     assert found["mixed"]["image"].shape == (COUNTS["unlabelled"], *SIZES["unlabelled"], 3)

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from ass_jax import ops
 from ass_jax.ops import atrous, conv_batch_norm, convolution, depthwise, normalisation, platforms, pooling, products
 from ass_jax.ops.convolution import Ways
 
 PRODUCT, DIRECT, WINOGRAD = (Ways(way, way, way) for way in ("product", "direct", "winograd"))
+TAPS = Ways("taps", "taps", "direct")
 LARGE = {"size": (12, 16), "channels": 256, "features": 256, "side": 3, "stride": 1, "dilation": 2}
 STRIDED = LARGE | {"side": 4, "stride": 2, "dilation": 1}
 STEM = {"size": (64, 128), "channels": 3, "features": 64, "side": 7, "stride": 2, "dilation": 1}
@@ -41,13 +43,20 @@ SMALL = {"size": (9, 17), "channels": 64, "features": 64, "side": 3, "stride": 1
         ("cuda", LARGE | {"dilation": 1}, DIRECT),
         ("cuda", LARGE | {"side": 4}, DIRECT),
         ("cuda", STRIDED, DIRECT),
+        ("tpu", LARGE, TAPS),
+        ("tpu", LARGE | {"dtype": jnp.bfloat16, "images": 4}, TAPS),
+        ("tpu", LARGE | {"images": 5}, DIRECT),
+        ("tpu", LARGE | {"images": export.symbolic_shape("images")[0]}, DIRECT),
+        ("tpu", LARGE | {"dilation": 1}, DIRECT),
+        ("tpu", LARGE | {"side": 4}, DIRECT),
+        ("tpu", LARGE | {"stride": 2}, DIRECT),
         ("default", LARGE, DIRECT),
         ("default", STRIDED, DIRECT),
     ],
 )
 def test_convolution(platform, case, expected):
     shape, kernel_shape = (
-        (1, *case["size"], case["channels"]),
+        (case.get("images", 1), *case["size"], case["channels"]),
         (case["side"],) * 2 + (case["channels"], case["features"]),
     )
     dtype = jnp.dtype(case.get("dtype", "float32"))
@@ -98,11 +107,11 @@ def test_convolution_with_batch_norm(kernel_shape, stride, dtype, platform, expe
 
 
 def test_max_pool():
-    assert [pooling.choose(platform) for platform in platforms.PLATFORMS] == ["by_taps", "by_search", "by_search"]
+    assert [pooling.choose(platform) for platform in platforms.PLATFORMS] == ["by_taps", "by_search", "by_search", "by_search"]
 
 
 def test_depthwise_convolution():
-    assert [depthwise.choose(platform) for platform in platforms.PLATFORMS] == ["by_taps", "direct", "direct"]
+    assert [depthwise.choose(platform) for platform in platforms.PLATFORMS] == ["by_taps", "direct", "direct", "direct"]
 
 
 @pytest.mark.parametrize(
@@ -132,13 +141,17 @@ def test_a_program_holds_the_ways_of_its_platform_alone(platform):
         return jnp.sum(jnp.sin(ops.max_pool(y, 3, (1, 2))))
 
     text = lowered(jax.grad(loss, (0, 1)), platform, x, kernel)
-    gradient_by_products = text.count("stablehlo.dot_general") == 9
+    products = text.count("stablehlo.dot_general")  # Nine for the kernel's gradient, or for map and map's gradient.
     gradient_strides = "stride = [2, 2]" in text  # The whole gradient is a dilated kernel's.
     sums_in_pairs = text.count("across dimensions = [0, 1, 2] ") == 2  # Forward and backward.
     searches = "select_and_scatter" in text
-    found = (gradient_by_products, gradient_strides, sums_in_pairs, searches)
-    others = (False, True, False, True)
-    assert found == {"cpu": (True, False, False, False), "cuda": (False, False, True, True)}.get(platform, others)
+    expected = {
+        "cpu": (9, False, False, False),
+        "cuda": (0, False, True, True),
+        "rocm": (0, True, False, True),
+        "tpu": (18, True, False, True),
+    }
+    assert (products, gradient_strides, sums_in_pairs, searches) == expected[platform]
 
 
 def test_on_a_gpu_long_sums_have_parts_of_equal_size_within_an_image():

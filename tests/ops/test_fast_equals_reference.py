@@ -16,6 +16,7 @@ from ass_jax.runtime.compilation import options_of_one_use, options_of_steps
 WINOGRAD = Ways("winograd", "winograd", "winograd")
 SHIFTS, OVERLAPS = Ways("direct", "direct", "shifts"), Ways("direct", "direct", "overlaps")
 PHASES, UNSTRIDED = Ways("direct", "direct", "phases"), Ways("direct", "unstrided", "unstrided")
+TAPS = Ways("taps", "taps", "direct")
 
 
 class Case(NamedTuple):
@@ -87,6 +88,7 @@ CASES = [
     ),
     *(conv(5, 9, 5, 4, 3, stride, dilation, OVERLAPS) for stride, dilation in [(1, 1), (2, 1), (1, 4), (1, 10)]),
     *(conv(rows, columns, 5, 4, 4, 2, way=OVERLAPS) for rows, columns in [(5, 7), (2, 3), (9, 8)]),
+    *(conv(9, 8, 5, 4, size, dilation=dilation, way=TAPS) for size, dilation in [(3, 2), (3, 10), (5, 3)]),
     *(conv(21, 16, 5, 4, size, dilation=dilation, way=PHASES) for size, dilation in [(3, 2), (3, 7), (5, 3)]),
     *(conv(9, 8, 3, 5, size, stride, way=UNSTRIDED) for size, stride in [(2, 2), (4, 2), (5, 3)]),
     *(conv(9, 8, 3, 5, 7, stride, way=UNSTRIDED._replace(input_gradient="direct")) for stride in (2, 3)),

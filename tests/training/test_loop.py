@@ -161,7 +161,7 @@ def test_initial_weights_bring_their_settings_even_when_resumed(tmp_path, weight
     path, variables = weights_of_a_run
     seen = []
 
-    def idle(state, batch, *, networks, config, optimizer):
+    def idle(state, batch, *, networks, config, **_):
         seen.append((networks.segmenter.branches, config.model.pixel_mean))
         return state.replace(step=state.step + 1), {"loss/segmentation_source": 0.0 * state.step, "skipped": 0.0}
 

@@ -133,7 +133,7 @@ def states(config, devices, **changes):
     create = functools.partial(create_state, networks=networks, optimizer=optimizer, config=config, num_classes=3)
     first = jax.jit(create, compiler_options=QUICK, out_shardings=replicated(mesh))()
     step = jax.jit(
-        functools.partial(train_step, networks=networks, config=config, optimizer=optimizer),
+        functools.partial(train_step, networks=networks, config=config, optimizer=optimizer, mesh=mesh),
         compiler_options=QUICK,
         out_shardings=replicated(mesh),
     )
