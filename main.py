@@ -241,8 +241,7 @@ def check(config: ConfigDict, workdir: str | os.PathLike | None = None, files: i
     if usable and config.init:
         config = _check_weights(config, class_table)
     if usable:
-        _report_memory(config, class_table)
-        usable = _verify_step(config, class_table)
+        usable = _check_step(config, class_table)
     return usable
 
 
@@ -294,24 +293,23 @@ def _check_weights(config: ConfigDict, class_table: classes.ClassTable) -> Confi
     return config
 
 
-def _report_memory(config: ConfigDict, class_table: classes.ClassTable) -> None:
-    """Prints the memory that a training step needs, or why it cannot be calculated."""
-    from ass_jax.training import memory_estimate
+def _check_step(config: ConfigDict, class_table: classes.ClassTable) -> bool:
+    """Compiles a training step, prints the memory that it needs, and returns whether it agrees with plain operations.
+
+    Prints as well why the memory cannot be calculated, or how the step compares.
+    """
+    from ass_jax.training import memory_estimate, verification
 
     console.print_error("", "Compiling a training step to calculate its memory ...")
+    step, num_classes, sizes = None, len(class_table.names), streams.shapes(config)
     try:
-        lines = memory_estimate.report_lines(config, len(class_table.names), streams.shapes(config))
+        step = memory_estimate.compile_step(config, num_classes, sizes)
+        lines = memory_estimate.report_lines(step, sizes)
     except (RuntimeError, UserError) as error:  # RuntimeError: also of JAX's compiler.
         lines = [f"The memory of a training step could not be calculated: {error}"]
     console.say("", *lines)
-
-
-def _verify_step(config: ConfigDict, class_table: classes.ClassTable) -> bool:
-    """Compares a training step with plain operations and prints the result; returns whether they agree."""
-    from ass_jax.training import verification
-
     try:
-        difference = verification.verify_configuration(config, len(class_table.names), streams.shapes(config))
+        difference = verification.verify_configuration(config, num_classes, sizes, step)
     except verification.DifferentError as error:
         console.print_user_error(error)
         return False

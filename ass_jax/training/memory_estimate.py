@@ -58,37 +58,56 @@ def program_bytes(compiled: jax.stages.Compiled, batch: dict) -> float | None:
     if found is None:
         return None
     own = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    own += found.generated_code_size_in_bytes  # A gigabyte for the paper's step on a TPU.
     devices = max(1, len({device for leaf in jax.tree.leaves(batch) for device in _devices_of(leaf)}))
-    ahead = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch)) / devices
+    ahead = _bytes_of(batch) / devices
     return own - found.alias_size_in_bytes + ahead
 
 
-def calculate(config: ConfigDict, num_classes: int, sizes: Sizes) -> Need:
-    """Compiles the training step for one device, for the batch and for twice its images.
+def compile_step(config: ConfigDict, num_classes: int, sizes: Sizes) -> jax.stages.Compiled:
+    """Compiles the training step for one device, as training does.
 
     Args:
       config: the whole configuration.
       num_classes: C.
+      sizes: of the streams of a step.
+    """
+    networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
+    shared = {"networks": networks, "config": config, "optimizer": optimizer}
+    state = jax.eval_shape(functools.partial(create_state, num_classes=num_classes, **shared))
+    step = jax.jit(functools.partial(train_step, **shared), donate_argnums=0).lower(state, _batch(sizes))
+    return step.compile(compiler_options=compilation.options_of_steps())
+
+
+def calculate(step: jax.stages.Compiled, sizes: Sizes) -> Need:
+    """Parts the memory of a step: state, gradients and the program itself do not depend on the images.
+
+    Other memory counts as that of images: of a network with few or small images, more of them fit than is said.
+
+    Args:
+      step: of `compile_step`.
       sizes: of the streams of a step.
 
     Raises:
       RuntimeError: the backend does not report the memory of its programs.
     """
-    once, twice = (_bytes_of_step(config, num_classes, sizes, factor) for factor in (1, 2))
-    if once is None or twice is None:
+    needed = program_bytes(step, _batch(sizes))
+    if needed is None:
         raise RuntimeError(f"the backend {jax.default_backend()!r} does not report the memory of its programs")
-    return Need(fixed=2 * once - twice, per_batch=twice - once)
+    state, _ = step.in_avals[0]
+    code = step.memory_analysis().generated_code_size_in_bytes
+    fixed = code + _bytes_of(state) + _bytes_of(state.params)  # Gradients are as large as the weights.
+    return Need(fixed=fixed, per_batch=needed - fixed)
 
 
-def report_lines(config: ConfigDict, num_classes: int, sizes: Sizes) -> list[str]:
+def report_lines(step: jax.stages.Compiled, sizes: Sizes) -> list[str]:
     """Returns lines on the memory of a training step, the largest batches for `CARDS`, and a lack of memory here.
 
     Args:
-      config: the whole configuration.
-      num_classes: C.
+      step: of `compile_step`.
       sizes: of the streams of a step.
     """
-    need, platform = calculate(config, num_classes, sizes), jax.default_backend()
+    need, platform = calculate(step, sizes), jax.default_backend()
     images = " + ".join(f"{count} {stream}" for stream, (count, *_) in sizes.items())
     share = float(os.environ.get(_USABLE, 0.75)) if platform == "gpu" else 1.0
     largest = [f"{card} GB: {_scaled(sizes, need.largest_factor(card * _GB * share))}" for card in CARDS]
@@ -126,25 +145,14 @@ def gigabytes(count: float) -> str:
     return f"{count / _GB:.1f} GB" if count >= _GB else f"{count / _GB:.2f} GB"
 
 
-def _bytes_of_step(config: ConfigDict, num_classes: int, sizes: Sizes, factor: int) -> float | None:
-    networks, optimizer = build_networks(config, num_classes), make_optimizer(config)
-    shared = {"networks": networks, "config": config, "optimizer": optimizer}
-    state = jax.eval_shape(functools.partial(create_state, num_classes=num_classes, **shared))
-    batch = _batch(sizes, factor)
-    step = jax.jit(functools.partial(train_step, **shared), donate_argnums=0).lower(state, batch)
-    return program_bytes(step.compile(compiler_options=_options()), batch)
+def _bytes_of(tree: object) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _options() -> dict | None:
-    """Returns the options of training, without optimisation on a CPU: its memory does not depend on it."""
-    options = compilation.options_of_steps()
-    return options | (compilation.options_of_one_use() or {}) if options else None
-
-
-def _batch(sizes: Sizes, factor: int) -> dict:
+def _batch(sizes: Sizes) -> dict:
     batch = {}
     for stream, (count, height, width, has_label) in sizes.items():
-        shape = (count * factor, height, width)
+        shape = (count, height, width)
         batch[stream] = {"image": jax.ShapeDtypeStruct((*shape, 3), np.uint8)}
         if has_label:
             batch[stream]["label"] = jax.ShapeDtypeStruct(shape, np.uint8)

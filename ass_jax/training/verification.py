@@ -14,7 +14,7 @@ from ass_jax.method.state import TrainState, create_state
 from ass_jax.method.train_step import train_step
 from ass_jax.models import build_networks
 from ass_jax.runtime import compilation
-from ass_jax.training.memory_estimate import Sizes
+from ass_jax.training.memory_estimate import Sizes, compile_step
 from configs.user_error import UserError
 
 # Largest relative difference of root mean squares. Rounding alone gives about 1e-5 for a small network and 1e-3 for a
@@ -176,13 +176,16 @@ def _message(least: dict[str, tuple[float, float]], batch: dict) -> str:
     )
 
 
-def verify_configuration(config: ConfigDict, num_classes: int, sizes: Sizes) -> float | None:
+def verify_configuration(
+    config: ConfigDict, num_classes: int, sizes: Sizes, step: jax.stages.Compiled | None = None
+) -> float | None:
     """Verifies a step of a configuration with random weights and images, as `verify_step` does.
 
     Args:
       config: the whole configuration.
       num_classes: C.
       sizes: of the streams of a step.
+      step: of `compile_step` for the same; None: it is compiled here.
 
     Returns:
       The largest relative difference; None if `is_enabled` is False.
@@ -197,8 +200,8 @@ def verify_configuration(config: ConfigDict, num_classes: int, sizes: Sizes) -> 
         return None
     state = jax.jit(create, compiler_options=compilation.options_of_one_use())()
     batch = jax.device_put(_random_batch(sizes, num_classes))
-    step = jax.jit(functools.partial(train_step, **shared), donate_argnums=0).lower(state, batch)
-    return verify_step(step.compile(compiler_options=compilation.options_of_steps()), state, batch, config, num_classes)
+    step = step or compile_step(config, num_classes, sizes)
+    return verify_step(step, state, batch, config, num_classes)
 
 
 def _random_batch(sizes: Sizes, num_classes: int) -> dict:

@@ -13,7 +13,7 @@ from benchmarks.common.runs import key_of, load_config
 from data.classes import class_table
 
 CONFIG = "configs/toy.py"
-_PLACES = ("json", "profile", "folder", "data", "text")  # Flags that name files; they change nothing measured.
+_PLACES = ("json", "profile", "folder", "data", "text", "page")  # Flags that name files; they change nothing measured.
 
 
 def parser(description: str) -> argparse.ArgumentParser:

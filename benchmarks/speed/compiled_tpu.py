@@ -10,14 +10,12 @@ The program is compiled in a child process, because the compiler may abort its p
 """
 
 import argparse
-import collections
 import functools
 import importlib.util
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -30,7 +28,7 @@ from ass_jax.method.train_step import train_step
 from ass_jax.models import build_networks
 from ass_jax.runtime.sharding import by_image, make_mesh, replicated
 from benchmarks.common import command, random_batches
-from benchmarks.speed.compiled import OPERATION, size_of
+from benchmarks.speed.tpu_estimates import estimates, page
 
 # Without these, the compiler looks for a TPU, waits for a server of its cloud, and allows one process at a time.
 _ENVIRONMENT = {
@@ -42,68 +40,6 @@ _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _CHILD = "ASS_JAX_COMPILES_FOR_TPU"
-_CYCLES_PER_SECOND = 1.5e9  # Of v5e; the estimates are in its cycles.
-_ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
-_PLACE = re.compile(r'op_name="([^"]*)"')
-_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_SMALL = 16 * 1024  # Bytes.
-_LARGEST = 10  # Copies and pads that are listed.
-
-
-def estimates(text: str) -> dict:
-    """Returns what the text of a program compiled for a TPU says of its time and of what travels.
-
-    Returns:
-      `milliseconds`: of all instructions; `by_kind` and `by_layer`: milliseconds, largest first; `collectives`: by kind
-      and type, their number, how many are smaller than 16 KiB, and bytes; `largest_moves`: milliseconds, kind, type and
-      place of the largest copies and pads.
-    """
-    by_kind, by_layer = collections.Counter(), collections.Counter()
-    moves, travels = [], {}
-    for line in text.splitlines():
-        match = OPERATION.match(line)
-        if match is None:
-            continue
-        kind, result = match["kind"].removesuffix("-start"), match["result"]
-        if kind in _COLLECTIVES:
-            element = re.search(r"[a-z]+\d+", result)
-            found = travels.setdefault(f"{kind} {element[0] if element else '?'}", {"count": 0, "small": 0, "bytes": 0})
-            size = size_of(result)
-            found["count"] += 1
-            found["small"] += size < _SMALL
-            found["bytes"] += size
-        if (estimate := _ESTIMATE.search(line)) is None:
-            continue
-        milliseconds = 1000 * int(estimate[1]) / _CYCLES_PER_SECOND
-        place = _PLACE.search(line)
-        by_kind[_kind(kind, match["name"], line)] += milliseconds
-        by_layer[layer_of(place[1] if place else "")] += milliseconds
-        if kind in ("copy", "pad", "transpose"):
-            moves.append((milliseconds, kind, result.partition("{")[0], place[1] if place else ""))
-    return {
-        "milliseconds": sum(by_kind.values()),
-        "by_kind": dict(by_kind.most_common()),
-        "by_layer": dict(by_layer.most_common()),
-        "collectives": travels,
-        "largest_moves": sorted(moves, reverse=True)[:_LARGEST],
-    }
-
-
-def layer_of(place: str) -> str:
-    """Returns the layer of an operation: of "jit(f)/jvp(DeepLab)/backbone/stage3_block2/add", "backbone/stage3".
-
-    Blocks of a stage count together, and so do forward and backward pass.
-    """
-    network = re.search(r"jvp\((\w+)\)", place)
-    if network is None:
-        return "losses and update" if place else "unnamed"
-    if network[1] != "DeepLab":
-        return network[1]
-    part, *inside = re.split(r"jvp\(DeepLab\)\)?/", place)[-1].split("/")
-    part = part.partition(".")[0]  # Flax appends the method.
-    if part != "backbone" or len(inside) < 2:
-        return part
-    return f"{part}/{re.sub(r'_?block[0-9]+$', '', inside[0]) or 'blocks'}"
 
 
 def compile_for_tpu(config: ConfigDict, num_classes: int, topology: str, chips: int) -> jax.stages.Compiled:
@@ -144,14 +80,6 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     }
 
 
-def _kind(kind: str, name: str, line: str) -> str:
-    if kind != "fusion":
-        return kind
-    if "convolution" in name or "kOutput" in line:
-        return "convolution fusion"  # Matrix products, too: the compiler makes convolutions of them.
-    return "fusion"
-
-
 def _compile(options: argparse.Namespace, config: ConfigDict, arguments: Sequence[str] | None) -> None:
     compiled = compile_for_tpu(config, options.classes, options.topology, options.chips)
     text = compiled.as_text()
@@ -160,7 +88,6 @@ def _compile(options: argparse.Namespace, config: ConfigDict, arguments: Sequenc
     costs = compiled.cost_analysis()
     found = {"memory": memory(compiled), "tflop": costs["flops"] / 1e12, "bytes": costs["bytes accessed"]}
     found |= estimates(text)
-    _print(found)
     about = {
         "command": command.described(__spec__.name, arguments),
         "config": options.config,
@@ -168,28 +95,19 @@ def _compile(options: argparse.Namespace, config: ConfigDict, arguments: Sequenc
         "topology": options.topology,
         "chips": options.chips,
     }
+    written = page(about | found)
+    print(written)
+    if options.page:
+        options.page.write_text(written)
     command.write(options.json, about | found)
 
 
-def _print(found: Mapping) -> None:
-    in_gigabytes = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found["memory"].items())
-    print(f"memory in GB: {in_gigabytes}")
-    print(f"{found['tflop']:.3g} TFLOP and {found['bytes'] / 1e9:.3g} GB a chip; {found['milliseconds']:.4g} ms")
-    for title in ("by_kind", "by_layer"):
-        print(f"ms {title.replace('_', ' ')}:")
-        for name, milliseconds in found[title].items():
-            print(f"  {milliseconds:9.3f}  {name}")
-    for name, figures in found["collectives"].items():
-        print(f"{name}: {figures['count']}, {figures['small']} below 16 KiB, {figures['bytes'] / 1e6:.1f} MB")
-    for milliseconds, kind, result, place in found["largest_moves"]:
-        print(f"  {milliseconds:9.3f}  {kind} {result}  {place}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compiles in a child process, prints tables, and writes the compiled program's text and the figures as JSON."""
+    """Compiles in a child process, prints a page of figures, and writes what is asked for."""
     parser = command.parser(__doc__)
     parser.add_argument("--topology", default="v5e:2x4", help="chips and how they are connected: %(default)s")
     parser.add_argument("--chips", type=int, default=8, help="how many of them take part: %(default)s")
+    parser.add_argument("--page", type=Path, help="file to write the tables to, as Markdown")
     parser.add_argument("--text", type=Path, help="file to write the compiled program to")
     options, config = command.parse(parser, arguments)
     if importlib.util.find_spec("libtpu") is None:

@@ -107,7 +107,12 @@ def test_convolution_with_batch_norm(kernel_shape, stride, dtype, platform, expe
 
 
 def test_max_pool():
-    assert [pooling.choose(platform) for platform in platforms.PLATFORMS] == ["by_taps", "by_search", "by_search", "by_search"]
+    assert [pooling.choose(platform) for platform in platforms.PLATFORMS] == [
+        "by_taps",
+        "by_search",
+        "by_search",
+        "by_search",
+    ]
 
 
 def test_depthwise_convolution():

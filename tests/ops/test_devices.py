@@ -24,7 +24,11 @@ def arrays_of(channels, features, size):
 
     # The images differ in mean and spread: a device's own statistics are not those of all.
     x = draw(IMAGES, 5, 7, channels) * draw(IMAGES, 1, 1, 1) + draw(IMAGES, 1, 1, channels)
-    layer = draw(size, size, channels, features) / np.float32(size * channels**0.5), draw(features, mean=1), draw(features)
+    layer = (
+        draw(size, size, channels, features) / np.float32(size * channels**0.5),
+        draw(features, mean=1),
+        draw(features),
+    )
     return layer, (x, draw(IMAGES, 5, 7, features))
 
 
@@ -72,7 +76,9 @@ def test_helpers_by_hand():
     on_one = function(2.0, values)
     np.testing.assert_array_equal(on_one["own"], np.arange(IMAGES))
     np.testing.assert_array_equal(on_one["sum"], values + 2 * values.sum())
-    found = jax.jit(ops.each_device(function, mesh_of(4), images=True))(2.0, global_batch({"x": values}, mesh_of(4))["x"])
+    found = jax.jit(ops.each_device(function, mesh_of(4), images=True))(
+        2.0, global_batch({"x": values}, mesh_of(4))["x"]
+    )
     for name in ("sum", "mean", "own", "first"):
         np.testing.assert_allclose(found[name], on_one[name], rtol=1e-6)
     assert found["count"].tolist() == [4] * IMAGES

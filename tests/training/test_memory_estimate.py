@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import pytest
 
 from ass_jax.models import deeplab
-from ass_jax.runtime import compilation
 from ass_jax.training import memory_estimate
 from configs import base
 
@@ -32,13 +31,14 @@ def test_bytes_of_a_program(monkeypatch):
     assert 4 * 4e6 <= memory_estimate.program_bytes(compiled, batch) <= 6 * 4e6
 
 
-def test_need_is_linear_in_the_images_and_the_same_at_any_level(config, monkeypatch):
-    need = memory_estimate.calculate(config, 3, SIZES)
+def test_need_of_more_images_follows_from_one_program(config):
+    def need_of(times):
+        sizes = {stream: (times * count, *rest) for stream, (count, *rest) in SIZES.items()}
+        return memory_estimate.calculate(memory_estimate.compile_step(config, 3, sizes), sizes)
+
+    need = need_of(1)
     assert 0 < need.fixed < need.per_batch
-    monkeypatch.setattr(memory_estimate, "_options", compilation.options_of_steps)
-    assert memory_estimate._bytes_of_step(config, 3, SIZES, 3) == pytest.approx(
-        need.fixed + 3 * need.per_batch, rel=0.02
-    )
+    assert need_of(3).bytes == pytest.approx(need.fixed + 3 * need.per_batch, rel=0.02)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def need(monkeypatch):
 
 def test_lines(need, monkeypatch):
     monkeypatch.setattr(memory_estimate, "device_bytes", lambda: 12e9)
-    found = memory_estimate.report_lines(None, 3, SIZES)
+    found = memory_estimate.report_lines(None, SIZES)
     assert found == [
         "A training step of 2 source + 1 labelled + 1 unlabelled images needs about 11.0 GB.",
         "Largest batch at these sizes (source + labelled + unlabelled): 16 GB: 2 + 1 + 1; 24 GB: 4 + 2 + 2; "
@@ -68,7 +68,7 @@ def test_batch_that_fits_only_in_part_is_told_in_its_proportions(need):
 
 def test_too_much_says_what_to_do(need, monkeypatch):
     monkeypatch.setattr(memory_estimate, "device_bytes", lambda: 8e9)
-    *_, last = memory_estimate.report_lines(None, 3, SIZES)
+    *_, last = memory_estimate.report_lines(None, SIZES)
     for part in ("needs about 11.0 GB", "has 8.0 GB", "data.batch", "augment.crop", "model.remat", "bfloat16"):
         assert part in last
     monkeypatch.setattr(memory_estimate, "device_bytes", lambda: None)

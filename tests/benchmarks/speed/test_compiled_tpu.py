@@ -1,8 +1,14 @@
-"""Reads the text of a program as the compiler for TPUs writes it; the compiler itself is not needed."""
+"""Reads the text of a program as the compiler for TPUs writes it, and compiles one where the compiler is installed."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
 
 import pytest
 
-from benchmarks.speed import compiled_tpu
+from benchmarks.speed import compiled_tpu, tpu_estimates
 
 STEP = "jit(train_step)"
 TEXT = """HloModule step
@@ -22,7 +28,7 @@ backend_config={"estimated_cycles":"150000"}
 
 
 def test_estimates_by_hand():
-    found = compiled_tpu.estimates(TEXT)
+    found = tpu_estimates.estimates(TEXT)
     assert found["by_kind"] == pytest.approx({"convolution fusion": 2.0, "copy": 1.0, "fusion": 0.1})
     assert found["by_layer"] == pytest.approx({"backbone/stage3": 3.0, "GlobalDiscriminator": 0.1})
     assert found["milliseconds"] == pytest.approx(3.1)
@@ -47,7 +53,50 @@ def test_estimates_by_hand():
     ],
 )
 def test_layers_by_hand(place, layer):
-    assert compiled_tpu.layer_of(place) == layer
+    assert tpu_estimates.layer_of(place) == layer
+
+
+def test_limits_and_travel_by_hand():
+    least = tpu_estimates.limits(flop=197e12, traffic=819e9)
+    assert least["v5e"] == pytest.approx({"arithmetic": 1000.0, "memory": 1000.0})
+    assert least["v6e"]["arithmetic"] == pytest.approx(1000 * 197 / 918)
+    sums = {"all-reduce f32": {"bytes": 30e6}, "all-reduce bf16": {"bytes": 15e6}}
+    assert tpu_estimates.travel_milliseconds(sums, 4) == pytest.approx(1.5)
+    assert tpu_estimates.travel_milliseconds(sums, 1) == 0
+
+
+def test_page_has_all_figures():
+    found = tpu_estimates.estimates(TEXT) | {"config": "configs/toy.py:ass", "dtype": "bfloat16", "topology": "v5e:2x4"}
+    found |= {"chips": 4, "memory": {"code": 2e9}, "tflop": 9.15, "bytes": 37e9}
+    page = tpu_estimates.page(found)
+    for line in (
+        "# configs/toy.py:ass, bfloat16, 4 chips of v5e:2x4",
+        "| memory, GB | code 2.00 |",
+        "| step by the compiler's cycles, ms | 3.1 |",
+        "| v5e: arithmetic alone, memory alone, ms | 46.4, 45.2 |",
+        "| backbone/stage3 | 3.000 |",
+        "| all-reduce bf16 | 1 | 0 | 0.0 |",
+    ):
+        assert line in page.splitlines()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs the compiler: pip install "jax[tpu]"')
+@pytest.mark.parametrize("chips", [1, 4])
+def test_only_sums_travel_between_chips(chips, tmp_path):
+    command = ["benchmarks.speed.compiled_tpu", "--config=configs/toy.py:ass", "--config.model.dtype=bfloat16"]
+    files = [f"--json={tmp_path / 'found.json'}", f"--text={tmp_path / 'step.txt'}"]
+    subprocess.run([sys.executable, "-m", *command, f"--chips={chips}", *files], check=True)
+    sums = json.loads((tmp_path / "found.json").read_text())["collectives"]
+    assert {name.split()[0] for name in sums} == (set() if chips == 1 else {"all-reduce"})
+    assert not any("bf16" in name for name in sums)
+    large = sum(found["count"] - found["small"] for found in sums.values())
+    assert (large == 0) == (chips == 1)
+    assert large <= 20
+    text = (tmp_path / "step.txt").read_text()
+    types = dict(re.findall(r"%([\w.\-]+) = ([a-z]+[0-9]+)\[", text))
+    convolutions = re.findall(r"convolution\(%([\w.\-]+), %([\w.\-]+)\), window={size=", text)
+    assert convolutions
+    assert not [pair for pair in convolutions if {types.get(operand) for operand in pair} == {"f32"}]
 
 
 def test_without_the_compiler_it_says_so(monkeypatch, capsys):
