@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ass_jax.ops.devices import as_own
 from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.taps import interleaved
 
@@ -62,7 +63,7 @@ max_pool.defvjp(_forward, _backward)
 
 def _pool_for_search(x, side, padding):
     y = _pool(x, side, padding)
-    return y, jnp.zeros(y.shape, jnp.int8)
+    return y, as_own(jnp.zeros(y.shape, jnp.int8))
 
 
 def _gradient_by_search(x, chosen, gradient, side, padding):

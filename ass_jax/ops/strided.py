@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ass_jax.ops.devices import as_own
 from ass_jax.ops.taps import cells, output_size, padding
 
 
@@ -53,8 +54,8 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, kernel_shape: tuple[int, 
         for row in range(taps)
     ]
     found = jnp.stack(rows).reshape(taps, taps, -1, features).astype(x.dtype)
-    kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
-    return jax.linear_transpose(lambda kernel: _parted_kernel(kernel, stride), kernel)(found)[0]
+    kernel = as_own(jnp.zeros(kernel_shape, x.dtype))  # Its values do not matter.
+    return jax.vjp(lambda kernel: _parted_kernel(kernel, stride), kernel)[1](found)[0]
 
 
 def _parts(x: jax.Array, kernel_shape: tuple[int, ...], stride: int) -> jax.Array:

@@ -8,6 +8,7 @@ import pytest
 from ass_jax import ops
 from ass_jax.runtime.sharding import global_batch, make_mesh
 from tests.helpers.small_steps import largest_error
+from tests.ops.test_fast_equals_reference import CASES, draw
 
 IMAGES = 8
 
@@ -58,6 +59,29 @@ def test_batch_norm_has_the_statistics_of_all_images(form, channels, features, s
     with ops.form("reference"):
         expected = jax.jit(of_layer)(layer, images), jax.jit(of_images)(layer, images)
     assert largest_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.operation != "add_relu"], ids=str)
+def test_operations_trace_for_every_platform_on_each_device(case, monkeypatch):
+    """All ways of an operation must agree on what differs by device, those of other platforms too."""
+    if case.way:
+        monkeypatch.setattr(case.way[0], "choose", lambda *_: case.way[1])
+    x, *others = (jnp.asarray(array) for array in draw(case).values())
+
+    def gradients(others, x):
+        def total(x, others):
+            more = [others, (6, 12, 18, 24)] if case.operation == "atrous_sum" else others
+            found = getattr(ops, case.operation)(x, *more, **case.settings)
+            return jnp.sum(found[0] if isinstance(found, tuple) else found)
+
+        of_x, of_others = jax.grad(total, (0, 1))(x, others)
+        return of_x + 0.0 * sum(jnp.sum(gradient) for gradient in of_others)
+
+    def own(others, x):
+        return gradients(ops.as_own(others), x)
+
+    found = jax.eval_shape(ops.each_device(own, mesh_of(2), images=True), others, x)
+    assert found.shape == x.shape
 
 
 def test_helpers_by_hand():
