@@ -151,7 +151,8 @@ def add_mixed(
 
     def teach(average: Variables, images: Array) -> tuple[Array, tuple[Array, Array]]:
         _, logits = networks.segmenter.apply(average, normalise(images, config), train=False)
-        return logits, pseudo_labels(logits, images.shape[1:3], config.teacher.threshold)
+        height, width = images.shape[1:3]
+        return logits, pseudo_labels(logits, (height, width), config.teacher.threshold)
 
     images = batch["unlabelled"]["image"]
     logits, (labels, confident) = each_device(teach, mesh, images=True)(state.average, images)

@@ -35,8 +35,8 @@ def each_device(function: Callable[..., Any], mesh: Mesh | None, *, images: bool
     if mesh is None or mesh.size == 1:
         return function
     by_image, shared = PartitionSpec(AXIS), PartitionSpec()
-    specs = {"in_specs": (shared, by_image), "out_specs": by_image if images else shared}
-    return jax.shard_map(function, mesh=mesh, **specs)
+    out_specs = by_image if images else shared
+    return jax.shard_map(function, mesh=mesh, in_specs=(shared, by_image), out_specs=out_specs)
 
 
 def sum_over_devices(tree: _T) -> _T:

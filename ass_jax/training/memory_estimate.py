@@ -91,12 +91,12 @@ def calculate(step: jax.stages.Compiled, sizes: Sizes) -> Need:
     Raises:
       RuntimeError: the backend does not report the memory of its programs.
     """
-    needed = program_bytes(step, _batch(sizes))
-    if needed is None:
+    needed, found = program_bytes(step, _batch(sizes)), step.memory_analysis()
+    if needed is None or found is None:
         raise RuntimeError(f"the backend {jax.default_backend()!r} does not report the memory of its programs")
     state, _ = step.in_avals[0]
-    code = step.memory_analysis().generated_code_size_in_bytes
-    fixed = code + _bytes_of(state) + _bytes_of(state.params)  # Gradients are as large as the weights.
+    # Gradients are as large as the weights.
+    fixed = found.generated_code_size_in_bytes + _bytes_of(state) + _bytes_of(state.params)
     return Need(fixed=fixed, per_batch=needed - fixed)
 
 

@@ -130,7 +130,7 @@ def page(found: Mapping) -> str:
     ]
     for name, least in limits(1e12 * found["tflop"], found["bytes"]).items():
         both = f"{least['arithmetic']:.3g}, {least['memory']:.3g}"
-        rows.append(f"| {name}: arithmetic alone, memory alone, ms | {both} |")
+        rows.append(f"| {name}: arithmetic alone, all operands from memory, ms | {both} |")
     for title in ("by_layer", "by_kind"):
         rows += ["", f"| {title.replace('_', ' ')} | ms |", "|---|---:|"]
         rows += [f"| {name} | {milliseconds:.3f} |" for name, milliseconds in found[title].items()]

@@ -73,7 +73,7 @@ def test_page_has_all_figures():
         "# configs/toy.py:ass, bfloat16, 4 chips of v5e:2x4",
         "| memory, GB | code 2.00 |",
         "| step by the compiler's cycles, ms | 3.1 |",
-        "| v5e: arithmetic alone, memory alone, ms | 46.4, 45.2 |",
+        "| v5e: arithmetic alone, all operands from memory, ms | 46.4, 45.2 |",
         "| backbone/stage3 | 3.000 |",
         "| all-reduce bf16 | 1 | 0 | 0.0 |",
     ):
