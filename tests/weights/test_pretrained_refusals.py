@@ -90,8 +90,12 @@ def test_command_line_refuses_in_one_line(tmp_path, capsys):
 
 def test_check_looks_at_initial_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(main.data_check, "check_data", lambda *_: True)
-    monkeypatch.setattr(main, "_report_memory", lambda config, _: print("memory with", config.model.pixel_order))
-    monkeypatch.setattr(main, "_verify_step", lambda *_: True)
+
+    def check_step(config, _):
+        print("memory with", config.model.pixel_order)
+        return True
+
+    monkeypatch.setattr(main, "_check_step", check_step)
     config = toy.get_config("joint")
     config.init = str(tmp_path / "weights.safetensors")
     shapes = abstract_segmenter(build_networks(config, 10), config)
