@@ -23,6 +23,7 @@ _LINK = 45e9  # Bytes per second, of one link between chips of v5e.
 _CYCLES_PER_SECOND = 1.5e9  # Of v5e; the estimates are in its cycles.
 _ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
 _PLACE = re.compile(r'op_name="([^"]*)"')
+_TYPE = re.compile(r"%([\w.\-]+) = ([a-z]+\d+)\[")
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _SMALL = 16 * 1024  # Bytes.
 _LARGEST = 10  # Copies and pads that are listed.
@@ -33,11 +34,13 @@ def estimates(text: str) -> dict:
 
     Returns:
       `milliseconds`: of all instructions; `by_kind` and `by_layer`: milliseconds, largest first; `collectives`: by kind
-      and type, their number, how many are smaller than 16 KiB, and bytes; `largest_moves`: milliseconds, kind, type and
-      place of the largest copies and pads.
+      and type, their number, how many are smaller than 16 KiB, and bytes; `float32_products`: by layer, the number of
+      products and convolutions with a float32 operand; `largest_moves`: milliseconds, kind, type and place of the
+      largest copies and pads.
     """
     by_kind, by_layer = collections.Counter(), collections.Counter()
-    moves, travels = [], {}
+    moves, travels, wide = [], {}, collections.Counter()
+    types = dict(_TYPE.findall(text))
     for line in text.splitlines():
         match = OPERATION.match(line)
         if match is None:
@@ -50,19 +53,24 @@ def estimates(text: str) -> dict:
             found["count"] += 1
             found["small"] += size < _SMALL
             found["bytes"] += size
+        found_place = _PLACE.search(line)
+        place = found_place[1] if found_place else ""
+        if kind == "convolution":  # Inside fusions; products are convolutions, too.
+            operands = re.findall(r"%([\w.\-]+)", match["operands"].partition(")")[0])
+            wide[layer_of(place)] += "f32" in map(types.get, operands)
         if (estimate := _ESTIMATE.search(line)) is None:
             continue
         milliseconds = 1000 * int(estimate[1]) / _CYCLES_PER_SECOND
-        place = _PLACE.search(line)
         by_kind[_kind(kind, match["name"], line)] += milliseconds
-        by_layer[layer_of(place[1] if place else "")] += milliseconds
+        by_layer[layer_of(place)] += milliseconds
         if kind in ("copy", "pad", "transpose"):
-            moves.append((milliseconds, kind, result.partition("{")[0], place[1] if place else ""))
+            moves.append((milliseconds, kind, result.partition("{")[0], place))
     return {
         "milliseconds": sum(by_kind.values()),
         "by_kind": dict(by_kind.most_common()),
         "by_layer": dict(by_layer.most_common()),
         "collectives": travels,
+        "float32_products": {layer: count for layer, count in wide.items() if count},
         "largest_moves": sorted(moves, reverse=True)[:_LARGEST],
     }
 
@@ -137,6 +145,8 @@ def page(found: Mapping) -> str:
     rows += ["", "| collective | number | below 16 KiB | MB |", "|---|---:|---:|---:|"]
     for name, sums in found["collectives"].items():
         rows.append(f"| {name} | {sums['count']} | {sums['small']} | {sums['bytes'] / 1e6:.1f} |")
+    rows += ["", "| float32 products | number |", "|---|---:|"]
+    rows += [f"| {layer} | {count} |" for layer, count in found["float32_products"].items()]
     rows += ["", "| largest copies and pads | ms | type | where |", "|---|---:|---|---|"]
     for milliseconds, kind, result, place in found["largest_moves"]:
         rows.append(f"| {kind} | {milliseconds:.3f} | `{result}` | {place} |")
