@@ -151,7 +151,7 @@ def conv_bn(
                 ceiling=ceiling,
                 epsilon=layer.epsilon,
             )
-            layer.update(mean, variance, ops.count_devices() * (y.size // features))
+            layer.update(mean, variance, ops.count_cells(y))
         else:
             y = layer.normalise(ops.conv2d(x, kernel, stride=stride, dilation=dilation), relu=relu, ceiling=ceiling)
     return y.astype(dtype)
@@ -205,7 +205,7 @@ def depthwise_conv_bn(
             y, mean, variance = ops.batch_norm(
                 y, layer.scale, layer.bias, relu=True, ceiling=ceiling, epsilon=layer.epsilon
             )
-            layer.update(mean, variance, ops.count_devices() * (y.size // channels))
+            layer.update(mean, variance, ops.count_cells(y))
         else:
             y = layer.normalise(y, relu=True, ceiling=ceiling)
     return y.astype(dtype)

@@ -22,6 +22,7 @@ from ass_jax.ops import relu as _relu
 from ass_jax.ops.devices import (
     AXIS,
     as_own,
+    count_cells,
     count_devices,
     each_device,
     mean_over_devices,
@@ -101,6 +102,7 @@ __all__ = [
     "batch_norm",
     "conv2d",
     "conv2d_batch_norm",
+    "count_cells",
     "count_devices",
     "current_form",
     "depthwise_conv2d",

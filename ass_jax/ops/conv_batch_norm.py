@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ass_jax.ops.convolution import conv2d
-from ass_jax.ops.devices import count_devices, mean_over_devices, sum_over_devices
+from ass_jax.ops.devices import count_cells, count_devices, mean_over_devices, sum_over_devices
 from ass_jax.ops.normalisation import EPSILON, Normalised, batch_norm, channel_sums
 from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.products import transposed_product
@@ -94,7 +94,7 @@ def _product_backward(epsilon, residuals, gradients):
     del epsilon
     x, matrix, scaled, mean_of_x, with_covariance, mean, inverse, factor = residuals
     gradient, *_ = gradients
-    count = count_devices() * (x.size // x.shape[-1])
+    count = count_cells(x)
     # Both sums are of the rounded gradient: where a channel hardly varies, they have to cancel out.
     gradient = lax.optimization_barrier(gradient.astype(x.dtype))
     bias_gradient = jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32)
@@ -118,8 +118,9 @@ _product_batch_norm.defvjp(_product_forward, _product_backward)
 def _statistics(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns mean of x, covariance of x and the product, and mean and variance of the product, all float32.
 
-    Where the batch is divided among devices, the covariance, [channels, features], is this device's part of it: the
-    mean over the devices is the whole. It is not sent, as it is many times larger than the other three.
+    Of x, [B, H, W, channels], and matrix, [channels, features], they are [channels], [channels, features] and twice
+    [features]. Where the batch is divided among devices, the covariance is this device's part of it: the mean over the
+    devices is the whole. It is not sent, as it is many times larger than the other three.
     """
     mean_of_x, covariance = _moments(x, matrix)
     with_covariance = jnp.matmul(covariance, matrix, precision="high")

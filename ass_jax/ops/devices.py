@@ -54,6 +54,11 @@ def count_devices() -> int:
     return lax.axis_size(AXIS) if _is_divided() else 1
 
 
+def count_cells(x: jax.Array) -> int:
+    """Returns the cells of a map [B, H, W, channels] on all devices."""
+    return count_devices() * (x.size // x.shape[-1])
+
+
 def as_own(tree: _T) -> _T:
     """Returns what all devices share as if it were each device's own: its gradient is then that of the own images."""
     return lax.pcast(tree, AXIS, to="varying") if _is_divided() else tree

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ass_jax.ops.devices import count_devices, sum_over_devices
+from ass_jax.ops.devices import count_cells, sum_over_devices
 from ass_jax.ops.platforms import by_platform
 from ass_jax.ops.relu import rectify
 
@@ -90,7 +90,7 @@ def _batch_norm(x, scale, bias, epsilon, relu, ceiling):
 
 def _forward(x, scale, bias, epsilon, relu, ceiling):
     values = x.astype(jnp.float32)
-    count = count_devices() * (x.size // x.shape[-1])
+    count = count_cells(x)
     total, total_of_squares = sum_over_devices(channel_sums(values, jnp.square(values)))
     mean = total / count
     variance = jnp.maximum(total_of_squares / count - jnp.square(mean), 0.0)
@@ -109,7 +109,7 @@ def _backward(epsilon, relu, ceiling, residuals, gradients):
     del epsilon
     residual, mean, inverse, on_gradient, bias = residuals
     gradient, *_ = gradients
-    count = count_devices() * (residual.size // residual.shape[-1])
+    count = count_cells(residual)
     distances = _distances(residual, mean)
     if relu and ceiling is not None:
         gradient = jnp.where(_exceeds(ceiling, distances, on_gradient, bias), 0.0, gradient)
