@@ -68,8 +68,9 @@ def draw(lines: dict[str, dict[int, dict]], file: Path) -> None:
         means = [100 * gain["mean"] for gain in gains.values()]
         below = [100 * (gain["mean"] - gain["low"]) for gain in gains.values()]
         above = [100 * (gain["high"] - gain["mean"]) for gain in gains.values()]
-        seeds = sorted({gain["count"] for gain in gains.values()})
-        label = f"{bed.replace('_', ' ')} ({'–'.join(map(str, seeds))} seeds)"
+        seeds = [gain["count"] for gain in gains.values()]
+        seeds = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+        label = f"{bed.replace('_', ' ')} ({seeds} seeds)"
         bars = {"yerr": [below, above], "color": colour, "marker": marker, "label": label}
         axes.errorbar(counts, means, capsize=3, linewidth=1.4, **bars)
     ticks = sorted({count for gains in lines.values() for count in gains})
