@@ -14,7 +14,7 @@ from ass_jax.ops.convolution import conv2d
 from ass_jax.ops.devices import count_cells, count_devices, mean_over_devices, sum_over_devices
 from ass_jax.ops.normalisation import EPSILON, Normalised, batch_norm, channel_sums
 from ass_jax.ops.platforms import by_platform
-from ass_jax.ops.products import transposed_product
+from ass_jax.ops.products import cell_sums, transposed_product
 from ass_jax.ops.relu import rectify
 
 # Features over channels from which a 1x1 convolution is normalised by the moments of its input.
@@ -97,7 +97,7 @@ def _product_backward(epsilon, residuals, gradients):
     count = count_cells(x)
     # Both sums are of the rounded gradient: where a channel hardly varies, they have to cancel out.
     gradient = lax.optimization_barrier(gradient.astype(x.dtype))
-    bias_gradient = jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32)
+    bias_gradient = cell_sums(gradient)
     product = transposed_product(x, gradient)
     scale_gradient = inverse * (jnp.sum(matrix * product, axis=0) - mean * bias_gradient)
     # What is returned for matrix, scale and bias is of this device's images, and so is `with_covariance`.
@@ -136,7 +136,7 @@ def _statistics(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array, 
 
 def _moments(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the mean of each channel, [channels], and the biased covariances, [channels, channels], float32."""
-    mean = jnp.sum(x.astype(jnp.float32), axis=(0, 1, 2)) / (x.size // x.shape[-1])
+    mean = cell_sums(x) / (x.size // x.shape[-1])
     kernel_shape = (1, 1, *matrix.shape)
     ways = {"values": _covariance_of_values, "distances": _covariance_of_distances}
     return mean, by_platform(lambda platform: choose(kernel_shape, 1, x.dtype, platform), ways.__getitem__, x, mean)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ass_jax.ops import strided, winograd
-from ass_jax.ops.platforms import by_platform
+from ass_jax.ops.platforms import are_few, by_platform
 from ass_jax.ops.products import transposed_product
 from ass_jax.ops.taps import cells, output_size, padding, phases, shifts
 
@@ -30,8 +30,8 @@ _SHARE_FOR_STRIDED_WINOGRAD = 0.6
 _CHANNELS_FOR_UNSTRIDED = 128
 # Above this share of products inside the map, multiplying zeros costs less than cutting off the borders.
 _SHARE_FOR_SHIFTS = 0.75
-# TPU: up to this many images of a device, dilated convolutions are faster tap by tap.
-_IMAGES_FOR_TAPS = 4
+# TPU, few images: up to this many input channels, strided convolutions are faster by rows of the kernel.
+_CHANNELS_FOR_ROWS = 64
 
 
 class Ways(NamedTuple):
@@ -76,8 +76,11 @@ def choose(
     if platform == "cuda":
         has_phases = dilation > 1 and stride == 1 and rows % 2 and columns % 2
         return Ways("direct", "direct", "phases" if has_phases else "direct")
-    if platform == "tpu" and stride == 1 < dilation and rows % 2 and columns % 2 and _are_few(shape[0]):
-        return Ways("taps", "taps", "direct")
+    if platform == "tpu" and are_few(shape[0]):
+        if stride == 1 < dilation and rows % 2 and columns % 2:
+            return Ways("taps", "taps", "direct")
+        if strided.taps_without_stride(kernel_shape, stride, dilation) and channels <= _CHANNELS_FOR_ROWS:
+            return Ways("rows", "rows", "rows")
     if platform != "cpu" or (stride == 1 and channels < _CHANNELS_FOR_PRODUCTS):
         return Ways("direct", "direct", "direct")
     if dtype == jnp.float32 and _winograd_pays(shape, kernel_shape, stride, dilation):
@@ -91,10 +94,6 @@ def choose(
     inside = [max(0, 1 - 2 * pad / 3 / side) for pad, side in zip(pads, shape[1:3], strict=True)]
     by_shifts = stride == 1 and math.prod(inside) >= _SHARE_FOR_SHIFTS
     return Ways("direct", input_gradient, "shifts" if by_shifts else "overlaps")
-
-
-def _are_few(images: int) -> bool:
-    return isinstance(images, int) and images <= _IMAGES_FOR_TAPS  # Not a number in exported programs.
 
 
 def _winograd_pays(shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int, dilation: int) -> bool:
@@ -186,6 +185,21 @@ def _input_gradient_by_taps(x, kernel, gradient, **settings):
     return _by_taps(gradient, kernel[::-1, ::-1].swapaxes(2, 3), **settings)
 
 
+def _by_rows(x, kernel, *, stride, dilation):
+    del dilation
+    return strided.by_rows(x, kernel, stride)
+
+
+def _input_gradient_by_rows(x, kernel, gradient, *, stride, dilation):
+    del dilation
+    return strided.input_gradient_by_rows(x, kernel, gradient, stride)
+
+
+def _kernel_gradient_by_rows(x, kernel, gradient, *, stride, dilation):
+    del dilation
+    return strided.kernel_gradient_by_rows(x, gradient, kernel.shape, stride)
+
+
 def _product(x, kernel, *, stride, dilation):
     del dilation
     return x[:, ::stride, ::stride] @ kernel[0, 0]
@@ -269,12 +283,13 @@ def _overlap(offset: int, inputs: int, outputs: int, stride: int) -> tuple[slice
     return slice(start, start + (end - first) * stride, stride), slice(first, end)
 
 
-_FORWARD = {"product": _product, "direct": _direct, "winograd": _winograd, "taps": _by_taps}
+_FORWARD = {"product": _product, "direct": _direct, "winograd": _winograd, "taps": _by_taps, "rows": _by_rows}
 _INPUT_GRADIENT = {
     "product": _product_input_gradient,
     "direct": _direct_input_gradient,
     "unstrided": _unstrided_input_gradient,
     "taps": _input_gradient_by_taps,
+    "rows": _input_gradient_by_rows,
 }
 _KERNEL_GRADIENT = {
     "product": _product_kernel_gradient,
@@ -283,4 +298,5 @@ _KERNEL_GRADIENT = {
     "phases": _kernel_gradient_by_phases,
     "shifts": _kernel_gradient_by_shifts,
     "overlaps": _kernel_gradient_by_overlaps,
+    "rows": _kernel_gradient_by_rows,
 }

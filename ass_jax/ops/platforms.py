@@ -8,6 +8,14 @@ from jax import lax
 # Of JAX, as far as they differ here. "default" stands for all others, AMD's GPUs among them.
 PLATFORMS = ("cpu", "cuda", "tpu", "default")
 
+# TPU: up to this many images of a device, XLA parts maps by eight to fill the registers, and copies them for it.
+_FEW_IMAGES = 4
+
+
+def are_few(images: int) -> bool:
+    """Says whether there are so few images on a TPU that XLA's own way copies maps; no if their number is open."""
+    return isinstance(images, int) and images <= _FEW_IMAGES  # Exported programs leave it open.
+
 
 def by_platform(choose: Callable[[str], Any], implementation: Callable[[Any], Any], *arguments: Any) -> Any:
     """Computes an operation in the way that is chosen for the platform on which the program will run.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ass_jax.ops.devices import as_own
-from ass_jax.ops.platforms import by_platform
+from ass_jax.ops.platforms import are_few, by_platform
 from ass_jax.ops.taps import interleaved
 
 _STRIDE = 2
@@ -35,9 +35,9 @@ def max_pool(x: jax.Array, side: int, padding: tuple[int, int] = (0, 0)) -> jax.
     return _pool(x, side, padding)
 
 
-def choose(platform: str) -> str:
+def choose(images: int, platform: str) -> str:
     """Returns "by_taps" where the forward pass stores the entry, "by_search" where the backward pass searches it."""
-    return "by_taps" if platform == "cpu" else "by_search"
+    return "by_taps" if platform == "cpu" or (platform == "tpu" and are_few(images)) else "by_search"
 
 
 def _pool(x: jax.Array, side: int, padding: tuple[int, int]) -> jax.Array:
@@ -47,7 +47,9 @@ def _pool(x: jax.Array, side: int, padding: tuple[int, int]) -> jax.Array:
 
 def _forward(x, side, padding):
     ways = {"by_taps": _pool_by_taps, "by_search": _pool_for_search}
-    y, chosen = by_platform(choose, lambda way: functools.partial(ways[way], side=side, padding=padding), x)
+    y, chosen = by_platform(
+        functools.partial(choose, x.shape[0]), lambda way: functools.partial(ways[way], side=side, padding=padding), x
+    )
     return y, (x, chosen)
 
 
@@ -55,7 +57,8 @@ def _backward(side, padding, residuals, gradient):
     x, chosen = residuals
     ways = {"by_taps": _gradient_by_taps, "by_search": _gradient_by_search}
     settings = {"side": side, "padding": padding}
-    return (by_platform(choose, lambda way: functools.partial(ways[way], **settings), x, chosen, gradient),)
+    way = functools.partial(choose, x.shape[0])
+    return (by_platform(way, lambda way: functools.partial(ways[way], **settings), x, chosen, gradient),)
 
 
 max_pool.defvjp(_forward, _backward)

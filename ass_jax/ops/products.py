@@ -1,8 +1,8 @@
-"""The product of two maps, summed over cells: gradients of 1x1 kernels, and covariances.
+"""Sums over cells: of a map, and of the product of two, which is the gradient of a 1x1 kernel or a covariance.
 
 XLA of jaxlib 0.10.2 needs this: left to itself, it transposes the wrong matrix on CPUs and recomputes what led to it,
 and on GPUs it pads long sums. Measured in docs/performance/cpu.md, "Sums of products over cells", and gpu.md, "Long
-sums of matrix products".
+sums of matrix products". On TPUs a sum by the vector unit takes longer than to read the map: tpu.md, "Sums over cells".
 """
 
 import math
@@ -19,6 +19,8 @@ _ENTRIES_FOR_PLAIN = 2**18
 # GPU: below this many entries of the result, there is too little to do in parallel, so the sum is split.
 _ENTRIES_FOR_ONE_SUM = 2**21
 _MOST_PARTS = 64
+# TPU: of a single row, XLA would make a sum again.
+_ROWS_OF_ONES = 8
 
 
 def transposed_product(left: jax.Array, right: jax.Array) -> jax.Array:
@@ -41,6 +43,29 @@ def choose(left_shape: tuple[int, ...], right_shape: tuple[int, ...], platform: 
     if platform != "cpu":
         return "plain"
     return "behind_barrier" if left_shape[-1] * right_shape[-1] >= _ENTRIES_FOR_PLAIN else "narrower_first"
+
+
+def cell_sums(x: jax.Array) -> jax.Array:
+    """Sums each channel over all cells.
+
+    Args:
+      x: [B, H, W, channels] of any float type.
+
+    Returns:
+      [channels] float32, accumulated in float32.
+    """
+    ways = {"sum": lambda x: jnp.sum(x, axis=(0, 1, 2), dtype=jnp.float32), "product": _product_with_ones}
+    return by_platform(lambda platform: choose_sum(x.dtype, platform), ways.__getitem__, x)
+
+
+def choose_sum(dtype: jnp.dtype, platform: str) -> str:
+    """Returns "product" where a product with ones is faster and as exact as the sum: a TPU rounds to bfloat16."""
+    return "product" if platform == "tpu" and dtype == jnp.bfloat16 else "sum"
+
+
+def _product_with_ones(x):
+    ones = jnp.ones((_ROWS_OF_ONES, x.size // x.shape[-1]), x.dtype)
+    return jnp.matmul(ones, cells(x), preferred_element_type=jnp.float32)[0]
 
 
 def _plain(left, right):

@@ -1,4 +1,4 @@
-"""Strided convolutions as convolutions without stride, of an input whose cells modulo the stride become channels."""
+"""Strided convolutions without XLA's: without stride, of cells modulo the stride as channels, or by rows of the kernel."""
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,92 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, kernel_shape: tuple[int, 
     found = jnp.stack(rows).reshape(taps, taps, -1, features).astype(x.dtype)
     kernel = as_own(jnp.zeros(kernel_shape, x.dtype))  # Its values do not matter.
     return jax.vjp(lambda kernel: _parted_kernel(kernel, stride), kernel)[1](found)[0]
+
+
+def by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolves by one product for each `stride` rows of the kernel, in which all columns and channels are added up.
+
+    It pays on TPUs where images and channels are few: XLA:TPU pads channels to 128 and copies such maps several times.
+
+    Args:
+      x: [B, H, W, channels].
+      kernel: [side, side, channels, features], not dilated, of the type of `x`.
+      stride: in both directions, at least 2.
+
+    Returns:
+      [B, H', W', features] of the type of `x`, accumulated in float32.
+    """
+    read, matrices = _read_by_rows(x, kernel.shape, stride), _row_matrices(kernel, stride)
+    height = read.shape[1] - len(matrices) + 1
+    products = [
+        jnp.einsum("bhkw,kf->bhwf", read[:, row : row + height], matrix, preferred_element_type=jnp.float32)
+        for row, matrix in enumerate(matrices)
+    ]
+    return sum(products).astype(x.dtype)
+
+
+def input_gradient_by_rows(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int) -> jax.Array:
+    """Computes the gradient of the input of `by_rows` by one product.
+
+    Args:
+      x: [B, H, W, channels], the input; its shape and type alone count.
+      kernel: [side, side, channels, features], of the type of `x`.
+      gradient: [B, H', W', features], of the output, of the type of `x`.
+      stride: in both directions.
+
+    Returns:
+      [B, H, W, channels] of the type of `x`.
+    """
+    matrices = _row_matrices(kernel, stride)
+    last = len(matrices) - 1
+    side_by_side = [jnp.pad(gradient, ((0, 0), (row, last - row), (0, 0), (0, 0))) for row in range(last + 1)]
+    matrix = matrices.swapaxes(1, 2).reshape(-1, matrices.shape[1])
+    arrived = jnp.einsum("bhwn,nk->bhkw", jnp.concatenate(side_by_side, axis=-1), matrix)
+    return jax.linear_transpose(lambda x: _read_by_rows(x, kernel.shape, stride), x)(arrived)[0]
+
+
+def kernel_gradient_by_rows(x: jax.Array, gradient: jax.Array, kernel_shape: tuple[int, ...], stride: int) -> jax.Array:
+    """Computes the gradient of the kernel of `by_rows`.
+
+    Args:
+      x: [B, H, W, channels], the input.
+      gradient: [B, H', W', features], of the output, of the type of `x`.
+      kernel_shape: (side, side, channels, features).
+      stride: in both directions.
+
+    Returns:
+      `kernel_shape`, of the type of `x`, accumulated in float32.
+    """
+    read, height = _read_by_rows(x, kernel_shape, stride), gradient.shape[1]
+    products = [
+        jnp.einsum("bhkw,bhwf->kf", read[:, row : row + height], gradient, preferred_element_type=jnp.float32)
+        for row in range(read.shape[1] - height + 1)
+    ]
+    side, _, channels, features = kernel_shape
+    found = jnp.stack(products).reshape(-1, channels, side, features)[:side]
+    return found.transpose(0, 2, 1, 3).astype(x.dtype)
+
+
+def _read_by_rows(x: jax.Array, kernel_shape: tuple[int, ...], stride: int) -> jax.Array:
+    """Returns [B, H' + taps - 1, stride * channels * side, W'], all that a kernel's rows read of `stride` rows of x.
+
+    A product with zeros and ones picks the columns: it is exact, and needs no copy of the map.
+    """
+    images, height, width, channels = x.shape
+    side = kernel_shape[1]
+    (before, _), (out_height, out_width) = padding(kernel_shape, 1), output_size((height, width), kernel_shape, stride)
+    parts = out_height + taps_without_stride(kernel_shape, stride, dilation=1) - 1
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (before, stride * parts - before - height, 0), *2 * [(0, 0, 0)]])
+    columns = stride * jnp.arange(out_width) + jnp.arange(side)[:, None] - before
+    picks = (jnp.arange(width)[:, None, None] == columns).astype(x.dtype)
+    return jnp.einsum("bhwc,wsv->bhcsv", x, picks).reshape(images, parts, -1, out_width)
+
+
+def _row_matrices(kernel: jax.Array, stride: int) -> jax.Array:
+    """Returns [taps, stride * channels * side, features] of [side, side, channels, features]."""
+    taps = taps_without_stride(kernel.shape, stride, dilation=1)
+    kernel = jnp.pad(kernel, ((0, taps * stride - len(kernel)), (0, 0), (0, 0), (0, 0)))
+    return kernel.transpose(0, 2, 1, 3).reshape(taps, -1, kernel.shape[-1])
 
 
 def _parts(x: jax.Array, kernel_shape: tuple[int, ...], stride: int) -> jax.Array:

@@ -11,7 +11,7 @@ from ass_jax.ops import atrous, conv_batch_norm, convolution, depthwise, normali
 from ass_jax.ops.convolution import Ways
 
 PRODUCT, DIRECT, WINOGRAD = (Ways(way, way, way) for way in ("product", "direct", "winograd"))
-TAPS = Ways("taps", "taps", "direct")
+TAPS, ROWS = Ways("taps", "taps", "direct"), Ways("rows", "rows", "rows")
 LARGE = {"size": (12, 16), "channels": 256, "features": 256, "side": 3, "stride": 1, "dilation": 2}
 STRIDED = LARGE | {"side": 4, "stride": 2, "dilation": 1}
 STEM = {"size": (64, 128), "channels": 3, "features": 64, "side": 7, "stride": 2, "dilation": 1}
@@ -50,6 +50,12 @@ SMALL = {"size": (9, 17), "channels": 64, "features": 64, "side": 3, "stride": 1
         ("tpu", LARGE | {"dilation": 1}, DIRECT),
         ("tpu", LARGE | {"side": 4}, DIRECT),
         ("tpu", LARGE | {"stride": 2}, DIRECT),
+        ("tpu", STEM, ROWS),
+        ("tpu", STEM | {"channels": 64, "images": 4}, ROWS),
+        ("tpu", STEM | {"channels": 65}, DIRECT),
+        ("tpu", STEM | {"images": 5}, DIRECT),
+        ("tpu", STEM | {"dilation": 2}, DIRECT),
+        ("tpu", STEM | {"stride": 1}, DIRECT),
         ("default", LARGE, DIRECT),
         ("default", STRIDED, DIRECT),
     ],
@@ -106,13 +112,23 @@ def test_convolution_with_batch_norm(kernel_shape, stride, dtype, platform, expe
     assert conv_batch_norm.choose(kernel_shape, stride, jnp.dtype(dtype), platform) == expected
 
 
-def test_max_pool():
-    assert [pooling.choose(platform) for platform in platforms.PLATFORMS] == [
-        "by_taps",
-        "by_search",
-        "by_search",
-        "by_search",
-    ]
+@pytest.mark.parametrize(("images", "on_tpu"), [(1, "by_taps"), (4, "by_taps"), (5, "by_search")])
+def test_max_pool(images, on_tpu):
+    assert {platform: pooling.choose(images, platform) for platform in platforms.PLATFORMS} == {
+        "cpu": "by_taps",
+        "cuda": "by_search",
+        "tpu": on_tpu,
+        "default": "by_search",
+    }
+
+
+def test_sums_over_cells():
+    chosen = {
+        (platform, dtype): products.choose_sum(jnp.dtype(dtype), platform)
+        for platform in platforms.PLATFORMS
+        for dtype in ("float32", "bfloat16")
+    }
+    assert [case for case, way in chosen.items() if way == "product"] == [("tpu", "bfloat16")]
 
 
 def test_depthwise_convolution():
@@ -154,7 +170,7 @@ def test_a_program_holds_the_ways_of_its_platform_alone(platform):
         "cpu": (9, False, False, False),
         "cuda": (0, False, True, True),
         "rocm": (0, True, False, True),
-        "tpu": (18, True, False, True),
+        "tpu": (18, True, False, False),  # Few images: the pool is by taps, too.
     }
     assert (products, gradient_strides, sums_in_pairs, searches) == expected[platform]
 

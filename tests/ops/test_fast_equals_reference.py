@@ -16,7 +16,7 @@ from ass_jax.runtime.compilation import options_of_one_use, options_of_steps
 WINOGRAD = Ways("winograd", "winograd", "winograd")
 SHIFTS, OVERLAPS = Ways("direct", "direct", "shifts"), Ways("direct", "direct", "overlaps")
 PHASES, UNSTRIDED = Ways("direct", "direct", "phases"), Ways("direct", "unstrided", "unstrided")
-TAPS = Ways("taps", "taps", "direct")
+TAPS, ROWS = Ways("taps", "taps", "direct"), Ways("rows", "rows", "rows")
 
 
 class Case(NamedTuple):
@@ -88,6 +88,11 @@ CASES = [
     ),
     *(conv(5, 9, 5, 4, 3, stride, dilation, OVERLAPS) for stride, dilation in [(1, 1), (2, 1), (1, 4), (1, 10)]),
     *(conv(rows, columns, 5, 4, 4, 2, way=OVERLAPS) for rows, columns in [(5, 7), (2, 3), (9, 8)]),
+    *(
+        conv(rows, columns, 3, 4, size, stride, way=ROWS)
+        for rows, columns in [(9, 8), (10, 13), (2, 2)]
+        for size, stride in [(7, 2), (4, 2), (3, 2), (2, 2), (5, 3), (3, 4)]
+    ),
     *(conv(9, 8, 5, 4, size, dilation=dilation, way=TAPS) for size, dilation in [(3, 2), (3, 10), (5, 3)]),
     *(conv(21, 16, 5, 4, size, dilation=dilation, way=PHASES) for size, dilation in [(3, 2), (3, 7), (5, 3)]),
     *(conv(9, 8, 3, 5, size, stride, way=UNSTRIDED) for size, stride in [(2, 2), (4, 2), (5, 3)]),
@@ -130,6 +135,7 @@ CASES_OF_BFLOAT16 = [
     norm(relu=True, ceiling=1.0),
     conv(6, 7, 3, 4, 1, stride=2),
     conv(5, 9, 64, 4, 3, dilation=2),
+    conv(13, 10, 19, 8, 4, stride=2, way=ROWS),
     conv_norm(5, 7, 3, 12),
     conv_norm(6, 7, 8, 5, 3, relu=True),
     norm(relu=True),
@@ -192,6 +198,16 @@ def test_float32(case, monkeypatch):
 @pytest.mark.parametrize("case", CASES_OF_BFLOAT16, ids=str)
 def test_bfloat16(case, monkeypatch):
     compare(case, "bfloat16", 0.02, monkeypatch, lambda array: np.sqrt(np.mean(np.square(array))))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("way", ["sum", "product"])
+def test_sums_over_cells(dtype, way, monkeypatch):
+    monkeypatch.setattr(products, "choose_sum", lambda *_: way)
+    x = jnp.array(np.random.default_rng(0).integers(-16, 17, (3, 41, 27, 5)), dtype)
+    found = jax.jit(lambda x: products.cell_sums(x))(x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, np.asarray(x, np.float64).sum((0, 1, 2)))
 
 
 # Images, rows, columns, channels, features: a sum in several parts, in one since nothing divides it, of many entries.
