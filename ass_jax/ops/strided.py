@@ -1,4 +1,6 @@
-"""Strided convolutions without XLA's: without stride, of cells modulo the stride as channels, or by rows of the kernel."""
+"""Strided convolutions as others: without stride, where cells modulo the stride become channels, or by a kernel's rows."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +79,7 @@ def by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         jnp.einsum("bhkw,kf->bhwf", read[:, row : row + height], matrix, preferred_element_type=jnp.float32)
         for row, matrix in enumerate(matrices)
     ]
-    return sum(products).astype(x.dtype)
+    return functools.reduce(jnp.add, products).astype(x.dtype)
 
 
 def input_gradient_by_rows(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int) -> jax.Array:
@@ -127,9 +129,10 @@ def _read_by_rows(x: jax.Array, kernel_shape: tuple[int, ...], stride: int) -> j
 
     A product with zeros and ones picks the columns: it is exact, and needs no copy of the map.
     """
-    images, height, width, channels = x.shape
+    images, height, width, _ = x.shape
     side = kernel_shape[1]
-    (before, _), (out_height, out_width) = padding(kernel_shape, 1), output_size((height, width), kernel_shape, stride)
+    before, _ = padding(kernel_shape, dilation=1)
+    out_height, out_width = output_size((height, width), kernel_shape, stride)
     parts = out_height + taps_without_stride(kernel_shape, stride, dilation=1) - 1
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (before, stride * parts - before - height, 0), *2 * [(0, 0, 0)]])
     columns = stride * jnp.arange(out_width) + jnp.arange(side)[:, None] - before
