@@ -77,7 +77,7 @@ def choose(
         has_phases = dilation > 1 and stride == 1 and rows % 2 and columns % 2
         return Ways("direct", "direct", "phases" if has_phases else "direct")
     if platform == "tpu" and are_few(shape[0]):
-        if stride == 1 < dilation and rows % 2 and columns % 2:
+        if stride == 1 and rows % 2 and columns % 2:
             return Ways("taps", "taps", "direct")
         if strided.taps_without_stride(kernel_shape, stride, dilation) and channels <= _CHANNELS_FOR_ROWS:
             return Ways("rows", "rows", "rows")

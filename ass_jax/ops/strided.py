@@ -1,4 +1,4 @@
-"""Strided convolutions as others: without stride, where cells modulo the stride become channels, or by a kernel's rows."""
+"""Strided convolutions as others: without stride, of cells modulo the stride as channels, or by rows of the kernel."""
 
 import functools
 

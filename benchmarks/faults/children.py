@@ -32,8 +32,8 @@ class Place:
 
     folder: Path
 
-    def start(self, name: str, *others: str) -> "Child":
-        """Starts a run in the working directory `name`; `others` are further arguments of `main.py`."""
+    def start(self, name: str, *others: str, devices: int = 1) -> "Child":
+        """Starts a run on so many devices in the directory `name`; `others` are further arguments of `main.py`."""
         settings = {
             "steps": 60,
             "log_every": 1,
@@ -42,7 +42,8 @@ class Place:
             "data.directory": self.folder / "data",
         }
         arguments = [f"--config.{key}={value}" for key, value in settings.items()]
-        return Child([f"--config={CONFIG}", *arguments, f"--workdir={self.folder / name}", *others], self.folder)
+        arguments = [f"--config={CONFIG}", *arguments, f"--workdir={self.folder / name}", *others]
+        return Child(arguments, self.folder, devices=devices)
 
     def checkpoints(self, name: str) -> Path:
         """Returns the folder of a run's checkpoints."""
@@ -74,10 +75,13 @@ class Place:
 class Child:
     """A run in a child process, whose output is collected."""
 
-    def __init__(self, arguments: list[str], folder: Path, program: tuple[str, ...] = ("main.py",)):
+    def __init__(
+        self, arguments: list[str], folder: Path, program: tuple[str, ...] = ("main.py",), *, devices: int = 1
+    ):
         """Starts the run; `program` is what Python runs, `folder` holds the compiled programs."""
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }

@@ -1,14 +1,18 @@
-"""Faults of a run of two processes on this machine: one of them is killed or stopped."""
+"""Faults of a run of two processes on this machine: one is killed, stopped or late, or their number changes."""
 
+import math
 import shutil
 import signal
 import socket
 import time
 
+from ass_jax.runtime.workdir import PREDICTIONS
 from benchmarks.faults.children import INTERVAL, Child, Place
 from benchmarks.faults.runs import Result, Setting
 
 _STEPS = 40  # In each step, the processes wait for each other many times.
+_LATE = 8  # Seconds.
+_TOLERANCE = 1e-5  # Of IoU.
 _LIMIT = 60  # Seconds within which a process must end after the other one has.
 # Printed by `ass_jax.runtime.distributed` or, if it is faster, by JAX.
 _MESSAGES = ("another process has ended", "another task died")
@@ -62,6 +66,87 @@ def stop_both(setting: Setting) -> Result:
     return text, stopped == same == setting.count and not lost
 
 
+def delay_one(setting: Setting) -> Result:
+    """Starts one of two processes late, and holds one still in the middle of the run."""
+    place, clean = setting.place, _clean_run(setting.place)
+    done, same = 0, 0
+    for number in range(setting.count):
+        name, which = _fresh(place, f"one_late_{number}"), number % 2
+        pair = _wait_for_step(_start(place, name, late=which), setting.draw.randrange(1, _STEPS // 2))
+        pair[1 - which].send(signal.SIGSTOP)
+        time.sleep(_LATE)
+        pair[1 - which].send(signal.SIGCONT)
+        done += [child.wait() for child in pair] == [0, 0]
+        same += place.state(name) == place.state(clean) and place.scores(name) == place.scores(clean)
+    text = (
+        f"one started {_LATE} s late, the other held still for {_LATE} s: {done} of {setting.count} finished, {same} "
+        "final states and scores identical"
+    )
+    return text, done == same == setting.count
+
+
+def change_number(setting: Setting) -> Result:
+    """Ends two processes with SIGTERM and goes on with one of two devices, and the other way round."""
+    place, clean = setting.place, _clean_run(setting.place)
+    continued, same, difference = 0, 0, 0.0
+    for number in range(setting.count):
+        name = _fresh(place, f"other_number_{number}")
+
+        def begin(processes: int, name: str = name) -> list[Child]:
+            return _start(place, name) if processes == 2 else [place.start(name, f"--config.steps={_STEPS}", devices=2)]
+
+        first = 1 + number % 2
+        children = _wait_for_step(begin(first), setting.draw.randrange(1, _STEPS // 2))
+        children[0].send(signal.SIGTERM)
+        stopped = {child.wait() for child in children} == {143}
+        children = begin(3 - first)
+        ended = {child.wait() for child in children} == {0}
+        continued += stopped and ended and children[0].resumed_at() > 0
+        same += place.state(name) == place.state(clean)
+        difference = max(difference, _difference(place.scores(name), place.scores(clean)))
+    text = (
+        f"{continued} of {setting.count} went on; {same} final states identical, IoU of classes differs by at most "
+        f"{difference:.1e}"
+    )
+    return text, continued == setting.count and difference <= _TOLERANCE
+
+
+def score_uneven(setting: Setting) -> Result:
+    """Scores a run's five images with two processes, which have batches of one and two images each, and with one."""
+    place, clean = setting.place, _clean_run(setting.place)
+    found = []
+    for processes in (1, 2):
+        name = _fresh(place, f"scored_by_{processes}")
+        shutil.copytree(place.folder / clean, place.folder / name)
+        shutil.rmtree(place.folder / name / PREDICTIONS, ignore_errors=True)
+        (place.folder / name / "eval.json").unlink()
+        children = _start(place, name, "--mode=eval") if processes == 2 else [place.start(name, "--mode=eval")]
+        codes = [child.wait() for child in children]
+        files = sorted((place.folder / name / PREDICTIONS).rglob("*.png"))
+        found.append((set(codes), place.scores(name), {file.name: file.read_bytes() for file in files}))
+    (_, scores, pictures), (codes, other_scores, other_pictures) = found
+    difference = _difference(scores, other_scores)
+    same = sum(other_pictures.get(name) == content for name, content in pictures.items())
+    text = (
+        f"{len(other_pictures)} of {len(pictures)} predictions written by two processes, {same} identical to those of "
+        f"one; IoU of classes differs by at most {difference:.1e}"
+    )
+    good = codes == {0} and pictures.keys() == other_pictures.keys() and same == len(pictures) > 0
+    return text, good and difference <= _TOLERANCE
+
+
+def _difference(scores: dict, others: dict) -> float:
+    """Returns the largest difference of the IoU of a class; infinite if one alone has a score."""
+    differences = [0.0]
+    for name, value in scores["class_iou"].items():
+        other = others["class_iou"][name]
+        if value is None or other is None:
+            differences.append(0.0 if value is other else math.inf)
+        else:
+            differences.append(abs(value - other))
+    return max(differences)
+
+
 def _clean_run(place: Place) -> str:
     """Returns the name of an undisturbed run of two processes; it is trained once."""
     name = "clean_two"
@@ -72,13 +157,19 @@ def _clean_run(place: Place) -> str:
     return name
 
 
-def _start(place: Place, name: str) -> list[Child]:
+def _start(place: Place, name: str, *others: str, late: int | None = None) -> list[Child]:
+    """Starts both processes, the one of index `late` some seconds after the other."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     settings = [f"--config.steps={_STEPS}", f"--config.distributed.coordinator=127.0.0.1:{port}"]
     settings.append("--config.distributed.processes=2")
-    return [place.start(name, *settings, f"--config.distributed.index={index}") for index in range(2)]
+    pair = {}
+    for index in sorted(range(2), key=lambda index: index == late):
+        if index == late:
+            time.sleep(_LATE)
+        pair[index] = place.start(name, *settings, f"--config.distributed.index={index}", *others)
+    return [pair[0], pair[1]]
 
 
 def _wait_for_step(pair: list[Child], number: int) -> list[Child]:

@@ -3,8 +3,8 @@
     python -m benchmarks.faults.table                        # all rows: `make faults`
     python -m benchmarks.faults.table --rows=4,16 --scale=0.2 --output=faults.md
 
-Writes `docs/results/faults.md`. Results of earlier calls are kept, so that the table can be filled row by row. Random
-moments come from a seed, which is printed.
+Writes `docs/results/faults.md`. Results of earlier calls are kept in `faults.json` beside it, so that rows can be
+measured again one by one. Random moments come from a seed, which is printed.
 """
 
 import argparse
@@ -128,6 +128,9 @@ def rows(picture: Path) -> dict[int, Row]:
         21: Row("one of several processes is killed", "the other ends within 60 s; identical", several.kill_one, 6),
         22: Row("SIGTERM to one of two processes, or to both", "0 steps lost; identical", several.stop_both, 6),
         23: Row("checksums and saves at the default interval", "< 3 % of the time", saves.cost_of_saves, 3),
+        24: Row("one of two processes is late by seconds", "both wait; identical", several.delay_one, 2),
+        25: Row("another number of processes goes on", "IoU differs by < 1e-5", several.change_number, 4),
+        26: Row("five images scored by two processes", "all predictions as of one", several.score_uneven),
     }
 
 
@@ -145,8 +148,9 @@ def main() -> None:
     unknown = [number for number in numbers if number not in table]
     if unknown:
         parser.error(f"unknown rows {unknown}; valid: {', '.join(map(str, table))}")
-    options.folder.mkdir(parents=True, exist_ok=True)
-    place, notes = Place(options.folder.resolve()), options.folder / "measured.json"
+    for folder in (options.folder, options.output.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    place, notes = Place(options.folder.resolve()), options.output.with_suffix(".json")
     measured = json.loads(notes.read_text()) if notes.exists() else {}
     print(f"Random moments: seed {options.seed}.", flush=True)
     for number in numbers:
@@ -155,7 +159,8 @@ def main() -> None:
         count = max(1, round(row.count * options.scale))
         figure, holds = row.measure(Setting(place, draw, count))
         seconds = round(time.monotonic() - begun)
-        measured[str(number)] = {"figure": figure, "holds": holds, "seconds": seconds, "seed": options.seed}
+        found = {"figure": figure, "holds": holds, "seconds": seconds, "seed": options.seed}
+        measured[str(number)] = found | {"machine": machine.describe_in_words(machine.describe(os.environ))}
         print(f"{number:2}  {'holds' if holds else 'FAILS'}  {row.fault}: {figure}  ({seconds} s)", flush=True)
         notes.write_text(json.dumps(measured, indent=2) + "\n")
     write(options.output, table, measured)
@@ -184,13 +189,15 @@ def write(output: Path, table: dict[int, Row], measured: dict) -> None:
     seeds = sorted({found["seed"] for found in measured.values()})
     lines += [
         "",
-        f"Measured with `python -m benchmarks.faults.table` (`make faults`), seed {', '.join(map(str, seeds))}, on:",
-        f"{machine.describe_in_words(machine.describe(os.environ))}. Small runs of `configs/toy.py:ass,smoke`.",
-        '"Identical" compares the checksums of all leaves of the state.',
+        f"Measured with `python -m benchmarks.faults.table` (`make faults`), seed {', '.join(map(str, seeds))}, in",
+        'small runs of `configs/toy.py:ass,smoke`. "Identical" compares the checksums of all leaves of the state. Machines:',
+        "",
     ]
+    for words in sorted({found["machine"] for found in measured.values()}):
+        there = [int(number) for number, found in measured.items() if found["machine"] == words]
+        lines.append(f"* rows {', '.join(map(str, sorted(there)))}: {words}")
     if output.with_suffix(".png").exists():
         lines += ["", f"![Memory and open files over the long run]({output.with_suffix('.png').name})"]
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("\n".join(lines) + "\n")
 
 

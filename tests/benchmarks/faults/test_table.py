@@ -56,7 +56,7 @@ def test_rows_are_measured_alone_or_together_and_stored(table, capsys):
     lines = (folder / "faults.md").read_text().splitlines()
     assert "| 3 | something | all | 10 of 10 | yes | 0 |" in lines
     assert "| 7 | a / b | none | 1 bad | **no** | 0 |" in lines
-    assert json.loads((folder / "runs" / "measured.json").read_text())["7"]["holds"] is False
+    assert json.loads((folder / "faults.json").read_text())["7"]["holds"] is False
 
 
 def test_unknown_rows_are_an_error(table, capsys):
@@ -65,7 +65,7 @@ def test_unknown_rows_are_an_error(table, capsys):
 
 
 def test_table_has_all_rows(tmp_path):
-    assert set(faults.rows(tmp_path / "picture.png")) == set(range(1, 24))
+    assert set(faults.rows(tmp_path / "picture.png")) == set(range(1, 27))
 
 
 @pytest.mark.parametrize("kind", ["cut", "remove", "flip"])
