@@ -1,9 +1,9 @@
 """Convolution, with gradients computed in the way that is fastest for the shape and the platform.
 
 XLA of jaxlib 0.10.2 needs this: its own filter gradients are slow on CPUs, those of dilated kernels on GPUs, and it has
-no minimal filtering, and on TPUs it copies maps for dilated kernels. Measured in docs/performance/cpu.md, "1x1
+no minimal filtering, and on TPUs it copies maps of few images. Measured in docs/performance/cpu.md, "1x1
 convolutions", "Minimal filtering", "Strided convolutions" and "Filter gradients by products", and gpu.md, "Filter
-gradients of dilated convolutions"; estimated in tpu.md, "Dilated convolutions".
+gradients of dilated convolutions"; estimated in tpu.md, "Few images a chip".
 """
 
 import functools

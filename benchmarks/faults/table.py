@@ -190,7 +190,7 @@ def write(output: Path, table: dict[int, Row], measured: dict) -> None:
     lines += [
         "",
         f"Measured with `python -m benchmarks.faults.table` (`make faults`), seed {', '.join(map(str, seeds))}, in",
-        'small runs of `configs/toy.py:ass,smoke`. "Identical" compares the checksums of all leaves of the state. Machines:',
+        'small runs of `configs/toy.py:ass,smoke`. "Identical" compares the checksums of all leaves of the state.',
         "",
     ]
     for words in sorted({found["machine"] for found in measured.values()}):
