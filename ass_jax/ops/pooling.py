@@ -47,9 +47,8 @@ def _pool(x: jax.Array, side: int, padding: tuple[int, int]) -> jax.Array:
 
 def _forward(x, side, padding):
     ways = {"by_taps": _pool_by_taps, "by_search": _pool_for_search}
-    y, chosen = by_platform(
-        functools.partial(choose, x.shape[0]), lambda way: functools.partial(ways[way], side=side, padding=padding), x
-    )
+    choose_way = functools.partial(choose, x.shape[0])
+    y, chosen = by_platform(choose_way, lambda way: functools.partial(ways[way], side=side, padding=padding), x)
     return y, (x, chosen)
 
 
@@ -57,8 +56,8 @@ def _backward(side, padding, residuals, gradient):
     x, chosen = residuals
     ways = {"by_taps": _gradient_by_taps, "by_search": _gradient_by_search}
     settings = {"side": side, "padding": padding}
-    way = functools.partial(choose, x.shape[0])
-    return (by_platform(way, lambda way: functools.partial(ways[way], **settings), x, chosen, gradient),)
+    choose_way = functools.partial(choose, x.shape[0])
+    return (by_platform(choose_way, lambda way: functools.partial(ways[way], **settings), x, chosen, gradient),)
 
 
 max_pool.defvjp(_forward, _backward)

@@ -112,7 +112,7 @@ def change_number(setting: Setting) -> Result:
 
 
 def score_uneven(setting: Setting) -> Result:
-    """Scores a run's five images with two processes, which have batches of one and two images each, and with one."""
+    """Scores a run's five images with two processes, of which one has three and the other two, and with one."""
     place, clean = setting.place, _clean_run(setting.place)
     found = []
     for processes in (1, 2):
