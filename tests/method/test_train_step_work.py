@@ -49,13 +49,13 @@ def equations(jaxpr: Jaxpr, scope: str = "") -> Iterator[tuple[str, JaxprEqn]]:
     """Yields the operations of a program and of the functions that it calls, with their scopes.
 
     Operations inside a function with a custom gradient have no scope and get the scope of the call. Of the alternatives
-    for different platforms, only the first is counted, in the scope of the choice.
+    for different platforms, only the last, which is the default, is counted, in the scope of the choice.
     """
     for equation in jaxpr.eqns:
         inner = str(equation.source_info.name_stack).removesuffix("/transpose()") or scope
         yield inner, equation
         if equation.primitive.name == "cond":
-            yield from ((inner, chosen) for _, chosen in equations(equation.params["branches"][0].jaxpr))
+            yield from ((inner, chosen) for _, chosen in equations(equation.params["branches"][-1].jaxpr))
             continue
         for value in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))):
             if isinstance(value, (Jaxpr, ClosedJaxpr)):
