@@ -114,17 +114,17 @@ def change_number(setting: Setting) -> Result:
 def score_uneven(setting: Setting) -> Result:
     """Scores a run's five images with two processes, of which one has three and the other two, and with one."""
     place, clean = setting.place, _clean_run(setting.place)
-    found = []
+    found, codes = [], set()
     for processes in (1, 2):
         name = _fresh(place, f"scored_by_{processes}")
         shutil.copytree(place.folder / clean, place.folder / name)
         shutil.rmtree(place.folder / name / PREDICTIONS, ignore_errors=True)
         (place.folder / name / "eval.json").unlink()
         children = _start(place, name, "--mode=eval") if processes == 2 else [place.start(name, "--mode=eval")]
-        codes = [child.wait() for child in children]
-        files = sorted((place.folder / name / PREDICTIONS).rglob("*.png"))
-        found.append((set(codes), place.scores(name), {file.name: file.read_bytes() for file in files}))
-    (_, scores, pictures), (codes, other_scores, other_pictures) = found
+        codes.update(child.wait() for child in children)
+        files = (place.folder / name / PREDICTIONS).rglob("*.png")
+        found.append((place.scores(name), {file.name: file.read_bytes() for file in files}))
+    (scores, pictures), (other_scores, other_pictures) = found
     difference = _difference(scores, other_scores)
     same = sum(other_pictures.get(name) == content for name, content in pictures.items())
     text = (

@@ -68,9 +68,8 @@ def draw(lines: dict[str, dict[int, dict]], file: Path) -> None:
         means = [100 * gain["mean"] for gain in gains.values()]
         below = [100 * (gain["mean"] - gain["low"]) for gain in gains.values()]
         above = [100 * (gain["high"] - gain["mean"]) for gain in gains.values()]
-        seeds = [gain["count"] for gain in gains.values()]
-        seeds = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
-        label = f"{bed.replace('_', ' ')} ({seeds} seeds)"
+        seeds = sorted({gain["count"] for gain in gains.values()})
+        label = f"{bed.replace('_', ' ')} ({' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds)"
         bars = {"yerr": [below, above], "color": colour, "marker": marker, "label": label}
         axes.errorbar(counts, means, capsize=3, linewidth=1.4, **bars)
     ticks = sorted({count for gains in lines.values() for count in gains})

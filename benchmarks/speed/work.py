@@ -103,8 +103,6 @@ def _count(jaxpr: core.Jaxpr) -> int:
             total += _convolution(equation)
         elif equation.primitive.name == "dot_general":
             total += _product(equation)
-        elif equation.primitive.name == "cond":  # The same computation for different platforms.
-            total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
         else:
             inner = (getattr(value, "jaxpr", value) for value in equation.params.values())
             total += sum(_count(jaxpr) for jaxpr in inner if isinstance(jaxpr, core.Jaxpr))
